@@ -1,0 +1,1 @@
+//! What vcld does inside a guest: the Os and Remote traits, Linux, ssh

@@ -1,0 +1,1 @@
+//! The Provisioning trait and its backends

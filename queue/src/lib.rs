@@ -1,0 +1,1 @@
+//! Jobs, reservations, computers, images, events and journals in SQL

@@ -1,0 +1,413 @@
+//! What goes over the HTTP API: the daemon serialises these, `vclctl` and every other client reads them.
+//!
+//! The paths stand in the daemon's OpenAPI document (`docs/openapi.json`).
+
+use crate::state::{computer, job, reservation};
+use crate::{
+    ByteSize, Computer, ComputerName, ImageName, ImageRef, JobId, JobKind, JobRequest, Loaded, Manifest,
+    ReservationId,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// An answer that is not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// A word for programs: `not-found`, `refused`, `invalid`, `busy`, `unavailable`, `internal`.
+    pub kind: String,
+    /// What is wrong, naming the thing, and the way out.
+    pub message: String,
+}
+
+/// A job that was queued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Submitted {
+    /// Its number.
+    pub job: JobId,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Progress {
+    /// Done so far, in bytes.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}
+
+/// Where one step of a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StepState {
+    /// Not begun.
+    Planned,
+    /// Under way.
+    Running,
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// Taken back.
+    Undone,
+}
+
+/// One step of a job, as its journal tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StepView {
+    /// Its name, with the parts it lies in: `post_load/wait for ssh`.
+    pub name: String,
+    /// Where it is.
+    pub state: StepState,
+    /// When it began.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended: Option<DateTime<Utc>>,
+    /// Bytes done, while it runs and counts them.
+    pub progress: Option<Progress>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct JobView {
+    /// Its number.
+    pub id: JobId,
+    /// What kind it is.
+    pub kind: JobKind,
+    /// What was asked.
+    pub request: JobRequest,
+    /// One line that says what was asked.
+    pub title: String,
+    /// Where it is.
+    pub state: job::State,
+    /// Why it failed, waits or is stuck.
+    pub reason: Option<String>,
+    /// Who asked.
+    pub requester: String,
+    /// When it was asked for.
+    pub submitted: DateTime<Utc>,
+    /// When a node first took it.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended: Option<DateTime<Utc>>,
+    /// What it made, such as `debian@2`.
+    pub result: Option<String>,
+    /// Its steps; empty in lists.
+    pub steps: Vec<StepView>,
+}
+
+/// A computer with what is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ComputerView {
+    /// What the configuration says of it.
+    pub computer: Computer,
+    /// Where it is.
+    pub state: computer::State,
+    /// Why it is in maintenance or broken.
+    pub reason: Option<String>,
+    /// What it holds.
+    pub loaded: Option<Loaded>,
+    /// The job that has it.
+    pub job: Option<JobId>,
+    /// Its reservation.
+    pub reservation: Option<ReservationId>,
+    /// Its power state, where it was asked for: `on`, `off`, `absent`.
+    pub power: Option<PowerState>,
+}
+
+/// Whether a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PowerState {
+    /// It runs.
+    On,
+    /// It does not run.
+    Off,
+    /// It stands still in the middle of running.
+    Paused,
+    /// There is no machine: the computer is not loaded.
+    Absent,
+}
+
+/// What can be done to a machine's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PowerAction {
+    /// Start it.
+    On,
+    /// Ask the guest to shut down; off by force after a while.
+    Off,
+    /// Cut its power.
+    ForceOff,
+    /// Press its reset button.
+    Reset,
+}
+
+/// A wish about a machine's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PowerRequest {
+    /// What is wanted.
+    pub action: PowerAction,
+}
+
+/// A reservation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReservationView {
+    /// Its number.
+    pub id: ReservationId,
+    /// Whose it is.
+    pub owner: String,
+    /// The computer.
+    pub computer: ComputerName,
+    /// The image.
+    pub image: ImageRef,
+    /// Where it is.
+    pub state: reservation::State,
+    /// When it began.
+    pub since: DateTime<Utc>,
+    /// Why it ended.
+    pub ended_because: Option<String>,
+}
+
+/// An image with its newest revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageView {
+    /// Its name.
+    pub name: ImageName,
+    /// Its revisions, oldest first.
+    pub revisions: Vec<RevisionView>,
+}
+
+/// A revision as the database knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RevisionView {
+    /// What its manifest says.
+    pub manifest: Manifest,
+    /// What its files take together.
+    pub size: ByteSize,
+    /// The computers that are loaded from it.
+    pub used_by: Vec<ComputerName>,
+    /// Whether this node's library holds it.
+    pub here: bool,
+}
+
+/// A virtual machine of a backend, ours or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmView {
+    /// Its name there.
+    pub name: String,
+    /// `running`, `shut off`, `paused`, `crashed`.
+    pub state: String,
+    /// Its disks.
+    pub disks: Vec<VmDisk>,
+    /// Its hardware.
+    pub hardware: crate::Hardware,
+    /// The computer that it is, when vcld made it.
+    pub managed: Option<ComputerName>,
+}
+
+/// A disk of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmDisk {
+    /// The file or device behind it.
+    pub source: String,
+    /// Its format.
+    pub format: String,
+    /// What the guest sees.
+    pub virtual_size: Option<ByteSize>,
+    /// What it takes.
+    pub allocated: Option<ByteSize>,
+}
+
+/// What `image create --from-vm` would do, found out without changing anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmPreview {
+    /// The machine.
+    pub vm: VmView,
+    /// Bytes to be copied.
+    pub to_copy: ByteSize,
+    /// Bytes the library has free.
+    pub free: ByteSize,
+    /// What would be changed in the copy.
+    pub would_change: Vec<String>,
+    /// What would be kept and might surprise, such as user accounts.
+    pub would_keep: Vec<String>,
+    /// What is missing before it can be done, each with the way out.
+    pub missing: Vec<String>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EventView {
+    /// Its number; events come in this order.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// A word for programs, such as `job-failed` or `forced-off`.
+    pub kind: String,
+    /// The job it belongs to.
+    pub job: Option<JobId>,
+    /// The computer it is about.
+    pub computer: Option<ComputerName>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// What comes down an event stream: an event that is kept, or a step's progress, which is not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StreamItem {
+    /// Something happened.
+    Event(EventView),
+    /// A step counts bytes.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// The step.
+        step: String,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// The subscriber was too slow and has missed some; it should read the list again.
+    Missed,
+}
+
+/// One thing that a node lacks or that is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// How it is.
+    pub level: FindingLevel,
+    /// What was found.
+    pub found: String,
+    /// The way out, where it is not well.
+    pub way_out: Option<String>,
+}
+
+/// How well a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FindingLevel {
+    /// As it should be.
+    Ok,
+    /// It works, and something about it is worth knowing.
+    Warning,
+    /// Something will not work.
+    Error,
+}
+
+/// One screen of everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The management node's name.
+    pub node: String,
+    /// When the daemon started.
+    pub since: DateTime<Utc>,
+    /// Each backend instance and what is wrong with it.
+    pub backends: Vec<BackendStatus>,
+    /// How many computers are in each state.
+    pub computers: Vec<Count>,
+    /// How many jobs are in each state that is not final, and failed and stuck ones.
+    pub jobs: Vec<Count>,
+    /// The jobs under way.
+    pub running: Vec<JobView>,
+    /// The library's directory.
+    pub library: String,
+    /// How many revisions it holds.
+    pub revisions: u64,
+    /// Bytes that are free where the library lies.
+    pub free: ByteSize,
+}
+
+/// A backend instance at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: String,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// What is wrong, or its version.
+    pub detail: String,
+}
+
+/// So many of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Count {
+    /// Of what.
+    pub name: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What applying the configuration's `[computers]` changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Applied {
+    /// New ones.
+    pub added: Vec<ComputerName>,
+    /// Ones that are now different.
+    pub changed: Vec<ComputerName>,
+    /// Ones that are gone.
+    pub removed: Vec<ComputerName>,
+    /// Ones that stay as they were, and why.
+    pub kept: Vec<String>,
+}
+
+/// The last lines of a machine's serial console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Console {
+    /// The lines, control characters removed.
+    pub text: String,
+}
+
+/// A step of a plan, for a dry run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PlannedStep {
+    /// Its name as it will stand in the journal.
+    pub name: String,
+    /// What it would do, with names and sizes.
+    pub what: String,
+}
+
+/// What a job would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Plan {
+    /// One line that says what was asked.
+    pub title: String,
+    /// Its steps in order.
+    pub steps: Vec<PlannedStep>,
+}

@@ -1,0 +1,26 @@
+//! What everybody in vcld speaks of: ids and names, computers, revisions and their hardware, endpoints,
+//! the states of jobs, reservations and computers, and the wire types of the HTTP API.
+//!
+//! Nothing in this crate does I/O. Every value that comes from outside (a name, a size, an image reference) is a
+//! type of its own that can only be made by a parser which says what is wrong and what would be right.
+
+pub mod api;
+mod computer;
+mod endpoint;
+mod ids;
+mod image;
+mod request;
+mod secret;
+mod size;
+pub mod state;
+
+pub use computer::{Accelerator, AddressSource, Computer, Loaded, Nic, NicRole};
+pub use endpoint::{Endpoint, HostKey, HostKeys, KeySource};
+pub use ids::{BackendName, ComputerName, ImageName, InvalidName, JobId, NetworkName, ReservationId};
+pub use image::{
+    Digest, DirectBoot, DiskBus, DiskRecord, Firmware, FirmwareRecord, Hardware, ImageRef, Manifest,
+    NicModel, OsName, Revision,
+};
+pub use request::{After, CaptureInto, JobKind, JobRequest};
+pub use secret::Secret;
+pub use size::{ByteSize, InvalidSize};

@@ -1,0 +1,209 @@
+//! What can be asked of the daemon as a job.
+
+use crate::{BackendName, ComputerName, ImageName, ImageRef};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What becomes of a computer when its capture is done. It is off then and has lost its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum After {
+    /// Unloaded, available again.
+    #[default]
+    Release,
+    /// Powered on and made ready again, with new host keys.
+    Resume,
+    /// Left off, still loaded.
+    KeepOff,
+}
+
+/// Which image a capture becomes a revision of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum CaptureInto {
+    /// The image that the computer was loaded from: its next revision.
+    #[default]
+    Next,
+    /// A new image, which must not exist: its revision 1.
+    New(ImageName),
+}
+
+/// A job as somebody asks for it. This is what is stored when it is queued and what the job starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum JobRequest {
+    /// Put a revision on a computer.
+    Load {
+        /// The computer.
+        computer: ComputerName,
+        /// The image; without a revision, its newest.
+        image: ImageRef,
+    },
+    /// Make the next revision from what a computer holds.
+    Capture {
+        /// The computer.
+        computer: ComputerName,
+        /// Which image gets the revision.
+        #[serde(default)]
+        into: CaptureInto,
+        /// What becomes of the computer.
+        #[serde(default)]
+        after: After,
+        /// Power the computer on first if it is off; a computer that is off is refused otherwise.
+        #[serde(default)]
+        power_on: bool,
+        /// A line for people about what this revision is.
+        #[serde(default)]
+        note: Option<String>,
+    },
+    /// Take a computer back: its machine and its overlay are removed.
+    Unload {
+        /// The computer.
+        computer: ComputerName,
+    },
+    /// Make an image from a disk file on the management node.
+    Import {
+        /// The image, which gets its next revision.
+        image: ImageName,
+        /// The disk, an absolute path: qcow2, raw or vmdk.
+        path: String,
+        /// Kernel, initrd and command line for machines that boot without a boot loader.
+        #[serde(default)]
+        boot: Option<crate::DirectBoot>,
+        /// The hardware to load it on; the default is q35 with BIOS and virtio.
+        #[serde(default)]
+        hardware: Option<crate::Hardware>,
+        /// A line for people about what this revision is.
+        #[serde(default)]
+        note: Option<String>,
+    },
+    /// Make an image from a virtual machine that vcld did not make, without changing it.
+    CreateFromVm {
+        /// The image, which must not exist.
+        image: ImageName,
+        /// The backend instance that has the machine.
+        backend: BackendName,
+        /// The machine's name there.
+        vm: String,
+        /// A line for people about what this revision is.
+        #[serde(default)]
+        note: Option<String>,
+    },
+    /// Write a revision's disk out as a file of its own.
+    Export {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+        /// Where to, an absolute path that must not exist.
+        path: String,
+        /// `qcow2`, `raw` or `vmdk`.
+        format: String,
+    },
+    /// Read a revision again and compare its digests.
+    Verify {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+    },
+    /// Remove a revision from the library.
+    DeleteImage {
+        /// The revision; it has a number, so that nothing is deleted by a default.
+        image: ImageRef,
+    },
+}
+
+/// The kinds of job, for lists, filters and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[expect(missing_docs, reason = "each is the kind of the request of the same name")]
+pub enum JobKind {
+    Load,
+    Capture,
+    Unload,
+    Import,
+    CreateFromVm,
+    Export,
+    Verify,
+    DeleteImage,
+}
+
+impl JobRequest {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Load { .. } => JobKind::Load,
+            Self::Capture { .. } => JobKind::Capture,
+            Self::Unload { .. } => JobKind::Unload,
+            Self::Import { .. } => JobKind::Import,
+            Self::CreateFromVm { .. } => JobKind::CreateFromVm,
+            Self::Export { .. } => JobKind::Export,
+            Self::Verify { .. } => JobKind::Verify,
+            Self::DeleteImage { .. } => JobKind::DeleteImage,
+        }
+    }
+    /// The computer it acts on, which one job at a time may hold.
+    #[must_use]
+    pub fn computer(&self) -> Option<&ComputerName> {
+        match self {
+            Self::Load { computer, .. } | Self::Capture { computer, .. } | Self::Unload { computer } => {
+                Some(computer)
+            }
+            _ => None,
+        }
+    }
+    /// The image it speaks of, where it names one.
+    #[must_use]
+    pub fn image(&self) -> Option<&ImageName> {
+        match self {
+            Self::Load { image, .. }
+            | Self::Export { image, .. }
+            | Self::Verify { image }
+            | Self::DeleteImage { image } => Some(&image.name),
+            Self::Import { image, .. } | Self::CreateFromVm { image, .. } => Some(image),
+            Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
+            Self::Capture { .. } | Self::Unload { .. } => None,
+        }
+    }
+}
+
+impl JobKind {
+    /// The word for it, as on the command line and in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Capture => "capture",
+            Self::Unload => "unload",
+            Self::Import => "import",
+            Self::CreateFromVm => "create-from-vm",
+            Self::Export => "export",
+            Self::Verify => "verify",
+            Self::DeleteImage => "delete-image",
+        }
+    }
+}
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+impl fmt::Display for JobRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load { computer, image } => write!(f, "load {computer} {image}"),
+            Self::Capture { computer, into: CaptureInto::New(image), .. } => {
+                write!(f, "capture {computer} as {image}")
+            }
+            Self::Capture { computer, .. } => write!(f, "capture {computer}"),
+            Self::Unload { computer } => write!(f, "unload {computer}"),
+            Self::Import { image, .. } => write!(f, "import {image}"),
+            Self::CreateFromVm { image, backend, vm, .. } => write!(f, "create {image} from {backend}/{vm}"),
+            Self::Export { image, .. } => write!(f, "export {image}"),
+            Self::Verify { image } => write!(f, "verify {image}"),
+            Self::DeleteImage { image } => write!(f, "delete {image}"),
+        }
+    }
+}
