@@ -1,0 +1,412 @@
+//! The table of keys: what may stand in the file, of what kind, with which default, and what it means.
+//!
+//! The reader, the suggestions for typing mistakes, the JSON schema and the reference text all come from here, so
+//! they cannot drift apart.
+
+/// A key of the configuration file. Backend authors declare the keys of their own tables with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value has to be.
+    pub kind: Kind,
+    /// What happens when it is left out.
+    pub presence: Presence,
+    /// What it means, in a sentence or two, for the reference.
+    pub doc: &'static str,
+}
+
+/// What happens when a key is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It must not be.
+    Required,
+    /// There is no value then; the text says what that means, for the reference.
+    Optional(&'static str),
+    /// This stands for it, as it would be written in the file (without quotes). In a table that has a name of its
+    /// own, such as `[backend.kvm1]`, the word `NAME` in it becomes that name.
+    Default(&'static str),
+}
+
+/// What the value of a key has to be.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Text that is not empty and has no control characters.
+    Text,
+    /// The name of a Unix account or group.
+    Account,
+    /// A host name.
+    HostName,
+    /// An absolute path.
+    Path,
+    /// A size such as `4G`, at least `min` bytes.
+    Size {
+        /// The smallest.
+        min: u64,
+    },
+    /// A duration such as `90s`, `10m` or `1h30m`, at least `min` milliseconds and at most 30 days.
+    Duration {
+        /// The shortest, in milliseconds.
+        min: u64,
+    },
+    /// An integer.
+    Integer {
+        /// The smallest.
+        min: u32,
+        /// The largest.
+        max: u32,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// `true`; whoever does not want it leaves the key out.
+    True,
+    /// One of some words.
+    Word(&'static [&'static str]),
+    /// A type of backend, one of those this program has.
+    BackendType,
+    /// The name of a `[backend.NAME]`.
+    Backend,
+    /// The name of a `[network.NAME]`.
+    Network,
+    /// An address, or in an entry for several computers a pattern with as many, such as `10.0.0.[11-50]`.
+    Address,
+    /// A MAC address.
+    Mac,
+    /// `{ credential = "name" }`: the name of a systemd credential. The secret itself never stands in the file.
+    Credential,
+    /// `{ file = "/path" }` or `{ credential = "name" }`.
+    KeySource,
+    /// A list of tags.
+    Tags,
+    /// A list whose items are each a network's name or a table with these keys.
+    Interfaces(&'static [Key]),
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// Tables under names that the file gives: `[backend.NAME]`. Those of a backend have more keys, by its type.
+    Tables(&'static [Key]),
+    /// Tables under computer names or ranges of them.
+    Computers(&'static [Key]),
+}
+
+impl Key {
+    /// A key that has to be there.
+    #[must_use]
+    pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        Self { name, kind, presence: Presence::Required, doc }
+    }
+    /// A key that may be left out; `absent` says what that means.
+    #[must_use]
+    pub const fn optional(name: &'static str, kind: Kind, absent: &'static str, doc: &'static str) -> Self {
+        Self { name, kind, presence: Presence::Optional(absent), doc }
+    }
+    /// A key with a default, written as in the file but without quotes.
+    #[must_use]
+    pub const fn default(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Self {
+        Self { name, kind, presence: Presence::Default(default), doc }
+    }
+}
+
+impl Kind {
+    /// What is wanted, with its article.
+    pub(crate) const fn noun(&self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Account => "an account's or group's name",
+            Self::HostName => "a host name",
+            Self::Path => "a path",
+            Self::Size { .. } => "a size",
+            Self::Duration { .. } => "a duration",
+            Self::Integer { .. } => "an integer",
+            Self::Boolean | Self::True => "a boolean",
+            Self::Word(_) => "a word",
+            Self::BackendType => "a type of backend",
+            Self::Backend => "the name of a backend",
+            Self::Network => "the name of a network",
+            Self::Address => "an address",
+            Self::Mac => "a MAC address",
+            Self::Credential => "a credential",
+            Self::KeySource => "a file or a credential",
+            Self::Tags => "a list of tags",
+            Self::Interfaces(_) => "a list of networks",
+            Self::Table(_) | Self::Tables(_) | Self::Computers(_) => "a table",
+        }
+    }
+    /// How to write one.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Text | Self::Backend | Self::Network | Self::BackendType => "write it in quotes".to_owned(),
+            Self::Account => "use lower-case letters, digits, `-` and `_`, as in \"vcl\"".to_owned(),
+            Self::HostName => "use letters, digits, `-` and `.`, as in \"node1.example.org\"".to_owned(),
+            Self::Path => "write an absolute path in quotes, as in \"/srv/vcl\"".to_owned(),
+            Self::Size { .. } => {
+                "write a number with a unit of 1024 in quotes, as in \"512M\" or \"4G\"".to_owned()
+            }
+            Self::Duration { .. } => {
+                "write a number with its unit in quotes, as in \"90s\", \"10m\" or \"2h\"".to_owned()
+            }
+            Self::Integer { min, max } => format!("write a number from {min} to {max}, without quotes"),
+            Self::Boolean => "write true or false, without quotes".to_owned(),
+            Self::True => "write true, without quotes".to_owned(),
+            Self::Word(words) => format!("write one of: {}", words.join(", ")),
+            Self::Address => {
+                "write it in quotes, as in \"10.0.0.5\"; for several computers as in \"10.0.0.[11-50]\""
+                    .to_owned()
+            }
+            Self::Mac => "write six bytes in quotes, as in \"52:54:00:12:34:56\"".to_owned(),
+            Self::Credential => "write { credential = \"name\" }".to_owned(),
+            Self::KeySource => "write { file = \"/path\" } or { credential = \"name\" }".to_owned(),
+            Self::Tags => "write a list, as in [\"room-b12\", \"gpu\"]".to_owned(),
+            Self::Interfaces(_) => {
+                "write a list, as in [\"lab\"] or [{ network = \"lab\", role = \"management\" }]".to_owned()
+            }
+            Self::Table(_) => "write it as a table, with its keys below a line [name]".to_owned(),
+            Self::Tables(_) => "write it as tables, each with its keys below a line [kind.name]".to_owned(),
+            Self::Computers(_) => "write \"name\" = { backend = \"…\", networks = [\"…\"] }".to_owned(),
+        }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+const JOBS: Kind = Kind::Integer { min: 1, max: 1000 };
+const DEADLINE: Kind = Kind::Duration { min: 1000 };
+
+/// The whole file.
+pub const ROOT: &[Key] = &[
+    Key::required("library", Kind::Table(LIBRARY), "Where images are kept."),
+    Key::optional(
+        "database",
+        Kind::Table(DATABASE),
+        "SQLite beside the library",
+        "Where the queue and the records are kept.",
+    ),
+    Key::optional("api", Kind::Table(API), "the defaults", "How clients on this machine reach the daemon."),
+    Key::optional("ssh", Kind::Table(SSH), "the defaults", "How the daemon logs in to loaded machines."),
+    Key::optional(
+        "hooks",
+        Kind::Table(HOOKS),
+        "the defaults",
+        "Executables of the site that take part in jobs.",
+    ),
+    Key::optional(
+        "deadlines",
+        Kind::Table(DEADLINES),
+        "the defaults",
+        "How long things may take before they count as failed.",
+    ),
+    Key::optional("node", Kind::Table(NODE), "the defaults", "This management node."),
+    Key::optional("log", Kind::Table(LOG), "the defaults", "What the daemon writes about what it does."),
+    Key::optional(
+        "backend",
+        Kind::Tables(BACKEND),
+        "no backend",
+        "The hypervisors and other things that provision computers, each under a name of its own.",
+    ),
+    Key::optional(
+        "network",
+        Kind::Tables(NETWORK),
+        "no network",
+        "The networks that computers are plugged into, each under a name of its own.",
+    ),
+    Key::optional(
+        "computers",
+        Kind::Computers(COMPUTER),
+        "no computer",
+        "The computers, each under its name; a range such as `\"gis-[01-40]\"` or `\"lab-[1-3,7]\"` stands for several. A computer is a seat: its virtual machine exists only while it is loaded.",
+    ),
+];
+
+/// `[library]`.
+pub const LIBRARY: &[Key] = &[
+    Key::required("path", Kind::Path, "The directory of the images."),
+    Key::default(
+        "keep_free",
+        Kind::Size { min: 0 },
+        "1G",
+        "A job that would leave less space than this free is refused before it starts.",
+    ),
+];
+
+/// `[database]`.
+pub const DATABASE: &[Key] = &[
+    Key::optional(
+        "url",
+        Kind::Text,
+        "`vcld.db` in the directory that the library's directory is in",
+        "`sqlite:/path/of/a/file`. `mysql://user@host/database` is reserved for the version that has it.",
+    ),
+    Key::optional("password", Kind::Credential, "no password", "The database's password. SQLite has none."),
+];
+
+/// `[api]`.
+pub const API: &[Key] = &[
+    Key::default("socket", Kind::Path, "/run/vcld/vcld.sock", "The Unix socket the daemon listens on."),
+    Key::default("group", Kind::Account, "vcl", "Members of this group may use the socket, and root."),
+];
+
+/// `[ssh]`.
+pub const SSH: &[Key] = &[
+    Key::default("key", Kind::KeySource, "/etc/vcld/id", "The private key the daemon logs in with."),
+    Key::default("user", Kind::Account, "root", "The account it logs in to."),
+];
+
+/// `[hooks]`.
+pub const HOOKS: &[Key] = &[Key::default(
+    "directory",
+    Kind::Path,
+    "/etc/vcld/hooks",
+    "Executables in its `pre_capture.d` and `post_load.d` are run in the order of their names.",
+)];
+
+/// `[deadlines]`.
+pub const DEADLINES: &[Key] = &[
+    Key::default("boot", DEADLINE, "10m", "From power-on until ssh answers."),
+    Key::default("shutdown", DEADLINE, "5m", "From the request to shut down until the machine is off."),
+    Key::default("copy", DEADLINE, "6h", "Copying or converting one disk."),
+    Key::default("command", DEADLINE, "10m", "One command inside a machine."),
+    Key::default("no_progress", DEADLINE, "10m", "A copy that has not moved for so long is given up."),
+];
+
+/// `[node]`.
+pub const NODE: &[Key] = &[
+    Key::optional(
+        "name",
+        Kind::HostName,
+        "the machine's host name",
+        "What this node is called in leases and events.",
+    ),
+    Key::default("max_jobs", JOBS, "8", "How many jobs run here at once."),
+    Key::default(
+        "drain",
+        Kind::Duration { min: 0 },
+        "30s",
+        "How long jobs may go on to their next step when the daemon is asked to stop.",
+    ),
+];
+
+/// `[log]`.
+pub const LOG: &[Key] = &[
+    Key::default(
+        "format",
+        Kind::Word(&["auto", "text", "json", "journald"]),
+        "auto",
+        "`auto` is the journal under systemd, text otherwise.",
+    ),
+    Key::default("filter", Kind::Text, "info", "A level, or a filter such as `info,vcl_os=debug`."),
+];
+
+/// What every `[backend.NAME]` has.
+pub const BACKEND: &[Key] = &[
+    Key::required("type", Kind::BackendType, "What kind of backend it is."),
+    Key::default("max_jobs", JOBS, "4", "How many jobs it is given at once."),
+];
+
+/// What a `[backend.NAME]` of the type `libvirt` has besides.
+pub const LIBVIRT: &[Key] = &[
+    Key::default("uri", Kind::Text, "qemu:///system", "The libvirt connection."),
+    Key::default(
+        "directory",
+        Kind::Path,
+        "/var/lib/vcld/NAME",
+        "Where it keeps overlays, consoles and firmware variables.",
+    ),
+    Key::default(
+        "accelerator",
+        Kind::Word(&["auto", "kvm", "tcg"]),
+        "auto",
+        "How processors are run: `kvm`, emulated (`tcg`), or what the host can do.",
+    ),
+    Key::optional(
+        "local",
+        Kind::Boolean,
+        "true if the uri names no host",
+        "Whether the hypervisor is this machine. A backend that is not can be taken over by another node.",
+    ),
+];
+
+/// `[network.NAME]`.
+pub const NETWORK: &[Key] = &[
+    Key::optional(
+        "bridge",
+        Kind::Text,
+        "one of the three has to be there",
+        "A bridge of the hypervisor host.",
+    ),
+    Key::optional(
+        "libvirt",
+        Kind::Text,
+        "one of the three has to be there",
+        "A libvirt network, by its name. For libvirt backends.",
+    ),
+    Key::optional(
+        "user",
+        Kind::True,
+        "one of the three has to be there",
+        "qemu's user networking, with the machine's ssh forwarded to a port on 127.0.0.1. For trials, and for libvirt backends.",
+    ),
+    Key::optional(
+        "address",
+        Kind::Word(&["lease", "agent", "static", "hook"]),
+        "lease; on a user network nothing",
+        "Where a machine's address comes from: the DHCP lease of its MAC, the guest agent, this file, or the executable `hook`.",
+    ),
+    Key::optional(
+        "hook",
+        Kind::Path,
+        "no hook",
+        "With `address = \"hook\"`: the executable that prints a machine's address.",
+    ),
+];
+
+/// An entry of `[computers]`.
+pub const COMPUTER: &[Key] = &[
+    Key::required("backend", Kind::Backend, "The backend that provisions it."),
+    Key::required(
+        "networks",
+        Kind::Interfaces(INTERFACE),
+        "Its interfaces, each the name of a network or a table. The first is the management interface unless another has that role.",
+    ),
+    Key::optional(
+        "cpus",
+        Kind::Integer { min: 1, max: 512 },
+        "as many as the image was made with",
+        "Virtual processors.",
+    ),
+    Key::optional("memory", Kind::Size { min: 64 * MIB }, "as much as the image was made with", "Memory."),
+    Key::optional("tags", Kind::Tags, "no tags", "Words that it can be selected by."),
+    Key::optional(
+        "mac",
+        Kind::Mac,
+        "derived from the computer's name",
+        "The MAC address of its management interface. For an entry of one computer.",
+    ),
+    Key::optional(
+        "address",
+        Kind::Address,
+        "none; on a static network it has to be there",
+        "The address of its management interface, on a static network. An entry for several computers has a pattern with as many addresses.",
+    ),
+];
+
+/// An interface of a computer, where it is written as a table.
+pub const INTERFACE: &[Key] = &[
+    Key::required("network", Kind::Network, "The network it is plugged into."),
+    Key::optional(
+        "role",
+        Kind::Word(&["management", "public"]),
+        "management for the first, public for the others",
+        "What it is for.",
+    ),
+    Key::optional(
+        "mac",
+        Kind::Mac,
+        "derived from the computer's name",
+        "Its MAC address. For an entry of one computer.",
+    ),
+    Key::optional(
+        "address",
+        Kind::Address,
+        "none; on a static network it has to be there",
+        "Its address, on a static network.",
+    ),
+];

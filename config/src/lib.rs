@@ -1,0 +1,49 @@
+//! `vcld.toml`, read and checked.
+//!
+//! [`parse`] turns text into a [`Config`] in which everything has its type and every reference leads somewhere, or
+//! into [`Problems`]: all of them at once, each with its place, its key, what is wrong and what to write instead. It
+//! does no I/O; [`load`] reads the file, and [`Config::credential`] a secret.
+//!
+//! The file is parsed into a tree that keeps places (`tree`), and the tree is walked by readers that collect problems
+//! (`section`, `field`). What keys there are stands in one table (`keys`), from which come the readers' defaults and
+//! limits, the suggestions for typing mistakes, the JSON schema ([`schema`]) and the reference ([`reference()`]).
+//!
+//! A program with other backends passes their types in [`Known`]; a [`BackendType`] brings its own keys and a reader.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should panic"))]
+
+mod backend;
+mod clash;
+mod computers;
+mod config;
+pub mod credentials;
+mod error;
+mod field;
+pub mod keys;
+mod load;
+mod nearest;
+mod network;
+mod problem;
+mod range;
+mod reference;
+mod schema;
+mod section;
+mod tree;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use backend::{BackendConfig, BackendType, Backends, Known, Libvirt};
+pub use computers::derived_mac;
+pub use config::{Api, Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Ssh, parse};
+pub use error::{Error, ErrorKind};
+pub use keys::{Key, Kind, Presence};
+pub use load::load;
+pub use network::{Link, Network, Networks};
+pub use problem::{Position, Problem, Problems};
+pub use range::MOST_COMPUTERS;
+pub use reference::reference;
+pub use schema::schema;
+pub use section::Section;
+pub use values::{CredentialName, InvalidCredentialName, KeySource};

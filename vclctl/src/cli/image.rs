@@ -1,0 +1,214 @@
+//! Images: where they come from and where they go.
+
+use super::Submission;
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use vcl_types::{BackendName, ByteSize, DiskBus, Firmware, ImageName, ImageRef, NicModel};
+
+/// What can be wanted of images.
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// Make an image from a virtual machine that somebody installed by hand, which stays as it is.
+    #[command(after_help = "Examples:\n  vclctl image create gis --from-vm kvm1/debian-gis --dry-run\n  \
+            vclctl image create gis --from-vm kvm1/debian-gis")]
+    Create {
+        /// The image, which must not exist.
+        name: ImageName,
+        /// The machine, with the backend that has it.
+        #[arg(long, value_name = "BACKEND/VM", value_parser = machine)]
+        from_vm: (BackendName, String),
+        /// A line for people about what this image is.
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+    /// Make an image from a disk file on this machine: qcow2, raw or vmdk.
+    #[command(
+        after_help = "Examples:\n  vclctl image import debian debian-12.qcow2 --note 'from debian.org'\n  \
+            vclctl image import tiny disk.raw --kernel vmlinuz --initrd initrd.img --cmdline root=/dev/vda"
+    )]
+    Import(Box<ImportArguments>),
+    /// Write a revision's disk out as a file of its own.
+    #[command(after_help = "Example: vclctl image export debian@2 /tmp/debian.vmdk")]
+    Export {
+        /// The revision; without a number, the newest.
+        #[arg(value_name = "IMAGE[@REV]")]
+        image: ImageRef,
+        /// The file, which must not exist.
+        file: PathBuf,
+        /// Its format; without this, what the file's name ends in says it, or qcow2.
+        #[arg(long, value_enum)]
+        format: Option<FormatWord>,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+    /// List all images.
+    #[command(after_help = "Example: vclctl image list")]
+    List,
+    /// Show an image with its revisions, or one revision.
+    #[command(after_help = "Examples:\n  vclctl image show debian\n  vclctl image show debian@2")]
+    Show {
+        /// The image or the revision.
+        #[arg(value_name = "NAME[@REV]")]
+        image: ImageRef,
+    },
+    /// Read a revision again and compare its digests.
+    #[command(after_help = "Example: vclctl image verify debian@2")]
+    Verify {
+        /// The revision; without a number, the newest.
+        #[arg(value_name = "IMAGE[@REV]")]
+        image: ImageRef,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+    /// Delete a revision from the library.
+    #[command(after_help = "Example: vclctl image delete debian@1 --yes")]
+    Delete {
+        /// The revision, with its number.
+        #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+        image: ImageRef,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+}
+
+/// `image import`.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// The image, which gets its next revision.
+    pub name: ImageName,
+    /// The disk.
+    pub file: PathBuf,
+    /// The kernel, for a disk without a boot loader.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Its initial RAM disk.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    pub cmdline: Option<String>,
+    /// The firmware of the machines it is loaded on.
+    #[arg(long, value_enum)]
+    pub firmware: Option<FirmwareWord>,
+    /// Their processors, at least.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub cpus: Option<u32>,
+    /// Their memory, at least, as in 512M or 4G.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// What their disks hang on.
+    #[arg(long, value_enum)]
+    pub disk_bus: Option<BusWord>,
+    /// The model of their network cards.
+    #[arg(long, value_enum)]
+    pub nic_model: Option<NicWord>,
+    /// Their machine type: q35 or pc.
+    #[arg(long, value_name = "TYPE")]
+    pub machine: Option<String>,
+    /// A line for people about what this revision is.
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+    /// How it is asked for.
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $type:ident => $target:ident { $($(#[$vdoc:meta])* $variant:ident),+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+        pub enum $type { $($(#[$vdoc])* $variant),+ }
+        impl From<$type> for $target {
+            fn from(word: $type) -> Self { match word { $($type::$variant => Self::$variant),+ } }
+        }
+    };
+}
+words!(
+    /// Firmware that an imported disk can be given.
+    FirmwareWord => Firmware {
+        /// A PC BIOS.
+        Bios,
+        /// UEFI.
+        Uefi
+    }
+);
+words!(
+    /// What a disk hangs on.
+    BusWord => DiskBus {
+        /// virtio-blk.
+        Virtio,
+        /// virtio-scsi.
+        Scsi,
+        /// AHCI.
+        Sata,
+        /// Parallel IDE, for old guests.
+        Ide
+    }
+);
+words!(
+    /// A model of network card.
+    NicWord => NicModel {
+        /// virtio-net.
+        Virtio,
+        /// Intel 82574.
+        E1000e,
+        /// Intel 82540.
+        E1000,
+        /// Realtek 8139.
+        Rtl8139
+    }
+);
+
+/// A format that a disk can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatWord {
+    /// QEMU's.
+    Qcow2,
+    /// The bytes as they are.
+    Raw,
+    /// VMware's.
+    Vmdk,
+}
+
+impl FormatWord {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+            Self::Vmdk => "vmdk",
+        }
+    }
+}
+
+fn machine(text: &str) -> Result<(BackendName, String), String> {
+    match text.split_once('/') {
+        Some((backend, vm)) if !vm.is_empty() => Ok((
+            backend.parse().map_err(|refused: vcl_types::InvalidName| refused.to_string())?,
+            vm.to_owned(),
+        )),
+        _ => Err(
+            "name the backend and the machine, as in `kvm1/debian-gis`; `vclctl vm list BACKEND` shows them"
+                .into(),
+        ),
+    }
+}
+
+fn numbered(text: &str) -> Result<ImageRef, String> {
+    let image: ImageRef = text.parse().map_err(|refused: vcl_types::InvalidName| refused.to_string())?;
+    if image.revision.is_some() {
+        Ok(image)
+    } else {
+        Err(format!("say which revision, as in `{image}@1`; `vclctl image show {image}` lists them"))
+    }
+}

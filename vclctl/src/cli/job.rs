@@ -1,0 +1,115 @@
+//! Jobs, and the verbs that are nothing but a job.
+
+use clap::{Args, Subcommand, ValueEnum};
+use vcl_types::{After, ComputerName, ImageName, ImageRef, JobId, state};
+
+/// What can be wanted of jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobVerb {
+    /// List jobs, newest first.
+    #[command(after_help = "Example: vclctl job list --state failed --limit 5")]
+    List {
+        /// Only jobs in one state: queued, running, waiting, done, failed, cancelled, stuck.
+        #[arg(long)]
+        state: Option<state::job::State>,
+        /// How many.
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show one job with its steps.
+    #[command(after_help = "Example: vclctl job show 12")]
+    Show {
+        /// Its number.
+        id: JobId,
+    },
+    /// Watch a job until it ends.
+    #[command(after_help = "Example: vclctl job watch 12")]
+    Watch {
+        /// Its number.
+        id: JobId,
+    },
+    /// Call a job off. What it has done is taken back.
+    #[command(after_help = "Example: vclctl job cancel 12")]
+    Cancel {
+        /// Its number.
+        id: JobId,
+    },
+}
+
+/// How a job is asked for.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Submission {
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the job's number and leave.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub detach: bool,
+}
+
+/// `load`.
+#[derive(Debug, Args)]
+pub struct LoadArguments {
+    /// The computer.
+    pub computer: ComputerName,
+    /// The image; without a revision, its newest.
+    #[arg(value_name = "IMAGE[@REV]")]
+    pub image: ImageRef,
+    /// How it is asked for.
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+/// `capture`.
+#[derive(Debug, Args)]
+pub struct CaptureArguments {
+    /// The computer.
+    pub computer: ComputerName,
+    /// Make a new image of this name instead of the next revision of the one that was loaded.
+    #[arg(long, value_name = "NAME")]
+    pub new: Option<ImageName>,
+    /// What becomes of the computer.
+    #[arg(long, value_enum, default_value_t)]
+    pub after: AfterWord,
+    /// Power the computer on first if it is off.
+    #[arg(long)]
+    pub power_on: bool,
+    /// A line for people about what this revision is.
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+    /// How it is asked for.
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+/// `unload`.
+#[derive(Debug, Args)]
+pub struct UnloadArguments {
+    /// The computer.
+    pub computer: ComputerName,
+    /// How it is asked for.
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+/// What becomes of a computer that was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AfterWord {
+    /// It is unloaded and available again.
+    #[default]
+    Release,
+    /// It is powered on and made ready again, with new host keys.
+    Resume,
+    /// It is left off, still loaded.
+    KeepOff,
+}
+
+impl From<AfterWord> for After {
+    fn from(word: AfterWord) -> Self {
+        match word {
+            AfterWord::Release => Self::Release,
+            AfterWord::Resume => Self::Resume,
+            AfterWord::KeepOff => Self::KeepOff,
+        }
+    }
+}

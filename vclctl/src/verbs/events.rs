@@ -1,0 +1,105 @@
+//! What happened, and what happens.
+
+use crate::cli::EventsArguments;
+use crate::client::Client;
+use crate::error::Result;
+use crate::outage::{Outage, Patience};
+use crate::render::events;
+use crate::screen::Screen;
+use vcl_types::JobId;
+use vcl_types::api::{EventView, StreamItem};
+
+/// The most events that are asked for at once.
+const PAGE: u32 = 1000;
+
+/// `events`.
+pub(super) async fn run(asked: EventsArguments, client: &Client, screen: &mut Screen) -> Result<()> {
+    // The list cannot be asked for one job alone, so more of it is read and the rest is left out here.
+    let wanted = if asked.job.is_some() { asked.limit.max(PAGE) } else { asked.limit };
+    let mut newest = client.events(None, wanted).await?;
+    let last = newest.last().map(|event| event.id);
+    newest.retain(|event| belongs(event, asked.job));
+    let surplus = newest.len().saturating_sub(asked.limit as usize);
+    newest.drain(..surplus);
+    if !asked.follow {
+        return screen.answer(&newest, |events, clock| events::list(events, clock));
+    }
+    let mut follower = Follower { client, screen, job: asked.job, last: last.unwrap_or(0) };
+    for event in newest {
+        follower.print(&event)?;
+    }
+    tokio::select! {
+        ended = follower.run() => ended,
+        // Ctrl-C is how such a list ends.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+fn belongs(event: &EventView, job: Option<JobId>) -> bool {
+    job.is_none() || event.job == job
+}
+
+struct Follower<'a> {
+    client: &'a Client,
+    screen: &'a mut Screen,
+    job: Option<JobId>,
+    last: i64,
+}
+
+impl Follower<'_> {
+    fn print(&mut self, event: &EventView) -> Result<()> {
+        if self.screen.json {
+            self.screen.print_json_line(event)
+        } else {
+            let line = events::line(event, &self.screen.clock);
+            self.screen.print(&line)
+        }
+    }
+    /// Prints an event unless it was printed, so that what comes twice after a reconnect is shown once.
+    fn show(&mut self, event: &EventView) -> Result<()> {
+        if event.id <= self.last {
+            return Ok(());
+        }
+        self.last = event.id;
+        if belongs(event, self.job) { self.print(event) } else { Ok(()) }
+    }
+    async fn run(&mut self) -> Result<()> {
+        let mut outage = Outage::new(Patience::default());
+        loop {
+            if let Err(error) = self.connected(&mut outage).await {
+                let told = error.line();
+                if outage.begins(error)? {
+                    self.screen.say(&format!("{told}; waiting for it"));
+                }
+            }
+            outage.pause().await;
+        }
+    }
+    async fn connected(&mut self, outage: &mut Outage) -> Result<()> {
+        let mut stream = self.client.stream(self.job, Some(self.last)).await?;
+        self.catch_up().await?;
+        if outage.over() {
+            self.screen.say("vcld is back");
+        }
+        while let Some(item) = stream.next().await? {
+            match item {
+                StreamItem::Event(event) => self.show(&event)?,
+                StreamItem::Missed => self.catch_up().await?,
+                StreamItem::Progress { .. } => {}
+            }
+        }
+        Ok(())
+    }
+    async fn catch_up(&mut self) -> Result<()> {
+        loop {
+            let page = self.client.events(Some(self.last), PAGE).await?;
+            let full = page.len() >= PAGE as usize;
+            for event in page {
+                self.show(&event)?;
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Jobs: asked for, watched, looked at.
+
+use crate::cli::{CaptureArguments, JobVerb, Submission};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::follow::Follower;
+use crate::outage::Patience;
+use crate::render;
+use crate::screen::Screen;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use vcl_types::api::JobView;
+use vcl_types::state::job::State;
+use vcl_types::{CaptureInto, JobId, JobRequest};
+
+/// What is wanted of jobs.
+pub(super) async fn run(verb: JobVerb, client: &Client, screen: &mut Screen) -> Result<()> {
+    match verb {
+        JobVerb::List { state, limit } => {
+            screen.answer(&client.jobs(state, limit).await?, |jobs, clock| render::jobs::list(jobs, clock))
+        }
+        JobVerb::Show { id } => screen.answer(&client.job(id).await?, render::jobs::one),
+        JobVerb::Watch { id } => {
+            let interrupt = interrupt()?;
+            watch(client, screen, id, interrupt, Patience::default()).await
+        }
+        JobVerb::Cancel { id } => screen.answer(&client.cancel(id).await?, |job, _| match job.state {
+            State::Cancelled => format!("job {id} is cancelled"),
+            state if state.is_final() => format!("job {id} had ended: it is {state}"),
+            _ => format!("job {id} is told to stop and take back what it did: vclctl job watch {id}"),
+        }),
+    }
+}
+
+/// `capture`.
+pub(super) async fn capture(client: &Client, screen: &mut Screen, asked: CaptureArguments) -> Result<()> {
+    let request = JobRequest::Capture {
+        computer: asked.computer,
+        into: asked.new.map_or(CaptureInto::Next, CaptureInto::New),
+        after: asked.after.into(),
+        power_on: asked.power_on,
+        note: asked.note,
+    };
+    submit(client, screen, request, asked.submission).await
+}
+
+/// Asks for a job, or for what it would do, and watches it unless that is not wanted.
+pub(super) async fn submit(
+    client: &Client,
+    screen: &mut Screen,
+    request: JobRequest,
+    how: Submission,
+) -> Result<()> {
+    if how.dry_run {
+        return screen.answer(&client.plan(&request).await?, |plan, _| render::jobs::plan(plan));
+    }
+    // From here on Ctrl-C leaves the job alone, also while it is being queued.
+    let interrupt = interrupt()?;
+    let submitted = client.submit(&request).await?;
+    if how.detach {
+        return screen.answer(&submitted, |submitted, _| submitted.job.to_string());
+    }
+    watch(client, screen, submitted.job, interrupt, Patience::default()).await
+}
+
+fn interrupt() -> Result<Signal> {
+    signal(SignalKind::interrupt())
+        .map_err(|cause| Error::caused(ErrorKind::Local, "cannot listen for Ctrl-C", cause))
+}
+
+/// Watches a job until it ends or until `interrupt` comes, and tells how it did.
+///
+/// # Errors
+/// When the job did not do what it should, or cannot be watched.
+pub async fn watch(
+    client: &Client,
+    screen: &mut Screen,
+    id: JobId,
+    mut interrupt: Signal,
+    patience: Patience,
+) -> Result<()> {
+    let ended = {
+        let mut display = screen.display(id);
+        tokio::select! {
+            ended = Follower::new(client, id, display.as_mut(), patience).run() => Some(ended?),
+            _ = interrupt.recv() => {
+                display.close();
+                None
+            }
+        }
+    };
+    match ended {
+        Some(job) => tell(client, screen, &job).await,
+        None => detached(client, screen, id).await,
+    }
+}
+
+/// Ctrl-C: the job goes on, and whoever pressed it learns how to find it again.
+async fn detached(client: &Client, screen: &mut Screen, id: JobId) -> Result<()> {
+    let told = format!("detached: job {id} goes on; vclctl job watch {id}");
+    if !screen.json {
+        return screen.print(&told);
+    }
+    screen.say(&told);
+    screen.print_json(&client.job(id).await?)
+}
+
+async fn tell(client: &Client, screen: &mut Screen, job: &JobView) -> Result<()> {
+    let failed = render::jobs::failure(job);
+    if screen.json {
+        screen.print_json(job)?;
+    } else if failed.is_none() {
+        // Where it can be reached stands with the computer. That it cannot be asked does not make the load a failure.
+        let computer = match &job.request {
+            JobRequest::Load { computer, .. } => client.computer(computer).await.ok(),
+            _ => None,
+        };
+        screen.print(&render::jobs::done(job, computer.as_ref()))?;
+    }
+    match failed {
+        Some(failed) => {
+            Err(Error::new(ErrorKind::Job, format!("{failed}; its steps: vclctl job show {}", job.id)))
+        }
+        None => Ok(()),
+    }
+}
