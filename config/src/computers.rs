@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use vcl_types::{AddressSource, BackendName, ByteSize, Computer, ComputerName, NetworkName, Nic, NicRole};
 
-/// The MAC address of a computer's interface that has none in the file: `52:54:00` and the first three bytes of the
-/// SHA-256 of `name/index`. `interface` counts from 0 in the order of the file. It stays the same for ever.
+/// The MAC address of a computer's interface that has none in the file: `52` (locally administered, unicast) and
+/// the first five bytes of the SHA-256 of `name/index`: 40 bits, so that ten thousand computers do not collide. `interface` counts from 0 in the order of the file. It stays the same for ever.
 #[must_use]
 pub fn derived_mac(computer: &ComputerName, interface: usize) -> String {
     let digest = Sha256::digest(format!("{computer}/{interface}"));
-    format!("52:54:00:{:02x}:{:02x}:{:02x}", digest[0], digest[1], digest[2])
+    digest[..5].iter().fold("52".to_owned(), |mac, byte| format!("{mac}:{byte:02x}"))
 }
 
 /// What an entry gives each of its computers.

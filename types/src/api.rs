@@ -289,6 +289,11 @@ pub enum StreamItem {
         /// How far it is.
         progress: Progress,
     },
+    /// A step of a job began or ended: the job reads differently now.
+    Changed {
+        /// The job.
+        job: JobId,
+    },
     /// The subscriber was too slow and has missed some; it should read the list again.
     Missed,
 }

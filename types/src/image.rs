@@ -9,13 +9,21 @@ use std::str::FromStr;
 /// `debian@2`, or `debian` for the newest revision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct ImageRef {
     /// The image.
     pub name: ImageName,
     /// The revision, counted from 1.
     pub revision: Option<u32>,
 }
+
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for ImageRef {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        <String as utoipa::PartialSchema>::schema()
+    }
+}
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for ImageRef {}
 
 impl ImageRef {
     /// A certain revision.

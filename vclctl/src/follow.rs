@@ -203,7 +203,7 @@ impl<'a> Follower<'a> {
                         self.event(event);
                         due = Instant::now();
                     }
-                    Some(StreamItem::Missed) => due = Instant::now(),
+                    Some(StreamItem::Missed | StreamItem::Changed { .. }) => due = Instant::now(),
                     None => return Ok(None),
                 },
                 _ = ticks.tick() => self.display.tick(),

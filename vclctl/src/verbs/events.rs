@@ -85,6 +85,7 @@ impl Follower<'_> {
             match item {
                 StreamItem::Event(event) => self.show(&event)?,
                 StreamItem::Missed => self.catch_up().await?,
+                StreamItem::Changed { .. } => {}
                 StreamItem::Progress { .. } => {}
             }
         }

@@ -1,0 +1,83 @@
+//! What can go wrong at a backend outside of a job's steps.
+
+use vcl_job::Kind;
+
+/// What kind of thing went wrong; it decides what is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The hypervisor does not answer.
+    Unreachable,
+    /// The call took longer than it may.
+    Deadline,
+    /// The machine, network or file is not there.
+    NotFound,
+    /// Something of that name is there and is not ours.
+    NotOurs,
+    /// It is not possible as it was asked.
+    Refused,
+    /// This backend cannot do that at all.
+    Unsupported,
+    /// The hypervisor says no, for a reason of its own.
+    Failed,
+}
+
+/// An error of a backend: its kind, what was being done to what, and the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}")]
+pub struct Error {
+    /// Its kind.
+    pub kind: ErrorKind,
+    /// What was being done, with names, and the way out where there is one.
+    pub context: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The result of a backend's call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a cause.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+    /// An error with its cause.
+    pub fn caused(
+        kind: ErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+    /// The whole chain in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.context.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+}
+
+impl From<Error> for vcl_job::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind {
+            // A libvirtd that is being restarted is back in a moment.
+            ErrorKind::Unreachable => Kind::Transient,
+            ErrorKind::Deadline => Kind::Deadline,
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::NotOurs => Kind::Exists,
+            ErrorKind::Refused | ErrorKind::Unsupported => Kind::Refused,
+            ErrorKind::Failed => Kind::Fatal,
+        };
+        match error.source {
+            Some(source) => Self::caused(kind, error.context, source),
+            None => Self::new(kind, error.context),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One domain: looking at it, defining, starting, stopping and removing it. Every function may be called again.
+
+use super::Libvirt;
+use super::connection::{CALL, maybe};
+use super::definition::Definition;
+use super::description::Description;
+use crate::{Error, ErrorKind, Result};
+use std::time::Duration;
+use vcl_job::{Cx, Kind};
+use vcl_types::api::{PowerAction, PowerState};
+use virt::domain::{Domain, DomainState};
+use virt::sys;
+
+/// How often a power state is asked for while it is waited for.
+const POLL: Duration = Duration::from_millis(150);
+/// How long an undo waits for a host that does not answer.
+const UNDO_PATIENCE: Duration = Duration::from_secs(600);
+
+fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
+    Ok(domain.state()?.0.unwrap_or(DomainState::NoState))
+}
+
+impl Libvirt {
+    /// A domain's state; `None` when there is no such domain.
+    pub(super) async fn domain_state(&self, name: &str) -> Result<Option<DomainState>> {
+        let domain = name.to_owned();
+        let what = format!("looking at domain {name}");
+        maybe(self.connection.call(what, CALL, move |c| state_of(&c.lookup_domain_by_name(&domain)?)).await)
+    }
+
+    pub(super) async fn power_state(&self, name: &str) -> Result<PowerState> {
+        Ok(match self.domain_state(name).await? {
+            None => PowerState::Absent,
+            Some(DomainState::Shutoff | DomainState::Crashed | DomainState::NoState) => PowerState::Off,
+            Some(DomainState::Paused | DomainState::PMSuspended) => PowerState::Paused,
+            // A domain that is shutting down is still running.
+            Some(_) => PowerState::On,
+        })
+    }
+
+    /// A domain's description; `None` when there is no such domain.
+    pub(super) async fn describe(&self, name: &str) -> Result<Option<Description>> {
+        let Some(xml) = self.domain_xml(name).await? else { return Ok(None) };
+        Description::parse(&xml)
+            .map(Some)
+            .map_err(|e| Error::caused(ErrorKind::Failed, format!("reading the XML of domain {name}"), e))
+    }
+
+    pub(super) async fn domain_xml(&self, name: &str) -> Result<Option<String>> {
+        let domain = name.to_owned();
+        // The persistent definition: what it will be when it is next started, without run-time additions.
+        let read = self
+            .connection
+            .call(format!("reading the XML of domain {name}"), CALL, move |c| {
+                c.lookup_domain_by_name(&domain)?.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
+            })
+            .await;
+        maybe(read)
+    }
+
+    /// Refuses a domain that is there and is not vcld's. Answers whether it is there.
+    async fn ours(&self, name: &str) -> Result<bool> {
+        match self.describe(name).await? {
+            None => Ok(false),
+            Some(d) if d.owner.is_some() => Ok(true),
+            Some(_) => Err(Error::new(
+                ErrorKind::NotOurs,
+                format!("domain {name} is there and vcld did not make it; rename it (virsh domrename) or rename the computer"),
+            )),
+        }
+    }
+
+    /// Refuses when a domain of that name is there that is not vcld's.
+    pub(super) async fn not_somebody_else_s(&self, name: &str) -> Result<bool> {
+        self.ours(name).await
+    }
+
+    pub(super) async fn define(&self, definition: &Definition) -> Result<()> {
+        let name = definition.domain.clone();
+        self.ours(&name).await?;
+        let xml = definition
+            .xml()
+            .map_err(|e| Error::caused(ErrorKind::Failed, format!("writing the XML of domain {name}"), e))?;
+        let what = format!("defining domain {name}");
+        self.connection.call(what, CALL, move |c| c.define_domain_xml(&xml).map(drop)).await
+    }
+
+    /// Starts a domain; `false` when it ran already.
+    pub(super) async fn start(&self, name: &str) -> Result<bool> {
+        let domain = name.to_owned();
+        let started = self
+            .connection
+            .call(format!("starting domain {name}"), Duration::from_secs(180), move |c| {
+                let domain = c.lookup_domain_by_name(&domain)?;
+                if domain.is_active()? {
+                    return Ok(false);
+                }
+                domain.create().map(|()| true)
+            })
+            .await;
+        started.map_err(explain_start)
+    }
+
+    /// Cuts a domain's power; no domain, or one that is off, is well.
+    pub(super) async fn cut_power(&self, name: &str) -> Result<()> {
+        let domain = name.to_owned();
+        let cut = self
+            .connection
+            .call(format!("cutting the power of domain {name}"), CALL, move |c| {
+                let domain = c.lookup_domain_by_name(&domain)?;
+                if !domain.is_active()? {
+                    return Ok(());
+                }
+                match domain.destroy() {
+                    // It went off by itself meanwhile.
+                    Err(_) if !domain.is_active()? => Ok(()),
+                    result => result,
+                }
+            })
+            .await;
+        maybe(cut).map(|_| ())
+    }
+
+    /// Removes a domain of ours with its firmware variables and TPM state; no domain is well. One that runs is cut
+    /// off first.
+    pub(super) async fn remove(&self, name: &str) -> Result<()> {
+        if !self.ours(name).await? {
+            return Ok(());
+        }
+        self.cut_power(name).await?;
+        let domain = name.to_owned();
+        let removed = self
+            .connection
+            .call(format!("removing domain {name}"), CALL, move |c| {
+                let flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM
+                    | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+                c.lookup_domain_by_name(&domain)?.undefine_flags(flags)
+            })
+            .await;
+        maybe(removed).map(|_| ())
+    }
+
+    /// Does something for an undo, waiting for a host that does not answer: what was made there has to go, and a
+    /// libvirtd that was stopped is started again sooner or later.
+    pub(super) async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
+    where
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let deadline = tokio::time::Instant::now() + UNDO_PATIENCE;
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match work().await {
+                Err(e) if e.kind == ErrorKind::Unreachable && tokio::time::Instant::now() < deadline => {
+                    tracing::warn!(error = e.chain(), "libvirt is away; what was made there is removed when it is back");
+                    tokio::time::sleep(wait).await; // why: nobody tells us when it is back
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Waits until the power is off. `false` when it still is on after `limit`.
+    pub(super) async fn wait_off(&self, name: &str, cx: &Cx, limit: Duration) -> vcl_job::Result<bool> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let late = tokio::time::Instant::now() >= deadline;
+            match self.power_state(name).await {
+                Ok(PowerState::Off | PowerState::Absent) => return Ok(true),
+                Ok(_) if late => return Ok(false),
+                Ok(_) => {}
+                // A libvirtd that is restarted does not change what the guest does.
+                Err(e) if e.kind == ErrorKind::Unreachable && !late => {}
+                Err(e) => return Err(e.into()),
+            }
+            tokio::select! {
+                () = cx.stopped() => return Err(cx.stop_error()),
+                // why: polling keeps us right when libvirtd restarts and would have lost our event subscription
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Waits until the power is off, and cuts it after `limit`, which an event tells.
+    pub(super) async fn wait_off_or_cut(&self, name: &str, cx: &Cx, limit: Duration) -> vcl_job::Result<bool> {
+        if self.wait_off(name, cx, limit).await? {
+            return Ok(false);
+        }
+        cx.event("forced-off", format!("{name} was still on {} s after it was told to shut down; its power is cut", limit.as_secs()));
+        cx.check().await?;
+        self.cut_power(name).await?;
+        if self.wait_off(name, cx, Duration::from_secs(60)).await? {
+            return Ok(true);
+        }
+        Err(vcl_job::Error::new(Kind::Fatal, format!("{name} is still on a minute after its power was cut")))
+    }
+
+    pub(super) async fn change_power(&self, name: &str, action: PowerAction) -> Result<PowerState> {
+        if !self.ours(name).await? {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no domain {name}: the computer is not loaded")));
+        }
+        match action {
+            PowerAction::On => {
+                self.start(name).await?;
+            }
+            PowerAction::ForceOff => self.cut_power(name).await?,
+            PowerAction::Off | PowerAction::Reset => {
+                let domain = name.to_owned();
+                let off = action == PowerAction::Off;
+                self.connection
+                    .call(format!("changing the power of domain {name}"), CALL, move |c| {
+                        let domain = c.lookup_domain_by_name(&domain)?;
+                        match (off, domain.is_active()?) {
+                            (true, true) => domain.shutdown(),
+                            (true, false) => Ok(()),
+                            (false, _) => domain.reset(),
+                        }
+                    })
+                    .await?;
+            }
+        }
+        self.power_state(name).await
+    }
+}
+
+/// The commonest reasons why qemu does not start, with the way out.
+fn explain_start(e: Error) -> Error {
+    let text = e.chain();
+    let hint = if text.contains("Could not set up host forwarding") {
+        "its forwarded port was taken in between; load it again"
+    } else if text.contains("Permission denied") {
+        "qemu may not read one of its files: look at the owner and mode of the library and the backend's directory"
+    } else if text.contains("Cannot allocate memory") || text.contains("cannot set up guest memory") {
+        "the host has not enough free memory"
+    } else if text.contains("KVM") || text.contains("/dev/kvm") {
+        "the host has no working KVM; set accelerator = \"tcg\" for this backend"
+    } else {
+        return e;
+    };
+    Error::new(e.kind, format!("{text} ({hint})"))
+}

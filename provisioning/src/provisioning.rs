@@ -1,0 +1,231 @@
+//! The trait that every backend implements. It speaks no backend's language.
+//!
+//! What happens when:
+//!
+//! ```text
+//!  load     daemon ─► load ─────► [machine made and started] ─► Os::post_load ─► Endpoint ─► daemon records it
+//!  capture  daemon ─► capture ──► Os::pre_capture(end_state) ─► [disks copied into the lent staging] ─► Captured
+//!                     daemon verifies, digests, publishes, records; then unload | resume | nothing
+//! ```
+//!
+//! Every side effect runs in a step of the job (see `vcl-job`): idempotent, with its undo, its names recorded before
+//! they exist. A backend may assume that one job at a time holds a computer.
+
+use crate::Result;
+use async_trait::async_trait;
+use camino::Utf8Path;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use vcl_images::Staging;
+use vcl_job::{Job, Undo};
+use vcl_os::{EndState, Guest, Os, Remotes};
+use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, VmPreview, VmView};
+use vcl_types::{Computer, DirectBoot, Endpoint, Hardware, Revision};
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From power-on until the guest lets us in.
+    pub boot: Duration,
+    /// From the OS module's shutdown until the power is off; then it is cut.
+    pub shutdown: Duration,
+    /// Copying one disk.
+    pub copy: Duration,
+    /// One command or hook in the guest.
+    pub command: Duration,
+}
+impl Default for Limits {
+    /// Ten minutes to boot and for a command, five to shut down, six hours to copy a disk.
+    fn default() -> Self {
+        let minute = 60;
+        Self {
+            boot: Duration::from_secs(10 * minute),
+            shutdown: Duration::from_secs(5 * minute),
+            copy: Duration::from_secs(6 * 60 * minute),
+            command: Duration::from_secs(10 * minute),
+        }
+    }
+}
+
+/// What a backend is lent for a computer: references to what the daemon owns, for the time of one call.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The computer.
+    pub computer: &'a Computer,
+    /// The revision to be loaded, or the one that is loaded.
+    pub revision: &'a Revision,
+    /// The OS module of the revision.
+    pub os: &'a dyn Os,
+    /// Connections to guests.
+    pub remotes: &'a dyn Remotes,
+    /// The account to log in as.
+    pub user: &'a str,
+    /// The site's hooks, if it has any.
+    pub hooks: Option<&'a Utf8Path>,
+    /// How long things may take.
+    pub limits: Limits,
+    /// Where the computer answers, when it is loaded.
+    pub endpoint: Option<&'a Endpoint>,
+}
+
+impl<'a> Target<'a> {
+    /// The machine as the OS module gets it.
+    #[must_use]
+    pub fn guest(&self, endpoint: &'a Endpoint) -> Guest<'a> {
+        Guest {
+            computer: self.computer,
+            endpoint,
+            remotes: self.remotes,
+            hooks: self.hooks,
+            limits: vcl_os::Limits { boot: self.limits.boot, command: self.limits.command },
+            generalised: self.revision.manifest.generalised,
+        }
+    }
+}
+
+/// What a backend is lent to make an image from a machine that is not vcld's.
+#[derive(Clone, Copy)]
+pub struct VmTarget<'a> {
+    /// The machine's name at the backend.
+    pub vm: &'a str,
+    /// The OS module for it.
+    pub os: &'a dyn Os,
+    /// Connections to guests.
+    pub remotes: &'a dyn Remotes,
+    /// The account to log in as.
+    pub user: &'a str,
+    /// The site's hooks, if it has any.
+    pub hooks: Option<&'a Utf8Path>,
+    /// How long things may take.
+    pub limits: Limits,
+}
+
+/// What a plan is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// [`Provisioning::load`].
+    Load,
+    /// [`Provisioning::capture`].
+    Capture,
+    /// [`Provisioning::resume`].
+    Resume,
+    /// [`Provisioning::unload`].
+    Unload,
+}
+
+/// A disk that a capture put into the staging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedDisk {
+    /// Its file name in the staging.
+    pub file: String,
+    /// Its format.
+    pub format: String,
+}
+
+/// Firmware variables that a capture put into the staging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedFirmware {
+    /// The file name in the staging.
+    pub file: String,
+    /// `raw` or `qcow2`.
+    pub format: String,
+}
+
+/// What a capture put into the staging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// The disks, in the guest's order.
+    pub disks: Vec<CapturedDisk>,
+    /// The firmware variables, where the machine has them.
+    pub firmware: Option<CapturedFirmware>,
+    /// Kernel and initrd in the staging, where the machine is started without a boot loader.
+    pub boot: Option<DirectBoot>,
+    /// The hardware it was made on.
+    pub hardware: Hardware,
+}
+
+/// A provisioning backend.
+#[async_trait]
+pub trait Provisioning: Undo {
+    /// Its type, as in `type = "libvirt"`.
+    fn kind(&self) -> &'static str;
+    /// In what end state its captures want the OS to leave the computer.
+    fn end_state(&self) -> EndState {
+        EndState::Off
+    }
+    /// The steps that a call would take, for a dry run: pure, touching nothing.
+    fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep>;
+
+    /// Called for a computer that holds nothing. Makes its machine on the revision, starts it, finds its address and
+    /// calls `Os::post_load`. Then the guest is ready, and the endpoint has its host keys.
+    ///
+    /// # Errors
+    /// Whatever kept it from being ready; everything it made is undone from the journal.
+    async fn load(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint>;
+
+    /// Called for a computer that is on and answers at `target.endpoint`. Calls `Os::pre_capture` with the end state it
+    /// needs, waits for that state, and copies every disk into `staging`. Then the computer is off, the staging holds
+    /// what is answered, and nothing has been published.
+    ///
+    /// # Errors
+    /// Whatever kept it from that; what it put into the staging is undone from the journal.
+    async fn capture(&self, job: &mut Job, target: Target<'_>, staging: &Staging) -> vcl_job::Result<Captured>;
+
+    /// Called after a capture, or for a computer that was found off. Powers it on again and calls `Os::post_load`:
+    /// it has lost its identity, so its host keys are new.
+    ///
+    /// # Errors
+    /// Whatever kept it from being ready.
+    async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint>;
+
+    /// Called when a computer is taken back. Removes its machine and everything that a load made for it; the revision
+    /// stays. Nothing left to remove is not an error.
+    ///
+    /// # Errors
+    /// Whatever could not be removed.
+    async fn unload(&self, job: &mut Job, computer: &Computer) -> vcl_job::Result<()>;
+
+    /// All machines of the backend, vcld's or not.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn vms(&self) -> Result<Vec<VmView>>;
+
+    /// Looks what [`capture_vm`](Self::capture_vm) would do, changing nothing. `to_copy`, `would_*`, `missing` and
+    /// `notes` are filled in; the library's free space is the daemon's to add.
+    ///
+    /// # Errors
+    /// The backend does not answer, or has no such machine.
+    async fn preview_vm(&self, target: VmTarget<'_>) -> Result<VmPreview>;
+
+    /// Copies the disks of a machine that is not vcld's into `staging`, generalised, without changing the machine: it
+    /// is shut down, `Os::pre_capture` runs on a throw-away machine over throw-away overlays, and it is started again
+    /// if it ran.
+    ///
+    /// # Errors
+    /// Whatever kept it from that; the throw-away machine is gone and the source runs again if it ran.
+    async fn capture_vm(&self, job: &mut Job, target: VmTarget<'_>, staging: &Staging) -> vcl_job::Result<Captured>;
+
+    /// Changes a loaded computer's power, outside of any job.
+    ///
+    /// # Errors
+    /// The backend does not answer, or the computer has no machine.
+    async fn power(&self, computer: &Computer, action: PowerAction) -> Result<PowerState>;
+    /// A computer's power state.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn state(&self, computer: &Computer) -> Result<PowerState>;
+    /// The last `lines` lines of its serial console, at most 256 KiB. What is in it is untrusted.
+    ///
+    /// # Errors
+    /// It has no console, or it cannot be read.
+    async fn console(&self, computer: &Computer, lines: usize) -> Result<String>;
+    /// Its display as a PNG.
+    ///
+    /// # Errors
+    /// The backend does not answer, or the computer is off.
+    async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>>;
+    /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
+    async fn findings(&self) -> Vec<Finding>;
+}

@@ -1,0 +1,312 @@
+//! Computers: what the configuration says of them, where they are, what they hold.
+
+use crate::database::{json, parsed, to_json};
+use crate::jobs::holder_of;
+use crate::{Claim, Error, Kind, Queue, Result, guard, names};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use vcl_types::api::{Applied, ComputerView, PowerState};
+use vcl_types::state::computer::{Event, State, next};
+use vcl_types::{Computer, ComputerName, JobId, Loaded, ReservationId};
+
+/// A computer as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComputerRow {
+    /// What the configuration says of it.
+    pub computer: Computer,
+    /// Where it is.
+    pub state: State,
+    /// Why it is in maintenance or broken.
+    pub reason: Option<String>,
+    /// What it holds.
+    pub loaded: Option<Loaded>,
+    /// The job that has it.
+    pub job: Option<JobId>,
+    /// Its reservation, unless that is over.
+    pub reservation: Option<ReservationId>,
+}
+
+impl ComputerRow {
+    fn read(row: &SqliteRow) -> Result<Self> {
+        let loaded: Option<&str> = row.try_get("loaded")?;
+        Ok(Self {
+            computer: json(row, "spec")?,
+            state: parsed(row, "state")?,
+            reason: row.try_get("reason")?,
+            loaded: loaded
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|e| Error::corrupt("what a computer holds", e))?,
+            job: row.try_get::<Option<i64>, _>("job")?.map(JobId),
+            reservation: row.try_get::<Option<i64>, _>("reservation")?.map(ReservationId),
+        })
+    }
+    /// As the API shows it, with its power state where that was asked for.
+    #[must_use]
+    pub fn view(self, power: Option<PowerState>) -> ComputerView {
+        let Self { computer, state, reason, loaded, job, reservation } = self;
+        ComputerView { computer, state, reason, loaded, job, reservation, power }
+    }
+    /// Why it must stay as it is, if it must.
+    fn kept(&self) -> Option<String> {
+        let name = &self.computer.name;
+        if let Some(job) = self.job {
+            return Some(format!("{name}: job {job} has it; apply again when the job is over"));
+        }
+        if let Some(loaded) = &self.loaded {
+            return Some(format!("{name}: {} is loaded on it; unload it and apply again", loaded.image));
+        }
+        let reservation = self.reservation?;
+        Some(format!("{name}: reservation {reservation} has it; apply again when that is over"))
+    }
+}
+
+/// The computer, inside somebody's transaction; an unknown one is an error that names near ones.
+pub(crate) async fn get(db: &mut SqliteConnection, name: &ComputerName) -> Result<ComputerRow> {
+    match find(&mut *db, name).await? {
+        Some(row) => Ok(row),
+        None => {
+            let names: Vec<String> =
+                sqlx::query_scalar("SELECT name FROM computers ORDER BY name").fetch_all(db).await?;
+            let hint = names::hint(name.as_str(), &names, "vclctl computer list");
+            Err(Error::new(Kind::NotFound, format!("there is no computer {name}; {hint}")))
+        }
+    }
+}
+
+async fn find(db: &mut SqliteConnection, name: &ComputerName) -> Result<Option<ComputerRow>> {
+    let row = sqlx::query(
+        "SELECT c.*, (SELECT id FROM jobs WHERE holds_computer = c.name) AS job, \
+         (SELECT MAX(id) FROM reservations WHERE computer = c.name AND state <> 'ended') AS reservation \
+         FROM computers c WHERE c.name = ?",
+    );
+    row.bind(name.as_str()).fetch_optional(db).await?.as_ref().map(ComputerRow::read).transpose()
+}
+
+async fn all(db: &mut SqliteConnection) -> Result<Vec<ComputerRow>> {
+    let rows = sqlx::query(
+        "SELECT c.*, (SELECT id FROM jobs WHERE holds_computer = c.name) AS job, \
+         (SELECT MAX(id) FROM reservations WHERE computer = c.name AND state <> 'ended') AS reservation \
+         FROM computers c ORDER BY c.name",
+    );
+    rows.fetch_all(db).await?.iter().map(ComputerRow::read).collect()
+}
+
+impl Queue {
+    /// Makes the computers what the configuration says. One that is loaded, held by a job or reserved stays as it was
+    /// and is named in `kept`. A dry run answers the same and changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] when a name stands in the list twice, or when the database cannot be used.
+    pub async fn apply_computers(&self, computers: &[Computer], dry_run: bool) -> Result<Applied> {
+        let computers = computers.to_vec();
+        self.write(move |db| Box::pin(apply(db, computers, dry_run))).await
+    }
+
+    /// All computers, by name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn computers(&self) -> Result<Vec<ComputerRow>> {
+        all(&mut *self.readers().acquire().await?).await
+    }
+
+    /// A computer.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], naming near ones.
+    pub async fn computer(&self, name: &ComputerName) -> Result<ComputerRow> {
+        get(&mut *self.readers().acquire().await?, name).await
+    }
+
+    /// How many computers are in each state, in the order of the diagram; states without one are left out.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn computer_counts(&self) -> Result<Vec<(State, u64)>> {
+        let rows = sqlx::query("SELECT state, COUNT(*) AS count FROM computers GROUP BY state");
+        let count = |row: &SqliteRow| {
+            let count: i64 = row.try_get("count")?;
+            Ok::<_, Error>((parsed(row, "state")?, count.unsigned_abs()))
+        };
+        let rows = rows.fetch_all(self.readers()).await?;
+        let mut counts = rows.iter().map(count).collect::<Result<Vec<_>>>()?;
+        counts.sort_unstable();
+        Ok(counts)
+    }
+
+    /// Something happens to the computer that the job holds. `key` is the step's name with its parts and key: an event
+    /// that this job's step has had before changes nothing and answers what came of it then. An event whose outcome the
+    /// computer is in already is not an error either, so that an undo may run for a step that was only half done.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the computer, or when the event is not possible
+    /// in its state.
+    pub async fn computer_event(
+        &self,
+        claim: &Claim,
+        key: &str,
+        name: &ComputerName,
+        event: Event,
+    ) -> Result<State> {
+        let (claim, key, name) = (claim.clone(), key.to_owned(), name.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding(&mut *db, &claim, &name).await?;
+                let effect = format!("computer {name} {event}");
+                if let Some(state) = guard::effect(&mut *db, &claim, &key, &effect).await? {
+                    return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
+                }
+                let state = get(&mut *db, &name).await?.state;
+                let state = match next(state, event) {
+                    Ok(state) => state,
+                    Err(_) if leads_to(event, state) => state,
+                    Err(e) => return Err(Error::caused(Kind::Refused, format!("computer {name}"), e)),
+                };
+                set_state(&mut *db, &name, state).await?;
+                guard::remember(db, &claim, &key, &effect, state.as_str()).await?;
+                Ok(state)
+            })
+        })
+        .await
+    }
+
+    /// What the computer that the job holds now has on it; `None` for nothing.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the computer.
+    pub async fn set_loaded(
+        &self,
+        claim: &Claim,
+        name: &ComputerName,
+        loaded: Option<&Loaded>,
+    ) -> Result<()> {
+        let (claim, name, loaded) = (claim.clone(), name.clone(), loaded.cloned());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding(&mut *db, &claim, &name).await?;
+                sqlx::query(
+                    "UPDATE computers SET loaded = ?, loaded_image = ?, loaded_revision = ? WHERE name = ?",
+                )
+                .bind(loaded.as_ref().map(to_json).transpose()?)
+                .bind(loaded.as_ref().map(|l| l.image.name.as_str()))
+                .bind(loaded.as_ref().and_then(|l| l.image.revision))
+                .bind(name.as_str())
+                .execute(db)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Why the computer that the job holds is in maintenance or broken.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the computer.
+    pub async fn set_computer_reason(
+        &self,
+        claim: &Claim,
+        name: &ComputerName,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let (claim, name, reason) = (claim.clone(), name.clone(), reason.map(str::to_owned));
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding(&mut *db, &claim, &name).await?;
+                set_reason(db, &name, reason).await
+            })
+        })
+        .await
+    }
+
+    /// A person changes a computer's state: takes it out of use, gives it back. The reason is replaced.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Busy`] while a job has it; [`Kind::Refused`] when the event is not possible in its
+    /// state.
+    pub async fn computer_by_hand(
+        &self,
+        name: &ComputerName,
+        event: Event,
+        reason: Option<&str>,
+    ) -> Result<State> {
+        let (name, reason) = (name.clone(), reason.map(str::to_owned));
+        self.write(move |db| {
+            Box::pin(async move {
+                let computer = get(&mut *db, &name).await?;
+                if let Some(holder) = holder_of(&mut *db, &name).await? {
+                    return Err(holder.holds(&name));
+                }
+                let refused = |e| Error::caused(Kind::Refused, format!("computer {name}"), e);
+                let state = next(computer.state, event).map_err(refused)?;
+                set_state(&mut *db, &name, state).await?;
+                set_reason(db, &name, reason).await?;
+                Ok(state)
+            })
+        })
+        .await
+    }
+}
+
+/// Whether `state` is what `event` leads to from wherever it is possible.
+fn leads_to(event: Event, state: State) -> bool {
+    State::ALL.iter().any(|from| next(*from, event) == Ok(state))
+}
+
+async fn set_state(db: &mut SqliteConnection, name: &ComputerName, state: State) -> Result<()> {
+    let set = sqlx::query("UPDATE computers SET state = ? WHERE name = ?");
+    set.bind(state.as_str()).bind(name.as_str()).execute(db).await?;
+    Ok(())
+}
+
+async fn set_reason(db: &mut SqliteConnection, name: &ComputerName, reason: Option<String>) -> Result<()> {
+    let set = sqlx::query("UPDATE computers SET reason = ? WHERE name = ?");
+    set.bind(reason).bind(name.as_str()).execute(db).await?;
+    Ok(())
+}
+
+async fn apply(db: &mut SqliteConnection, computers: Vec<Computer>, dry_run: bool) -> Result<Applied> {
+    let mut applied = Applied::default();
+    let mut there: std::collections::BTreeMap<ComputerName, ComputerRow> =
+        all(&mut *db).await?.into_iter().map(|row| (row.computer.name.clone(), row)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for computer in computers {
+        let name = computer.name.clone();
+        if !seen.insert(name.clone()) {
+            return Err(Error::new(Kind::Refused, format!("the computer {name} stands in the list twice")));
+        }
+        let sql = match there.remove(&name) {
+            Some(row) if row.computer == computer => continue,
+            Some(row) => {
+                if let Some(kept) = row.kept() {
+                    applied.kept.push(kept);
+                    continue;
+                }
+                applied.changed.push(name.clone());
+                "UPDATE computers SET backend = ?, spec = ? WHERE name = ?"
+            }
+            None => {
+                applied.added.push(name.clone());
+                "INSERT INTO computers (backend, spec, name, state) VALUES (?, ?, ?, 'available')"
+            }
+        };
+        if !dry_run {
+            let write = sqlx::query(sql).bind(computer.backend.as_str()).bind(to_json(&computer)?);
+            write.bind(name.as_str()).execute(&mut *db).await?;
+        }
+    }
+    for (name, row) in there {
+        match row.kept() {
+            Some(kept) => applied.kept.push(kept),
+            None => {
+                if !dry_run {
+                    let remove = sqlx::query("DELETE FROM computers WHERE name = ?");
+                    remove.bind(name.as_str()).execute(&mut *db).await?;
+                }
+                applied.removed.push(name);
+            }
+        }
+    }
+    Ok(applied)
+}

@@ -1,0 +1,177 @@
+//! Events: what happened, kept for a while, and the stream of it for whoever watches.
+
+use crate::database::{now, parsed_or_null, time};
+use crate::{Queue, Result};
+use futures::future::BoxFuture;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use std::sync::PoisonError;
+use tokio::sync::broadcast;
+use vcl_types::api::{EventView, Progress, StreamItem};
+use vcl_types::{ComputerName, JobId};
+
+/// How many of the newest events are kept, and how many more there may be for a while.
+const KEPT: i64 = 100_000;
+const MORE: i64 = 1_000;
+/// How many bytes of a message are kept. It may quote what a guest has sent.
+const MESSAGE: usize = 8 * 1024;
+
+fn read(row: &SqliteRow) -> Result<EventView> {
+    Ok(EventView {
+        id: row.try_get("id")?,
+        at: time(row.try_get("at")?),
+        kind: row.try_get("kind")?,
+        job: row.try_get::<Option<i64>, _>("job_id")?.map(JobId),
+        computer: parsed_or_null(row, "computer")?,
+        message: row.try_get("message")?,
+    })
+}
+
+impl Queue {
+    /// Keeps an event and tells everybody who watches. `kind` is a word for programs, `message` a sentence for people;
+    /// what is longer than 8 KiB of it is cut off.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn event(
+        &self,
+        kind: &str,
+        job: Option<JobId>,
+        computer: Option<&ComputerName>,
+        message: &str,
+    ) -> Result<EventView> {
+        let event = new(kind, job, computer, message);
+        let stream = self.0.stream.clone();
+        let tell = move |event: &EventView| {
+            let _ = stream.send(StreamItem::Event(event.clone()));
+        };
+        self.write_then(move |db| keep(db, event, KEPT), tell).await
+    }
+
+    /// As [`event`](Self::event), without waiting for anything: for callers that must not block. An event that cannot
+    /// be kept is logged.
+    pub fn post_event(&self, kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message: &str) {
+        let event = new(kind, job, computer, message);
+        let (stream, logged) = (self.0.stream.clone(), event.clone());
+        let tell = move |event: &EventView| {
+            let _ = stream.send(StreamItem::Event(event.clone()));
+        };
+        let posted = self.post(
+            move |db| {
+                Box::pin(async move {
+                    let kept = keep(db, event.clone(), KEPT).await;
+                    kept.inspect_err(|error| not_kept(&event, error))
+                })
+            },
+            tell,
+        );
+        if let Err(error) = posted {
+            not_kept(&logged, &error);
+        }
+    }
+
+    /// Events after the one of this number, oldest first, at most `limit`; 0 is before the first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn events(&self, after: i64, limit: u32) -> Result<Vec<EventView>> {
+        let rows = sqlx::query("SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?");
+        rows.bind(after).bind(limit).fetch_all(self.readers()).await?.iter().map(read).collect()
+    }
+
+    /// The newest events, the oldest of them first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn last_events(&self, limit: u32) -> Result<Vec<EventView>> {
+        let rows = sqlx::query("SELECT * FROM events ORDER BY id DESC LIMIT ?");
+        rows.bind(limit).fetch_all(self.readers()).await?.iter().rev().map(read).collect()
+    }
+
+    /// What happens from now on. A subscriber that is more than 1024 items behind misses some, and its channel says so.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<StreamItem> {
+        self.0.stream.subscribe()
+    }
+
+    /// Tells everybody who watches that a job reads differently now. Nothing of it is kept.
+    pub fn changed(&self, job: JobId) {
+        let _ = self.0.stream.send(StreamItem::Changed { job });
+    }
+
+    /// Tells everybody who watches how far a step is, in bytes. Nothing of it is kept.
+    pub fn progress(&self, job: JobId, step: &str, done: u64, total: u64) {
+        let progress = Progress { done, total };
+        let mut all = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(job).or_default().insert(step.to_owned(), progress);
+        drop(all);
+        let _ = self.0.stream.send(StreamItem::Progress { job, step: step.to_owned(), progress });
+    }
+}
+
+fn not_kept(event: &EventView, error: &crate::Error) {
+    tracing::warn!(kind = event.kind, message = event.message, error = %error, "an event was not kept");
+}
+
+/// An event that has no number yet.
+fn new(kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message: &str) -> EventView {
+    let mut message = message.to_owned();
+    if message.len() > MESSAGE {
+        let cut = (0..=MESSAGE).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
+        message.truncate(cut);
+        message.push('…');
+    }
+    let at = time(now());
+    EventView { id: 0, at, kind: kind.chars().take(64).collect(), job, computer: computer.cloned(), message }
+}
+
+/// Keeps the event, and now and then forgets the oldest ones.
+fn keep(db: &mut SqliteConnection, mut event: EventView, kept: i64) -> BoxFuture<'_, Result<EventView>> {
+    Box::pin(async move {
+        let done =
+            sqlx::query("INSERT INTO events (at, kind, job_id, computer, message) VALUES (?, ?, ?, ?, ?)")
+                .bind(event.at.timestamp_millis())
+                .bind(&event.kind)
+                .bind(event.job.map(|j| j.0))
+                .bind(event.computer.as_ref().map(ComputerName::as_str))
+                .bind(&event.message)
+                .execute(&mut *db)
+                .await?;
+        event.id = done.last_insert_rowid();
+        if event.id % MORE == 0 {
+            let forget = sqlx::query("DELETE FROM events WHERE id <= ?");
+            forget.bind(event.id - kept).execute(db).await?;
+        }
+        Ok(event)
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_are_forgotten_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::open(dir.path().join("vcl.db")).await.unwrap();
+        let write = |n: i64| {
+            queue.write(move |db| {
+                Box::pin(async move {
+                    for _ in 0..n {
+                        keep(&mut *db, new("noted", None, None, "x"), 500).await?;
+                    }
+                    Ok(())
+                })
+            })
+        };
+        write(MORE - 1).await.unwrap();
+        assert_eq!(queue.events(0, 9999).await.unwrap().len(), 999);
+        write(1).await.unwrap();
+        let left = queue.events(0, 9999).await.unwrap();
+        assert_eq!((left.len(), left[0].id), (500, 501));
+        write(MORE).await.unwrap();
+        assert_eq!(queue.events(0, 9999).await.unwrap()[0].id, 1501, "numbers go on");
+        queue.close().await;
+    }
+}

@@ -1,0 +1,335 @@
+//! Images and their revisions. A revision's row says that it exists; which node holds its files, its manifest says.
+
+use crate::database::{json, now, parsed, to_json};
+use crate::{Claim, Error, Kind, Queue, Result, guard, names};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use std::collections::BTreeMap;
+use vcl_types::api::RevisionView;
+use vcl_types::{ByteSize, ComputerName, ImageName, ImageRef, Manifest};
+
+/// A revision as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionRow {
+    /// What its manifest says.
+    pub manifest: Manifest,
+    /// What its files take together.
+    pub size: ByteSize,
+    /// The computers that are loaded from it.
+    pub used_by: Vec<ComputerName>,
+}
+
+impl RevisionRow {
+    /// As the API shows it; `here` is whether this node's library holds it.
+    #[must_use]
+    pub fn view(self, here: bool) -> RevisionView {
+        RevisionView { manifest: self.manifest, size: self.size, used_by: self.used_by, here }
+    }
+}
+
+/// An image with its revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRow {
+    /// Its name.
+    pub name: ImageName,
+    /// Its revisions, oldest first; never empty.
+    pub revisions: Vec<RevisionRow>,
+}
+
+/// What rebuilding from manifests came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Revisions that had no row and have one now.
+    pub added: Vec<ImageRef>,
+    /// Revisions that were deleted and whose files are there all the same. They are not brought back.
+    pub deleted: Vec<ImageRef>,
+}
+
+/// A revision that was looked for, inside somebody's transaction.
+pub(crate) struct Found {
+    pub(crate) number: u32,
+    manifest: Manifest,
+    size: ByteSize,
+}
+
+impl Found {
+    fn read(row: &SqliteRow) -> Result<Self> {
+        let size: i64 = row.try_get("size")?;
+        let size = ByteSize(size.unsigned_abs());
+        Ok(Self { number: row.try_get("number")?, manifest: json(row, "manifest")?, size })
+    }
+}
+
+/// The newest revision of an image.
+pub(crate) async fn newest(db: &mut SqliteConnection, image: &ImageName) -> Result<Option<Found>> {
+    let row = sqlx::query(
+        "SELECT * FROM revisions WHERE image = ? AND deleted_at IS NULL ORDER BY number DESC LIMIT 1",
+    );
+    row.bind(image.as_str()).fetch_optional(db).await?.as_ref().map(Found::read).transpose()
+}
+
+/// The revision, the newest where the reference has no number; an unknown one is an error that names near ones.
+pub(crate) async fn find(db: &mut SqliteConnection, image: &ImageRef) -> Result<Found> {
+    let Some(newest) = newest(&mut *db, &image.name).await? else {
+        let names: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT image FROM revisions WHERE deleted_at IS NULL ORDER BY image",
+        )
+        .fetch_all(db)
+        .await?;
+        let hint = names::hint(image.name.as_str(), &names, "vclctl image list");
+        return Err(Error::new(Kind::NotFound, format!("there is no image {}; {hint}", image.name)));
+    };
+    let Some(number) = image.revision.filter(|n| *n != newest.number) else { return Ok(newest) };
+    let row = sqlx::query("SELECT * FROM revisions WHERE image = ? AND number = ? AND deleted_at IS NULL");
+    let row = row.bind(image.name.as_str()).bind(number).fetch_optional(&mut *db).await?;
+    if let Some(row) = row {
+        return Found::read(&row);
+    }
+    let there: Vec<i64> = sqlx::query_scalar(
+        "SELECT number FROM revisions WHERE image = ? AND deleted_at IS NULL ORDER BY number",
+    )
+    .bind(image.name.as_str())
+    .fetch_all(db)
+    .await?;
+    let there: Vec<String> = there.iter().rev().take(5).map(|n| format!("{}@{n}", image.name)).collect();
+    let message = format!("there is no revision {image}; the newest there are: {}", there.join(", "));
+    Err(Error::new(Kind::NotFound, message))
+}
+
+/// Refuses when a computer is loaded from the revision.
+pub(crate) async fn unused(db: &mut SqliteConnection, image: &ImageRef) -> Result<()> {
+    let users = users(db, image).await?;
+    if users.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = users.iter().map(ComputerName::as_str).collect();
+    let message = format!("{image} is loaded on {}; unload what is to be freed first", names.join(", "));
+    Err(Error::new(Kind::Refused, message))
+}
+
+async fn users(db: &mut SqliteConnection, image: &ImageRef) -> Result<Vec<ComputerName>> {
+    let rows = sqlx::query(
+        "SELECT name FROM computers WHERE loaded_image = ? AND (? IS NULL OR loaded_revision = ?) ORDER BY name",
+    );
+    let rows = rows.bind(image.name.as_str()).bind(image.revision).bind(image.revision).fetch_all(db).await?;
+    rows.iter().map(|row| parsed(row, "name")).collect()
+}
+
+impl Queue {
+    /// All images that have a revision, by name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn images(&self) -> Result<Vec<ImageRow>> {
+        let mut db = self.readers().acquire().await?;
+        let rows = sqlx::query("SELECT * FROM revisions WHERE deleted_at IS NULL ORDER BY image, number")
+            .fetch_all(&mut *db)
+            .await?;
+        let loaded = sqlx::query(
+            "SELECT name, loaded_image, loaded_revision FROM computers WHERE loaded_image IS NOT NULL \
+                         ORDER BY name",
+        )
+        .fetch_all(&mut *db)
+        .await?;
+        let mut used: BTreeMap<(String, u32), Vec<ComputerName>> = BTreeMap::new();
+        for row in &loaded {
+            // A load without a number is none that vcld makes.
+            let Some(number) = row.try_get("loaded_revision")? else { continue };
+            used.entry((row.try_get("loaded_image")?, number)).or_default().push(parsed(row, "name")?);
+        }
+        let mut images: Vec<ImageRow> = Vec::new();
+        for row in &rows {
+            let Found { number, manifest, size } = Found::read(row)?;
+            let name: ImageName = parsed(row, "image")?;
+            let used_by = used.remove(&(name.to_string(), number)).unwrap_or_default();
+            let revision = RevisionRow { manifest, size, used_by };
+            match images.last_mut().filter(|image| image.name == name) {
+                Some(image) => image.revisions.push(revision),
+                None => images.push(ImageRow { name, revisions: vec![revision] }),
+            }
+        }
+        Ok(images)
+    }
+
+    /// An image.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], naming near ones.
+    pub async fn image(&self, name: &ImageName) -> Result<ImageRow> {
+        let mut db = self.readers().acquire().await?;
+        find(&mut db, &ImageRef { name: name.clone(), revision: None }).await?;
+        let rows =
+            sqlx::query("SELECT * FROM revisions WHERE image = ? AND deleted_at IS NULL ORDER BY number");
+        let rows = rows.bind(name.as_str()).fetch_all(&mut *db).await?;
+        let mut revisions = Vec::with_capacity(rows.len());
+        for row in &rows {
+            revisions.push(with_users(&mut db, Found::read(row)?).await?);
+        }
+        Ok(ImageRow { name: name.clone(), revisions })
+    }
+
+    /// A revision; the newest where the reference has no number.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], naming near ones.
+    pub async fn revision(&self, image: &ImageRef) -> Result<RevisionRow> {
+        let mut db = self.readers().acquire().await?;
+        let found = find(&mut db, image).await?;
+        with_users(&mut db, found).await
+    }
+
+    /// The computers that are loaded from the revision; from any of the image where the reference has no number.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn users(&self, image: &ImageRef) -> Result<Vec<ComputerName>> {
+        users(&mut *self.readers().acquire().await?, image).await
+    }
+
+    /// The number that the image's next revision gets: one more than the greatest it ever had, deleted ones included.
+    /// It is a look and reserves nothing; a job that makes revisions has the image to itself.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn next_revision(&self, image: &ImageName) -> Result<u32> {
+        let greatest: Option<u32> = sqlx::query_scalar("SELECT MAX(number) FROM revisions WHERE image = ?")
+            .bind(image.as_str())
+            .fetch_one(self.readers())
+            .await?;
+        Ok(greatest.unwrap_or(0).saturating_add(1))
+    }
+
+    /// Records a revision that was published. The same job may say it again.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the image; [`Kind::Exists`] when another job
+    /// has made this revision, or when it was deleted.
+    pub async fn record_revision(&self, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
+        let (claim, manifest) = (claim.clone(), manifest.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding_image(&mut *db, &claim, &manifest.image).await?;
+                record(db, &claim, &manifest, size).await
+            })
+        })
+        .await
+    }
+
+    /// Says that a revision does not exist any more. One that does not is not an error.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the image, when a computer is loaded from the
+    /// revision, or when the reference has no number.
+    pub async fn delete_revision(&self, claim: &Claim, image: &ImageRef) -> Result<()> {
+        let (claim, image) = (claim.clone(), image.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding_image(&mut *db, &claim, &image.name).await?;
+                let Some(number) = image.revision else {
+                    return Err(Error::new(Kind::Refused, format!("which revision of {image} is to be deleted?")));
+                };
+                unused(&mut *db, &image).await?;
+                sqlx::query(
+                    "UPDATE revisions SET deleted_at = ? WHERE image = ? AND number = ? AND deleted_at IS NULL",
+                )
+                .bind(now())
+                .bind(image.name.as_str())
+                .bind(number)
+                .execute(db)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Makes rows for revisions that have none: what a library holds whose database was lost. Rows that are there stay
+    /// as they are.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn rebuild_from(&self, manifests: &[Manifest]) -> Result<Rebuilt> {
+        let manifests = manifests.to_vec();
+        self.write(move |db| Box::pin(rebuild(db, manifests))).await
+    }
+}
+
+async fn with_users(db: &mut SqliteConnection, found: Found) -> Result<RevisionRow> {
+    let used_by = users(db, &found.manifest.image_ref()).await?;
+    Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by })
+}
+
+async fn row(db: &mut SqliteConnection, manifest: &Manifest) -> Result<Option<SqliteRow>> {
+    let row = sqlx::query("SELECT * FROM revisions WHERE image = ? AND number = ?");
+    Ok(row.bind(manifest.image.as_str()).bind(manifest.revision).fetch_optional(db).await?)
+}
+
+async fn record(db: &mut SqliteConnection, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
+    let Some(there) = row(&mut *db, manifest).await? else {
+        return insert(db, manifest, size, Some(claim.job.id.0)).await;
+    };
+    let image = manifest.image_ref();
+    if there.try_get::<Option<i64>, _>("deleted_at")?.is_some() {
+        let message = format!("{image} was deleted; its number is not given out again");
+        return Err(Error::new(Kind::Exists, message));
+    }
+    match there.try_get::<Option<i64>, _>("job_id")? {
+        Some(job) if job == claim.job.id.0 => {}
+        Some(job) => {
+            return Err(Error::new(Kind::Exists, format!("{image} is there already; job {job} made it")));
+        }
+        None => return Err(Error::new(Kind::Exists, format!("{image} is there already"))),
+    }
+    sqlx::query("UPDATE revisions SET manifest = ?, size = ? WHERE image = ? AND number = ?")
+        .bind(to_json(manifest)?)
+        .bind(bytes(size))
+        .bind(manifest.image.as_str())
+        .bind(manifest.revision)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn insert(
+    db: &mut SqliteConnection,
+    manifest: &Manifest,
+    size: ByteSize,
+    job: Option<i64>,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO revisions (image, number, manifest, size, job_id, recorded_at) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(manifest.image.as_str())
+    .bind(manifest.revision)
+    .bind(to_json(manifest)?)
+    .bind(bytes(size))
+    .bind(job)
+    .bind(now())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn rebuild(db: &mut SqliteConnection, manifests: Vec<Manifest>) -> Result<Rebuilt> {
+    let mut rebuilt = Rebuilt::default();
+    for manifest in manifests {
+        let image = manifest.image_ref();
+        match row(&mut *db, &manifest).await? {
+            Some(row) => {
+                if row.try_get::<Option<i64>, _>("deleted_at")?.is_some() {
+                    rebuilt.deleted.push(image);
+                }
+            }
+            None => {
+                let size = manifest.disks.iter().map(|d| d.file_size.bytes()).sum();
+                insert(&mut *db, &manifest, ByteSize(size), manifest.job.map(|j| j.0)).await?;
+                rebuilt.added.push(image);
+            }
+        }
+    }
+    Ok(rebuilt)
+}
+
+fn bytes(size: ByteSize) -> i64 {
+    i64::try_from(size.bytes()).unwrap_or(i64::MAX)
+}

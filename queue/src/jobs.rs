@@ -1,0 +1,221 @@
+//! Jobs as they are looked at: rows, lists, counts.
+
+use crate::database::{json, parsed, parsed_or_null, time};
+use crate::{Error, Kind, Queue, Result};
+use chrono::{DateTime, Local, Utc};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use vcl_types::api::{JobView, StepView};
+use vcl_types::state::job::State;
+use vcl_types::{BackendName, ComputerName, JobId, JobRequest};
+
+/// A job as the database has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRow {
+    /// Its number.
+    pub id: JobId,
+    /// What was asked.
+    pub request: JobRequest,
+    /// Who asked.
+    pub requester: String,
+    /// The backend instance that does it, where one does.
+    pub backend: Option<BackendName>,
+    /// The hypervisor host it runs on, where that is known.
+    pub host: Option<String>,
+    /// Where it is.
+    pub state: State,
+    /// Why it failed, waits or is stuck.
+    pub reason: Option<String>,
+    /// What it made.
+    pub result: Option<String>,
+    /// The node that has it, or had it last.
+    pub node: Option<String>,
+    /// The fencing token of its newest claim; 0 before the first.
+    pub token: i64,
+    /// Which of its journals is the present one, from 1: a failed job that is tried again begins an empty one.
+    pub attempt: u32,
+    /// Whether somebody has called it off.
+    pub cancel_wanted: bool,
+    /// When it was asked for.
+    pub submitted: DateTime<Utc>,
+    /// When the newest claim was made.
+    pub claimed: Option<DateTime<Utc>>,
+    /// When a node first took it.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended, or got stuck.
+    pub ended: Option<DateTime<Utc>>,
+}
+
+impl JobRow {
+    pub(crate) fn read(row: &SqliteRow) -> Result<Self> {
+        let at = |column| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(time));
+        Ok(Self {
+            id: JobId(row.try_get("id")?),
+            request: json(row, "request")?,
+            requester: row.try_get("requester")?,
+            backend: parsed_or_null(row, "backend")?,
+            host: row.try_get("host")?,
+            state: parsed(row, "state")?,
+            reason: row.try_get("reason")?,
+            result: row.try_get("result")?,
+            node: row.try_get("node")?,
+            token: row.try_get("token")?,
+            attempt: row.try_get("attempt")?,
+            cancel_wanted: row.try_get("cancel_wanted")?,
+            submitted: time(row.try_get("submitted_at")?),
+            claimed: at("claimed_at")?,
+            started: at("started_at")?,
+            ended: at("ended_at")?,
+        })
+    }
+    /// As the API shows it, with these steps.
+    #[must_use]
+    pub fn view(self, steps: Vec<StepView>) -> JobView {
+        JobView {
+            id: self.id,
+            kind: self.request.kind(),
+            title: self.request.to_string(),
+            request: self.request,
+            state: self.state,
+            reason: self.reason,
+            requester: self.requester,
+            submitted: self.submitted,
+            started: self.started,
+            ended: self.ended,
+            result: self.result,
+            steps,
+        }
+    }
+    /// Who holds a thing, and what to do about it.
+    pub(crate) fn holds(&self, what: impl std::fmt::Display) -> Error {
+        let (id, state) = (self.id, self.state);
+        let since = match state {
+            State::Queued => self.submitted,
+            State::Stuck => self.ended.unwrap_or(self.submitted),
+            _ => self.claimed.unwrap_or(self.submitted),
+        };
+        let way_out = match state {
+            State::Stuck => format!("`vclctl job show {id}` says what it could not take back"),
+            _ => format!("wait for it or cancel it: vclctl job cancel {id}"),
+        };
+        let message = format!(
+            "{what} is held by job {id} ({}), {state} since {}; {way_out}",
+            self.request,
+            clock(since, Utc::now())
+        );
+        Error::new(Kind::Busy, message)
+    }
+}
+
+/// The node's local time; with its date unless it is today's.
+pub(crate) fn clock(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let (at, now) = (at.with_timezone(&Local), now.with_timezone(&Local));
+    let format = if at.date_naive() == now.date_naive() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    at.format(format).to_string()
+}
+
+/// Which jobs a list is to have. The default is the newest hundred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Only those in this state.
+    pub state: Option<State>,
+    /// Only those that act on this computer.
+    pub computer: Option<ComputerName>,
+    /// At most so many.
+    pub limit: u32,
+    /// Only older ones than this: for the next page.
+    pub before: Option<JobId>,
+}
+impl Default for JobFilter {
+    fn default() -> Self {
+        Self { state: None, computer: None, limit: 100, before: None }
+    }
+}
+
+/// The job, inside somebody's transaction.
+pub(crate) async fn get(db: &mut SqliteConnection, id: JobId) -> Result<JobRow> {
+    let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0).fetch_optional(db).await?;
+    row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: JobId) -> Error {
+    Error::new(Kind::NotFound, format!("there is no job {id}; `vclctl job list` shows what there is"))
+}
+
+/// The job that holds a computer, inside somebody's transaction.
+pub(crate) async fn holder_of(db: &mut SqliteConnection, computer: &ComputerName) -> Result<Option<JobRow>> {
+    let row = sqlx::query("SELECT * FROM jobs WHERE holds_computer = ?").bind(computer.as_str());
+    row.fetch_optional(db).await?.as_ref().map(JobRow::read).transpose()
+}
+
+impl Queue {
+    /// A job.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or when the database cannot be read.
+    pub async fn job(&self, id: JobId) -> Result<JobRow> {
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0);
+        let row = row.fetch_optional(self.readers()).await?;
+        row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
+    }
+
+    /// Jobs, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>> {
+        let state = filter.state.map(State::as_str);
+        let computer = filter.computer.as_ref().map(ComputerName::as_str);
+        let before = filter.before.map_or(i64::MAX, |id| id.0);
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE id < ? AND (? IS NULL OR state = ?) AND (? IS NULL OR computer = ?) \
+             ORDER BY id DESC LIMIT ?",
+        )
+        .bind(before)
+        .bind(state)
+        .bind(state)
+        .bind(computer)
+        .bind(computer)
+        .bind(filter.limit)
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(JobRow::read).collect()
+    }
+
+    /// The job that holds a computer: one that is not over, or one that is stuck.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn holder(&self, computer: &ComputerName) -> Result<Option<JobRow>> {
+        let row = sqlx::query("SELECT * FROM jobs WHERE holds_computer = ?").bind(computer.as_str());
+        row.fetch_optional(self.readers()).await?.as_ref().map(JobRow::read).transpose()
+    }
+
+    /// How many jobs are in each state, in the order of the diagram; states without one are left out.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn job_counts(&self) -> Result<Vec<(State, u64)>> {
+        let rows = sqlx::query("SELECT state, COUNT(*) AS count FROM jobs GROUP BY state");
+        let rows = rows.fetch_all(self.readers()).await?;
+        let count = |row: &SqliteRow| {
+            let count: i64 = row.try_get("count")?;
+            Ok::<_, Error>((parsed(row, "state")?, count.unsigned_abs()))
+        };
+        let mut counts = rows.iter().map(count).collect::<Result<Vec<_>>>()?;
+        counts.sort_unstable();
+        Ok(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_another_day_has_its_date() {
+        let now = Utc::now();
+        assert_eq!(clock(now, now).len(), 8);
+        assert_eq!(clock(now - chrono::TimeDelta::days(2), now).len(), 19);
+    }
+}

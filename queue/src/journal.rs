@@ -1,0 +1,139 @@
+//! The journals of jobs in SQL, and what they tell of a job's steps.
+
+use crate::database::{json, now, time, to_json};
+use crate::{Claim, Error, Queue, Result, guard};
+use sqlx::Row;
+use std::sync::{Arc, PoisonError};
+use vcl_job::{Journal, Record};
+use vcl_types::JobId;
+use vcl_types::api::{StepState, StepView};
+
+struct SqlJournal {
+    queue: Queue,
+    claim: Claim,
+}
+
+impl Queue {
+    /// The journal of a claimed job. It takes records as long as the claim is good.
+    #[must_use]
+    pub fn journal(&self, claim: &Claim) -> Arc<dyn Journal> {
+        Arc::new(SqlJournal { queue: self.clone(), claim: claim.clone() })
+    }
+
+    /// A job's steps in the order in which they began, as its journal tells, with the progress of those under way as
+    /// far as this process was told of it.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Kind::NotFound), or when the database cannot be read.
+    pub async fn steps(&self, id: JobId) -> Result<Vec<StepView>> {
+        let job = self.job(id).await?;
+        let records = self.records(id, job.attempt).await?;
+        let mut steps = steps(&records);
+        let progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = progress.get(&id) {
+            for step in steps.iter_mut().filter(|s| s.state == StepState::Running) {
+                step.progress = progress.get(&step.name).copied();
+            }
+        }
+        Ok(steps)
+    }
+
+    /// An attempt's records with their times.
+    async fn records(&self, id: JobId, attempt: u32) -> Result<Vec<(i64, Record)>> {
+        let rows = sqlx::query(
+            "SELECT recorded_at, record FROM journal WHERE job_id = ? AND attempt = ? ORDER BY seq",
+        );
+        let rows = rows.bind(id.0).bind(attempt).fetch_all(self.readers()).await?;
+        let read = |row| Ok((Row::try_get(row, "recorded_at")?, json(row, "record")?));
+        rows.iter()
+            .map(read)
+            .collect::<Result<_>>()
+            .map_err(|e: Error| Error::caused(e.kind, format!("reading the journal of job {id}"), e))
+    }
+}
+
+#[async_trait::async_trait]
+impl Journal for SqlJournal {
+    async fn append(&self, record: &Record) -> vcl_job::Result<()> {
+        let json = to_json(record)?;
+        if json.len() > vcl_job::RECORD_LIMIT {
+            let (size, limit) = (json.len(), vcl_job::RECORD_LIMIT);
+            let message = format!("a journal record of {size} bytes; at most {limit} are kept");
+            return Err(vcl_job::Error::new(vcl_job::Kind::Fatal, message));
+        }
+        let claim = self.claim.clone();
+        let append = self.queue.write_one(move |db| {
+            Box::pin(async move {
+                let done = sqlx::query(
+                    "INSERT INTO journal (job_id, attempt, seq, token, recorded_at, record) \
+                     SELECT id, attempt, (SELECT COALESCE(MAX(seq), 0) + 1 FROM journal \
+                     WHERE job_id = jobs.id AND attempt = jobs.attempt), token, ?, ? \
+                     FROM jobs WHERE id = ? AND token = ? AND state = 'running'",
+                )
+                .bind(now())
+                .bind(json)
+                .bind(claim.job.id.0)
+                .bind(claim.token)
+                .execute(db)
+                .await?;
+                if done.rows_affected() == 1 { Ok(()) } else { Err(guard::lost(&claim)) }
+            })
+        });
+        let id = self.claim.id();
+        append.await.map_err(|e| Error::caused(e.kind, format!("writing the journal of job {id}"), e).into())
+    }
+
+    async fn read(&self) -> vcl_job::Result<Vec<Record>> {
+        let job = &self.claim.job;
+        let records = self.queue.records(job.id, job.attempt).await?;
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    async fn check(&self) -> vcl_job::Result<()> {
+        let good: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE id = ? AND token = ? AND state = 'running'")
+                .bind(self.claim.job.id.0)
+                .bind(self.claim.token)
+                .fetch_one(self.queue.readers())
+                .await
+                .map_err(Error::from)?;
+        if good == 1 { Ok(()) } else { Err(guard::lost(&self.claim).into()) }
+    }
+}
+
+/// What records tell of steps.
+fn steps(records: &[(i64, Record)]) -> Vec<StepView> {
+    let mut steps: Vec<StepView> = Vec::new();
+    for (at, record) in records {
+        let (key, state, error) = match record {
+            Record::Started { key, .. } => {
+                steps.push(StepView {
+                    name: key.clone(),
+                    state: StepState::Running,
+                    started: Some(time(*at)),
+                    ended: None,
+                    progress: None,
+                    error: None,
+                });
+                continue;
+            }
+            Record::Done { key, .. } => (key, StepState::Done, None),
+            Record::Failed { key, error } | Record::Stuck { key, error } => {
+                (key, StepState::Failed, Some(error.message.clone()))
+            }
+            Record::Undone { key } => (key, StepState::Undone, None),
+            Record::Begun { .. }
+            | Record::Process { .. }
+            | Record::Unwinding { .. }
+            | Record::Finished { .. } => continue,
+        };
+        // A step is near the end of the list when something is said of it.
+        if let Some(step) = steps.iter_mut().rev().find(|s| s.name == *key) {
+            step.state = state;
+            step.ended = Some(time(*at));
+            // Why it failed is worth knowing after it was undone, too.
+            step.error = error.or(step.error.take());
+        }
+    }
+    steps
+}

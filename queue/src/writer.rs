@@ -1,0 +1,258 @@
+//! The one writer: every change of the database goes through this task, which owns the only writing connection.
+//!
+//! It takes whatever is waiting into one transaction, so that jobs that run side by side share an fsync; what comes
+//! alone is committed at once. An operation of a batch that fails is rolled back alone, to its savepoint. Nobody is
+//! answered before the commit is durable, and operations take effect in the order in which they were sent, even those
+//! whose sender has stopped waiting.
+
+use crate::{Error, Kind, Result};
+use futures::future::BoxFuture;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many operations one transaction takes at most.
+const BATCH: usize = 128;
+/// How many operations may wait for the writer before their senders wait.
+const WAITING: usize = 1024;
+
+/// A change of the database: gets the connection inside a transaction.
+pub(crate) type Change<T> =
+    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send>;
+/// What is to be done right after the commit, whether or not somebody still waits for the answer.
+pub(crate) type After<T> = Box<dyn FnOnce(&T) + Send>;
+
+trait Operation: Send {
+    fn run<'a>(&'a mut self, db: &'a mut SqliteConnection) -> BoxFuture<'a, Result<()>>;
+    /// Whether it is one statement, which SQLite takes back by itself when it fails.
+    fn is_single(&self) -> bool;
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+struct Sent<T> {
+    change: Option<Change<T>>,
+    result: Option<T>,
+    single: bool,
+    after: Option<After<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send> Operation for Sent<T> {
+    fn run<'a>(&'a mut self, db: &'a mut SqliteConnection) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if let Some(change) = self.change.take() {
+                self.result = Some(change(db).await?);
+            }
+            Ok(())
+        })
+    }
+    fn is_single(&self) -> bool {
+        self.single
+    }
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let result = match (committed, self.result) {
+            (Ok(()), Some(value)) => Ok(value),
+            (Ok(()), None) => Err(Error::new(Kind::Unavailable, "the database has not answered")),
+            (Err(e), _) => Err(e),
+        };
+        if let (Ok(value), Some(after)) = (&result, self.after) {
+            after(value);
+        }
+        // Whoever asked may have stopped waiting; what was done stays done.
+        let _ = self.reply.send(result);
+    }
+}
+
+enum Message {
+    Operation(Box<dyn Operation>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The sending end. The writer ends when the last of them is dropped, or when one says so.
+#[derive(Clone)]
+pub(crate) struct Writer(mpsc::Sender<Message>);
+
+impl Writer {
+    /// Starts the task. `lock` is let go when the connection is closed.
+    pub(crate) fn start(db: SqliteConnection, lock: std::fs::File) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            work(db, receiver).await;
+            drop(lock);
+        });
+        Self(sender)
+    }
+    /// Makes a change and waits until it is durable. When the future is dropped the change may be made all the same.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        single: bool,
+        change: Change<T>,
+        after: Option<After<T>>,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let sent = Sent { change: Some(change), result: None, single, after, reply };
+        self.0.send(Message::Operation(Box::new(sent))).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+    /// Sends a change without waiting for anything.
+    pub(crate) fn post<T: Send + 'static>(
+        &self,
+        single: bool,
+        change: Change<T>,
+        after: Option<After<T>>,
+    ) -> Result<()> {
+        let (reply, _) = oneshot::channel();
+        let sent = Sent { change: Some(change), result: None, single, after, reply };
+        self.0.try_send(Message::Operation(Box::new(sent))).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => {
+                Error::new(Kind::Unavailable, format!("{WAITING} changes wait for the database already"))
+            }
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })
+    }
+    /// Waits until everything that was sent is written and the connection is closed.
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.0.send(Message::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+        // Another one may have closed it a moment ago; the channel closes when the lock is let go.
+        self.0.closed().await;
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Unavailable, "the database is closed")
+}
+
+async fn work(mut db: SqliteConnection, mut messages: mpsc::Receiver<Message>) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Some(first) = messages.recv().await else { break };
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Operation(operation) => batch.push(operation),
+                Message::Close(done) => {
+                    closing = Some(done);
+                    break;
+                }
+            }
+            next = if batch.len() < BATCH { messages.try_recv().ok() } else { None };
+        }
+        commit(&mut db, batch).await;
+    }
+    if let Err(error) = db.close().await {
+        tracing::warn!(error = %error, "the database was not closed cleanly; its next opening recovers it");
+    }
+    drop(closing);
+}
+
+/// Runs a batch in one transaction and answers each of its operations.
+async fn commit(db: &mut SqliteConnection, mut batch: Vec<Box<dyn Operation>>) {
+    let outcomes = match batch.as_mut_slice() {
+        // SQLite commits a statement that stands outside of a transaction.
+        [lone] if lone.is_single() => vec![lone.run(db).await],
+        batch => transaction(db, batch).await,
+    };
+    for (operation, outcome) in batch.into_iter().zip(outcomes) {
+        operation.answer(outcome);
+    }
+}
+
+/// One outcome for each operation.
+async fn transaction(db: &mut SqliteConnection, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>> {
+    let all = |n: usize, e: Error| (0..n).map(|_| Err(e.shared())).collect::<Vec<_>>();
+    let count = batch.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    if let Err(e) = begin(db).await {
+        return all(count, e);
+    }
+    let mut outcomes = Vec::with_capacity(count);
+    for operation in batch {
+        let outcome = if count > 1 && !operation.is_single() {
+            guarded(db, operation.as_mut()).await
+        } else {
+            operation.run(db).await.map_err(Failed::of)
+        };
+        match outcome {
+            Ok(()) => outcomes.push(Ok(())),
+            Err(Failed::One(e)) if count == 1 => {
+                roll_back(db).await;
+                return vec![Err(e)];
+            }
+            Err(Failed::One(e)) => outcomes.push(Err(e)),
+            Err(Failed::All(e)) => {
+                roll_back(db).await;
+                return if count == 1 { vec![Err(e)] } else { all(count, e) };
+            }
+        }
+    }
+    match sqlx::query("COMMIT").execute(&mut *db).await {
+        Ok(_) => outcomes,
+        Err(e) => {
+            let e = Error::from(e);
+            roll_back(db).await;
+            // What an operation was refused for stays its answer; what would have been done was not.
+            outcomes.into_iter().map(|o| o.and_then(|()| Err(e.shared()))).collect()
+        }
+    }
+}
+
+/// How much of the batch an error takes with it.
+enum Failed {
+    One(Error),
+    All(Error),
+}
+
+impl Failed {
+    /// Of a single statement. When it is the database that fails, SQLite may have taken back the whole transaction, and
+    /// nothing more may be written as if it were still open.
+    fn of(error: Error) -> Self {
+        match error.kind {
+            Kind::Unavailable | Kind::NoSpace | Kind::Corrupt => Self::All(error),
+            _ => Self::One(error),
+        }
+    }
+}
+
+/// Runs an operation inside a savepoint.
+async fn guarded(db: &mut SqliteConnection, operation: &mut dyn Operation) -> Result<(), Failed> {
+    let step = async |db: &mut SqliteConnection, sql: &'static str| {
+        sqlx::query(sql).execute(db).await.map(|_| ()).map_err(|e| Failed::All(e.into()))
+    };
+    step(&mut *db, "SAVEPOINT one").await?;
+    let result = operation.run(&mut *db).await;
+    if let Err(e) = result {
+        // SQLite takes back the whole transaction by itself when its disk is full; there is no savepoint then.
+        return match step(&mut *db, "ROLLBACK TO one").await {
+            Ok(()) => match step(&mut *db, "RELEASE one").await {
+                Ok(()) => Err(Failed::One(e)),
+                Err(_) => Err(Failed::All(e)),
+            },
+            Err(_) => Err(Failed::All(e)),
+        };
+    }
+    step(db, "RELEASE one").await
+}
+
+async fn begin(db: &mut SqliteConnection) -> Result<()> {
+    match sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            // A rollback that failed may have left a transaction open.
+            roll_back(db).await;
+            sqlx::query("BEGIN IMMEDIATE").execute(db).await?;
+            Ok(())
+        }
+    }
+}
+
+/// An error here means that there is nothing to roll back any more.
+async fn roll_back(db: &mut SqliteConnection) {
+    if let Err(error) = sqlx::query("ROLLBACK").execute(db).await {
+        tracing::debug!(error = %error, "rolled back already");
+    }
+}

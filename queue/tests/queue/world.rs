@@ -1,0 +1,139 @@
+//! A database of its own for each test, with three computers and an image.
+
+use vcl_queue::{Claim, ClaimLimits, NewJob, Queue, Result};
+use vcl_types::state::job::Event;
+use vcl_types::{
+    After, CaptureInto, Computer, ComputerName, DiskRecord, Hardware, JobId, JobRequest, Loaded, Manifest,
+    OsName,
+};
+
+pub const NODE: &str = "node-1";
+
+pub struct World {
+    pub queue: Queue,
+    pub dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Computers `a`, `b` and `c`; image `debian` with revision 1.
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::open(dir.path().join("vcl.db")).await.unwrap();
+        let computers = ["a", "b", "c"].map(|name| computer(name, "kvm1"));
+        queue.apply_computers(&computers, false).await.unwrap();
+        queue.rebuild_from(&[manifest("debian", 1)]).await.unwrap();
+        Self { queue, dir }
+    }
+    pub fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("vcl.db")
+    }
+    /// As if the process had ended and another one had begun.
+    pub async fn reopen(&mut self) {
+        self.queue.close().await;
+        self.queue = Queue::open(self.path()).await.unwrap();
+    }
+    pub async fn submit(&self, request: JobRequest) -> Result<JobId> {
+        self.queue.submit(NewJob { request, requester: "ann".into(), backend: None, host: None }).await
+    }
+    pub async fn claim(&self) -> Option<Claim> {
+        self.queue.claim(NODE, &ClaimLimits::default()).await.unwrap()
+    }
+    /// A job that runs.
+    pub async fn running(&self, request: JobRequest) -> Claim {
+        let id = self.submit(request).await.unwrap();
+        let claim = self.claim().await.unwrap();
+        assert_eq!(claim.id(), id);
+        claim
+    }
+    pub async fn done(&self, claim: &Claim) {
+        self.queue.finish(claim, Event::Done, None, None).await.unwrap();
+    }
+}
+
+pub fn name(name: &str) -> ComputerName {
+    name.parse().unwrap()
+}
+
+pub fn computer(name: &str, backend: &str) -> Computer {
+    Computer {
+        name: name.parse().unwrap(),
+        backend: backend.parse().unwrap(),
+        cpus: None,
+        memory: None,
+        nics: Vec::new(),
+        tags: Vec::new(),
+    }
+}
+
+pub fn load(computer: &str, image: &str) -> JobRequest {
+    JobRequest::Load { computer: name(computer), image: image.parse().unwrap() }
+}
+pub fn unload(computer: &str) -> JobRequest {
+    JobRequest::Unload { computer: name(computer) }
+}
+pub fn capture(computer: &str, into: CaptureInto) -> JobRequest {
+    JobRequest::Capture { computer: name(computer), into, after: After::Release, power_on: false, note: None }
+}
+pub fn import(image: &str) -> JobRequest {
+    JobRequest::Import {
+        image: image.parse().unwrap(),
+        path: "/tmp/disk.qcow2".into(),
+        boot: None,
+        hardware: None,
+        note: None,
+    }
+}
+pub fn delete(image: &str) -> JobRequest {
+    JobRequest::DeleteImage { image: image.parse().unwrap() }
+}
+
+pub fn manifest(image: &str, revision: u32) -> Manifest {
+    let digest = vcl_types::Digest::from_bytes([7; 32]);
+    Manifest {
+        version: 1,
+        image: image.parse().unwrap(),
+        revision,
+        parent: None,
+        os: OsName::Linux,
+        generalised: false,
+        hardware: Hardware::default(),
+        disks: vec![DiskRecord {
+            file: "disk0.qcow2".into(),
+            format: "qcow2".into(),
+            virtual_size: vcl_types::ByteSize::gibibytes(1),
+            file_size: vcl_types::ByteSize::mebibytes(300),
+            file_digest: digest.clone(),
+            content_digest: digest,
+        }],
+        firmware: None,
+        boot: None,
+        backend: None,
+        job: None,
+        created: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+        note: None,
+    }
+}
+
+pub fn loaded(image: &str) -> Loaded {
+    Loaded {
+        image: image.parse().unwrap(),
+        endpoint: vcl_types::Endpoint {
+            address: "192.0.2.7".parse().unwrap(),
+            port: 22,
+            user: "root".into(),
+            host_keys: vcl_types::HostKeys::first_use(),
+        },
+        since: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+    }
+}
+
+/// The whole chain of an error, as a person sees it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        text = format!("{text}: {e}");
+        next = e.source();
+    }
+    text
+}

@@ -1,0 +1,58 @@
+//! Which types of backend a daemon has, and how an instance of each is made from its `[backend.NAME]`.
+
+use std::sync::Arc;
+use vcl_config::{BackendConfig, BackendType, Config};
+use vcl_provisioning::{Networks, Provisioning};
+use vcl_types::BackendName;
+
+/// What a backend is made from.
+pub struct Making<'a> {
+    /// The instance's name.
+    pub name: &'a BackendName,
+    /// Its table of the configuration.
+    pub table: &'a BackendConfig,
+    /// The site's networks.
+    pub networks: &'a Networks,
+}
+
+/// Makes instances of one type of backend.
+#[derive(Clone, Copy)]
+pub struct Factory {
+    /// The type: its name, its keys and how they are checked when the configuration is read.
+    pub kind: BackendType,
+    /// Makes an instance. It must not wait for the backend: one that does not answer is a finding, not an error.
+    pub make: fn(Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>>,
+}
+
+/// The libvirt backend.
+#[cfg(feature = "libvirt")]
+pub(crate) const LIBVIRT: Factory = Factory { kind: BackendType::LIBVIRT, make: libvirt };
+
+#[cfg(feature = "libvirt")]
+fn libvirt(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    use vcl_provisioning::libvirt::{Libvirt, Settings};
+    let table = making.table.libvirt()?;
+    Ok(Arc::new(Libvirt::new(Settings {
+        name: making.name.clone(),
+        uri: table.uri,
+        directory: table.directory,
+        accelerator: table.accelerator,
+        networks: making.networks.clone(),
+    })?))
+}
+
+/// The configuration's networks as backends know them.
+pub(crate) fn networks(config: &Config) -> Networks {
+    use vcl_config::Link;
+    use vcl_provisioning::{Network, Plug};
+    let network = |n: &vcl_config::Network| Network {
+        plug: match &n.link {
+            Link::Bridge(name) => Plug::Bridge(name.clone()),
+            Link::Libvirt(name) => Plug::Libvirt(name.clone()),
+            Link::User => Plug::User,
+        },
+        address: n.address.unwrap_or_default(),
+        hook: n.hook.as_ref().map(ToString::to_string),
+    };
+    config.networks.iter().map(|(name, n)| (name.clone(), network(n))).collect()
+}

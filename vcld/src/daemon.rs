@@ -1,0 +1,263 @@
+//! Starting and stopping.
+//!
+//! Order at the start: configuration (all its problems at once), logs, library, database, backends, socket; then
+//! systemd is told that we are ready, jobs that an earlier life left are put back, and the worker begins.
+//!
+//! Order at the end (SIGTERM or SIGINT): nothing new is begun and the socket closes; jobs stop at their next journaled
+//! boundary within `node.drain`; then running steps are told to stop too. A second signal ends the process at once:
+//! what was under way goes on at the next start.
+
+use crate::backends::{Factory, Making, networks};
+use crate::cli::{Arguments, Verb};
+use crate::node::Node;
+use crate::worker::{self, Stop};
+use crate::{http, notify, telemetry};
+use anyhow::Context;
+use camino::{Utf8Path, Utf8PathBuf};
+use sd_notify::NotifyState;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use vcl_config::{BackendType, Config, Known};
+use vcl_images::Library;
+use vcl_os::Remotes;
+use vcl_os::ssh::{SshKey, SshRemotes};
+use vcl_queue::Queue;
+
+/// The daemon.
+pub struct Vcld;
+
+/// A daemon being put together.
+#[derive(Default)]
+pub struct Builder {
+    factories: Vec<Factory>,
+}
+
+impl Vcld {
+    /// A daemon without backends.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+impl Builder {
+    /// Adds a type of backend.
+    #[must_use]
+    pub fn backend(mut self, factory: Factory) -> Self {
+        self.factories.retain(|f| f.kind.name != factory.kind.name);
+        self.factories.push(factory);
+        self
+    }
+
+    /// Adds the backends that vcld was built with.
+    #[must_use]
+    pub fn with_shipped_backends(self) -> Self {
+        #[cfg(feature = "libvirt")]
+        let this = self.backend(crate::backends::LIBVIRT);
+        #[cfg(not(feature = "libvirt"))]
+        let this = self;
+        this
+    }
+
+    /// Does what the command line says, and answers how it went: 0, or 1 with the reason on standard error, or 2 for a
+    /// configuration that does not hold.
+    #[must_use]
+    pub fn run(self, arguments: Arguments) -> ExitCode {
+        let types: Vec<BackendType> = self.factories.iter().map(|f| f.kind).collect();
+        let known = Known { backend_types: &types };
+        match &arguments.command {
+            Some(Verb::CheckConfig { file }) => return check(file.as_ref().unwrap_or(&arguments.config), &known),
+            Some(Verb::ConfigSchema) => {
+                println!("{:#}", vcl_config::schema(&known));
+                return ExitCode::SUCCESS;
+            }
+            Some(Verb::Openapi) => {
+                println!("{}", http::openapi());
+                return ExitCode::SUCCESS;
+            }
+            None => {}
+        }
+        let config = match vcl_config::load(&arguments.config, &known) {
+            Ok(config) => config,
+            Err(e) => {
+                eprintln!("{e}");
+                return ExitCode::from(2);
+            }
+        };
+        match self.serve(config, arguments.config, types) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("error: {e:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn serve(self, config: Config, path: Utf8PathBuf, types: Vec<BackendType>) -> anyhow::Result<()> {
+        telemetry::start(&config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(self.live(config, path, types));
+        // A thread that is stuck in a foreign library must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        result
+    }
+
+    async fn live(self, config: Config, path: Utf8PathBuf, types: Vec<BackendType>) -> anyhow::Result<()> {
+        let node = Arc::new(self.node(config, path, types).await?);
+        let applied = node.queue.apply_computers(&node.config.computers, false).await?;
+        for kept in &applied.kept {
+            tracing::warn!(kept, "a computer of the configuration stays as it was");
+        }
+        let listener = listener(&node.config.api.socket, &node.config.api.group)?;
+        for job in node.queue.recover(&node.name).await? {
+            tracing::info!(job = job.0, "a job of an earlier life goes on");
+        }
+        let stop = Stop::default();
+        let closing = CancellationToken::new();
+        let server = tokio::spawn(http::serve(node.clone(), listener, closing.clone()));
+        let feeding = tokio::spawn({
+            let (queue, closing) = (node.queue.clone(), closing.clone());
+            notify::watchdog(closing, queue)
+        });
+        let mut working = tokio::spawn(worker::work(node.clone(), stop.clone()));
+        tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
+        notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = &mut working => anyhow::bail!("the worker ended by itself: {ended:?}"),
+        }
+        let drain = node.config.node.drain;
+        tracing::info!(drain_s = drain.as_secs(), "stopping: jobs stop at their next step");
+        notify::tell(&[NotifyState::Stopping, NotifyState::Status("waiting for jobs to reach a step's end")]);
+        stop.drain.cancel();
+        let second = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let orderly = async {
+            if tokio::time::timeout(drain, &mut working).await.is_err() {
+                tracing::info!("running steps are told to stop; they run again at the next start");
+                stop.now.cancel();
+                let _ = tokio::time::timeout(Duration::from_secs(30), &mut working).await;
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = second => tracing::warn!("a second signal: stopping at once"),
+        }
+        closing.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
+        node.queue.close().await;
+        tracing::info!("vcld has stopped");
+        Ok(())
+    }
+
+    async fn node(self, config: Config, config_path: Utf8PathBuf, known: Vec<BackendType>) -> anyhow::Result<Node> {
+        let library = Library::open(&config.library.path)
+            .with_context(|| format!("library.path = \"{}\"", config.library.path))?;
+        let vcl_config::Database::Sqlite { path } = &config.database;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("making {parent} for the database"))?;
+        }
+        let queue = Queue::open(path).await.with_context(|| format!("opening the database {path}"))?;
+        let key = ssh_key(&config)?;
+        let public_key = key.public_line();
+        let networks = networks(&config);
+        let mut backends = BTreeMap::new();
+        for (name, table) in &config.backends {
+            let factory = self.factories.iter().find(|f| f.kind.name == table.kind);
+            let factory = factory.with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
+            let making = Making { name, table, networks: &networks };
+            let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
+            backends.insert(name.clone(), backend);
+        }
+        let name = match &config.node.name {
+            Some(name) => name.clone(),
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
+        Ok(Node {
+            name,
+            config_path,
+            queue,
+            library,
+            backends,
+            known,
+            remotes,
+            public_key,
+            linux: Node::linux(),
+            since: chrono::Utc::now(),
+            config,
+        })
+    }
+}
+
+fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
+    match vcl_config::load(file, known) {
+        Ok(config) => {
+            let (computers, backends) = (config.computers.len(), config.backends.len());
+            println!("{file} holds: {backends} backends, {} networks, {computers} computers", config.networks.len());
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn ssh_key(config: &Config) -> anyhow::Result<SshKey> {
+    match &config.ssh.key {
+        vcl_config::KeySource::File(path) => SshKey::load(path).with_context(|| {
+            format!("ssh.key: {path}; make one with: ssh-keygen -t ed25519 -N '' -f {path}")
+        }),
+        vcl_config::KeySource::Credential(name) => {
+            let secret = config.credential(name)?;
+            SshKey::from_text(secret).with_context(|| format!("ssh.key: credential {name}"))
+        }
+    }
+}
+
+/// The socket: systemd's, or one that we make, for the configured group alone.
+fn listener(path: &Utf8Path, group: &str) -> anyhow::Result<tokio::net::UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(listener) = notify::listener()? {
+        listener.set_nonblocking(true)?;
+        return Ok(tokio::net::UnixListener::from_std(listener)?);
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("making {parent} for the socket"))?;
+    }
+    // A socket that nobody listens on is left from an earlier life; one that answers is another daemon's.
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            anyhow::bail!("another vcld listens on {path}; stop it first, or give this one its own api.socket");
+        }
+        std::fs::remove_file(path).with_context(|| format!("removing the old socket {path}"))?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listening on {path}"))?;
+    match uzers::get_group_by_name(group) {
+        Some(found) => {
+            std::os::unix::fs::chown(path, None, Some(found.gid()))
+                .with_context(|| format!("giving {path} to group {group}"))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        }
+        None => {
+            tracing::warn!(group, "there is no such group: only this user and root may use the socket");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::UnixListener::from_std(listener)?)
+}

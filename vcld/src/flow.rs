@@ -1,0 +1,168 @@
+//! What jobs do: one function a kind, made of durable steps.
+//!
+//! A flow owns the daemon's side of a job: what stands in the queue and in the library. What happens on hypervisors
+//! and in guests is the backend's, which it calls with a part of the job. The capture flow calls no OS method at all
+//! (VCL-94, point 2).
+//!
+//! Parts are named after whom they belong to, so that a job can be undone from its journal alone: `load`, `capture`,
+//! `resume` and `unload` are the backend's, `post_load` and `pre_capture` inside them the OS module's, and the rest is
+//! the flow's own.
+
+mod capture;
+mod image;
+mod load;
+mod publish;
+mod recovery;
+mod unload;
+
+use crate::node::{Node, Refusal, RefusalKind};
+use std::future::Future;
+use std::sync::Arc;
+use vcl_job::{AnyStep, Control, Error, Flow, Job, Kind, Observer, Outcome, Owners, Run, Undo, execute, undo_in};
+use vcl_os::Os;
+use vcl_provisioning::Provisioning;
+use vcl_queue::Claim;
+use vcl_types::{BackendName, JobRequest};
+
+/// One job under way, and the owner of the flow's own steps.
+pub(crate) struct Running {
+    node: Arc<Node>,
+    claim: Claim,
+}
+
+/// Every step of the daemon's own, those no longer used included.
+const STEPS: &[&dyn AnyStep<Running>] = &[
+    &load::TAKE,
+    &load::RECORD,
+    &unload::RELEASE,
+    &publish::STAGE,
+    &publish::SEAL,
+    &publish::PUBLISH,
+    &publish::RECORD,
+    &capture::HOLD,
+    &capture::NOTE_ENDPOINT,
+    &capture::MAINTENANCE,
+    &image::IMPORT,
+    &image::IMPORT_BOOT,
+    &image::EXPORT,
+    &image::VERIFY,
+    &image::DELETE_ROW,
+    &image::DELETE_FILES,
+];
+
+#[async_trait::async_trait]
+impl Undo for Running {
+    async fn undo(&self, step: &str, intent: serde_json::Value) -> vcl_job::Result<()> {
+        undo_in(STEPS, self, step, intent).await
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal.kind {
+            RefusalKind::NotFound => Kind::NotFound,
+            RefusalKind::Refused | RefusalKind::Invalid => Kind::Refused,
+            RefusalKind::Busy => Kind::Busy,
+            RefusalKind::Unavailable => Kind::Unreachable,
+            RefusalKind::Internal => Kind::Fatal,
+        };
+        Self::new(kind, refusal.message)
+    }
+}
+
+/// What a job that ended well has to say: what it made, such as `debian@2`.
+type Made = Option<String>;
+
+/// Runs a claimed job to its end or to where it must stop.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    claim: Claim,
+    observer: Arc<dyn Observer>,
+    control: Control,
+) -> Outcome<Made> {
+    let running = Running { node, claim };
+    let request = running.claim.job.request.clone();
+    let stage = Stage { running: &running, observer, control };
+    match request {
+        JobRequest::Load { computer, image } => {
+            let flow = Flow { name: "load", version: 1 };
+            stage.play(flow, running.begin_load(&computer, &image), async |job, input| running.load(job, input).await).await
+        }
+        JobRequest::Unload { computer } => {
+            let flow = Flow { name: "unload", version: 1 };
+            stage.play(flow, running.begin_unload(&computer), async |job, input| running.unload(job, input).await).await
+        }
+        JobRequest::Capture { computer, into, after, power_on, note } => {
+            let flow = Flow { name: "capture", version: 1 };
+            let begin = running.begin_capture(&computer, &into, after, power_on, note);
+            stage.play(flow, begin, async |job, input| running.capture(job, input).await).await
+        }
+        JobRequest::Import { image, path, boot, hardware, note } => {
+            let flow = Flow { name: "import", version: 1 };
+            let begin = running.begin_import(&image, path, boot, hardware, note);
+            stage.play(flow, begin, async |job, input| running.import(job, input).await).await
+        }
+        JobRequest::CreateFromVm { image, backend, vm, note } => {
+            let flow = Flow { name: "create-from-vm", version: 1 };
+            let begin = running.begin_from_vm(&image, backend, vm, note);
+            stage.play(flow, begin, async |job, input| running.from_vm(job, input).await).await
+        }
+        JobRequest::Export { image, path, format } => {
+            let flow = Flow { name: "export", version: 1 };
+            stage.play(flow, running.begin_export(&image, path, &format), async |job, input| running.export(job, input).await).await
+        }
+        JobRequest::Verify { image } => {
+            let flow = Flow { name: "verify", version: 1 };
+            stage.play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await).await
+        }
+        JobRequest::DeleteImage { image } => {
+            let flow = Flow { name: "delete-image", version: 1 };
+            stage.play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await).await
+        }
+    }
+}
+
+struct Stage<'a> {
+    running: &'a Running,
+    observer: Arc<dyn Observer>,
+    control: Control,
+}
+
+impl Stage<'_> {
+    async fn play<In, B, F, Fut>(self, flow: Flow, begin: B, work: F) -> Outcome<Made>
+    where
+        In: serde::Serialize + serde::de::DeserializeOwned,
+        B: Future<Output = vcl_job::Result<In>>,
+        F: FnOnce(Job, In) -> Fut,
+        Fut: Future<Output = vcl_job::Result<Made>>,
+    {
+        let Running { node, claim } = self.running;
+        // A job of a backend that is no longer configured can still run what needs none, and be undone as far as that.
+        let backend = claim.job.backend.as_ref().and_then(|name| node.backends.get(name));
+        let os: &dyn Undo = &*node.linux;
+        let mut parts: Vec<(&str, &dyn Undo)> = vec![("post_load", os), ("pre_capture", os)];
+        if let Some(backend) = backend {
+            let backend: &dyn Undo = &**backend;
+            parts.extend(["load", "capture", "resume", "unload"].map(|part| (part, backend)));
+        }
+        let run = Run {
+            journal: node.queue.journal(claim),
+            observer: self.observer,
+            control: self.control,
+            owners: Owners { flow: self.running, parts: &parts },
+        };
+        execute(run, flow, begin, work).await
+    }
+}
+
+impl Running {
+    fn backend(&self, name: &BackendName) -> vcl_job::Result<&dyn Provisioning> {
+        Ok(&**self.node.backend(name)?)
+    }
+    fn os(&self, name: vcl_types::OsName) -> vcl_job::Result<&dyn Os> {
+        Ok(&**self.node.os(name)?)
+    }
+    fn job(&self) -> vcl_types::JobId {
+        self.claim.id()
+    }
+}

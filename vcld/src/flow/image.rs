@@ -1,0 +1,243 @@
+//! Images without a computer: import, from an admin's machine, export, verify, delete.
+
+use super::publish::Making;
+use super::{Made, Running};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vcl_images::{Format, Progress};
+use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_provisioning::{Captured, CapturedDisk, VmTarget};
+use vcl_types::{BackendName, DirectBoot, Hardware, ImageName, ImageRef, OsName, Revision};
+
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// What an import starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ImportInput {
+    making: Making,
+    path: PathBuf,
+    boot: Option<DirectBoot>,
+    hardware: Hardware,
+}
+/// What an image from a machine starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FromVmInput {
+    making: Making,
+    backend: BackendName,
+    vm: String,
+}
+/// What an export starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ExportInput {
+    revision: Revision,
+    path: PathBuf,
+    format: Format,
+}
+
+/// Copies a foreign disk into the staging. What it writes goes with the staging.
+pub(super) const IMPORT: Step<Running, PathBuf> = Step::new("import disk").deadline(LONG);
+/// Copies kernel and initrd into the staging.
+pub(super) const IMPORT_BOOT: Step<Running, PathBuf> = Step::new("import boot file");
+pub(super) const EXPORT: Step<Running, PathBuf> = Step::new("export disk").deadline(LONG).undo(|_, path| {
+    Box::pin(async move {
+        vcl_images::discard_export(&path).await?;
+        Ok(())
+    })
+});
+pub(super) const VERIFY: Step<Running, ImageRef> = Step::new("read again").deadline(LONG);
+pub(super) const DELETE_ROW: Step<Running, ImageRef> = Step::new("forget revision").retry(TRANSIENT);
+/// Deletes the files. There is no way back; the row is gone before, so that nothing begins to use them.
+pub(super) const DELETE_FILES: Step<Running, ImageRef> = Step::new("delete files");
+
+fn absolute(path: String) -> Result<PathBuf> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Error::new(Kind::Refused, format!("{} is not an absolute path", path.display())))
+}
+
+impl Running {
+    pub(super) async fn begin_import(
+        &self,
+        image: &ImageName,
+        path: String,
+        boot: Option<DirectBoot>,
+        hardware: Option<Hardware>,
+        note: Option<String>,
+    ) -> Result<ImportInput> {
+        let path = absolute(path)?;
+        let files = boot.iter().flat_map(|b| [Some(&b.kernel), b.initrd.as_ref()]).flatten();
+        for file in files {
+            absolute(file.clone())?;
+        }
+        // Before anything is made: what is there, and is it a disk we take?
+        vcl_images::sniff::sniff(&path)?;
+        let making = self.making(image, None, None, note).await?;
+        Ok(ImportInput { making, path, boot, hardware: hardware.unwrap_or_default() })
+    }
+
+    pub(super) async fn import(&self, mut job: Job, input: ImportInput) -> Result<Made> {
+        let job = &mut job;
+        let ImportInput { making, path, boot, hardware } = input;
+        let staging = self.stage(job, &making).await?;
+        let disk = job
+            .step(self, &IMPORT, path)
+            .key(0)
+            .run(async |path, cx| {
+                let imported = vcl_images::import_disk(&cx, &path, &staging, 0, &Progress::of(&cx)).await?;
+                Ok(CapturedDisk { file: imported.disk.file, format: imported.disk.format.to_string() })
+            })
+            .await?;
+        let boot = match boot {
+            Some(boot) => {
+                self.import_boot(job, &staging, "kernel", &boot.kernel).await?;
+                if let Some(initrd) = &boot.initrd {
+                    self.import_boot(job, &staging, "initrd", initrd).await?;
+                }
+                let initrd = boot.initrd.map(|_| "initrd".to_owned());
+                Some(DirectBoot { kernel: "kernel".into(), initrd, cmdline: boot.cmdline })
+            }
+            None => None,
+        };
+        let captured = Captured { disks: vec![disk], firmware: None, boot, hardware };
+        // Nobody knows whether a foreign disk was generalised: its machines are given an identity when they are loaded.
+        let image = self.publish(job, &making, &staging, captured, false).await?;
+        Ok(Some(image.to_string()))
+    }
+
+    async fn import_boot(&self, job: &mut Job, staging: &vcl_images::Staging, name: &str, from: &str) -> Result<()> {
+        let to = staging.path(name)?;
+        job.step(self, &IMPORT_BOOT, PathBuf::from(from))
+            .key(name)
+            .run(async |from, cx| {
+                cx.check().await?;
+                match tokio::fs::copy(&from, &to).await {
+                    Ok(_) => Ok(()),
+                    Err(e) => {
+                        let kind = match e.kind() {
+                            std::io::ErrorKind::NotFound => Kind::NotFound,
+                            std::io::ErrorKind::StorageFull => Kind::NoSpace,
+                            _ => Kind::Fatal,
+                        };
+                        Err(Error::caused(kind, format!("copying {} into the library", from.display()), e))
+                    }
+                }
+            })
+            .await
+    }
+
+    pub(super) async fn begin_from_vm(
+        &self,
+        image: &ImageName,
+        backend: BackendName,
+        vm: String,
+        note: Option<String>,
+    ) -> Result<FromVmInput> {
+        self.node.backend(&backend)?;
+        let making = self.making(image, None, Some(backend.clone()), note).await?;
+        Ok(FromVmInput { making, backend, vm })
+    }
+
+    pub(super) async fn from_vm(&self, mut job: Job, input: FromVmInput) -> Result<Made> {
+        let job = &mut job;
+        let FromVmInput { making, backend, vm } = input;
+        let backend = self.backend(&backend)?;
+        let staging = self.stage(job, &making).await?;
+        let target = VmTarget {
+            vm: &vm,
+            os: self.os(OsName::Linux)?,
+            remotes: &*self.node.remotes,
+            user: &self.node.config.ssh.user,
+            hooks: Some(&self.node.config.hooks.directory),
+            limits: self.node.limits(),
+        };
+        let captured = backend.capture_vm(&mut job.part("capture"), target, &staging).await?;
+        let image = self.publish(job, &making, &staging, captured, true).await?;
+        Ok(Some(image.to_string()))
+    }
+
+    pub(super) async fn begin_export(&self, image: &ImageRef, path: String, format: &str) -> Result<ExportInput> {
+        let format = format.parse().map_err(|_| {
+            Error::new(Kind::Refused, format!("`{format}` is not a format to export to; use qcow2, raw or vmdk"))
+        })?;
+        let known = self.node.queue.revision(image).await?;
+        Ok(ExportInput { revision: self.node.library.get(&known.manifest.image_ref())?, path: absolute(path)?, format })
+    }
+
+    pub(super) async fn export(&self, mut job: Job, input: ExportInput) -> Result<Made> {
+        let ExportInput { revision, path, format } = input;
+        let disks = revision.manifest.disks.len();
+        for n in 0..disks {
+            let to = if disks == 1 { path.clone() } else { numbered(&path, n) };
+            job.step(self, &EXPORT, to)
+                .key(n)
+                .run(async |to, cx| {
+                    Ok(self.node.library.export(&cx, &revision, n, &to, format, &Progress::of(&cx)).await?)
+                })
+                .await?;
+        }
+        Ok(Some(path.display().to_string()))
+    }
+
+    pub(super) async fn begin_verify(&self, image: &ImageRef) -> Result<Revision> {
+        let known = self.node.queue.revision(image).await?;
+        Ok(self.node.library.get(&known.manifest.image_ref())?)
+    }
+
+    pub(super) async fn verify(&self, mut job: Job, revision: Revision) -> Result<Made> {
+        let image = revision.manifest.image_ref();
+        job.step(self, &VERIFY, image.clone())
+            .run(async |image, cx| {
+                let found = self.node.library.verify(&cx, &revision, &Progress::of(&cx)).await?;
+                if found.is_empty() {
+                    return Ok(());
+                }
+                let list: Vec<_> = found.iter().map(ToString::to_string).collect();
+                let message = format!("{image} is not what was published: {}; restore it from a copy and delete it here", list.join("; "));
+                Err(Error::new(Kind::Corrupt, message))
+            })
+            .await?;
+        Ok(Some(format!("{image} is as it was published")))
+    }
+
+    pub(super) async fn begin_delete(&self, image: &ImageRef) -> Result<ImageRef> {
+        let Some(_) = image.revision else {
+            let message = format!("say which revision of {image} is to be deleted, as in `{image}@1`");
+            return Err(Error::new(Kind::Refused, message));
+        };
+        self.node.queue.revision(image).await?;
+        let users = self.node.queue.users(image).await?;
+        if users.is_empty() {
+            return Ok(image.clone());
+        }
+        let names: Vec<_> = users.iter().map(vcl_types::ComputerName::as_str).collect();
+        let (names, first) = (names.join(", "), &users[0]);
+        Err(Error::new(Kind::Refused, format!("{image} is loaded on {names}; unload it first: vclctl unload {first}")))
+    }
+
+    pub(super) async fn delete(&self, mut job: Job, image: ImageRef) -> Result<Made> {
+        job.step(self, &DELETE_ROW, image.clone())
+            .run(async |image, _| Ok(self.node.queue.delete_revision(&self.claim, &image).await?))
+            .await?;
+        job.step(self, &DELETE_FILES, image.clone())
+            .run(async |image, cx| {
+                cx.check().await?;
+                self.node.library.delete(&image).await?;
+                Ok(())
+            })
+            .await?;
+        Ok(Some(format!("{image} is deleted")))
+    }
+}
+
+/// `disk.qcow2` → `disk-1.qcow2`, for a revision of several disks.
+fn numbered(path: &Path, n: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension() {
+        Some(extension) => format!("{stem}-{n}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{n}"),
+    };
+    path.with_file_name(name)
+}

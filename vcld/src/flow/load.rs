@@ -1,0 +1,137 @@
+//! Loading a revision on a computer.
+
+use super::{Made, Running};
+use serde::{Deserialize, Serialize};
+use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_types::state::{computer, reservation};
+use vcl_types::{Computer, ComputerName, Endpoint, ImageRef, Loaded, ReservationId, Revision};
+
+/// What a load starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LoadInput {
+    computer: Computer,
+    revision: Revision,
+    owner: String,
+    /// What it holds already and has to be taken off it first.
+    holds: Option<ImageRef>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Taken {
+    computer: ComputerName,
+    image: ImageRef,
+    owner: String,
+}
+
+/// Takes the computer: it is loading, and somebody's.
+pub(super) const TAKE: Step<Running, Taken> = Step::new("take computer").retry(TRANSIENT).undo(|run, taken| {
+    Box::pin(async move {
+        let (queue, claim) = (&run.node.queue, &run.claim);
+        let row = queue.computer(&taken.computer).await?;
+        if row.state == computer::State::Loading {
+            queue.computer_event(claim, "untake computer", &taken.computer, computer::Event::LoadFailed).await?;
+        }
+        queue.set_loaded(claim, &taken.computer, None).await?;
+        if let Some(id) = row.reservation {
+            queue.end_reservation(claim, id, "the load failed").await?;
+        }
+        Ok(())
+    })
+});
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Ready {
+    computer: ComputerName,
+    reservation: ReservationId,
+    loaded: Loaded,
+}
+
+/// Records that the computer is ready. Its undo is the taking's: this is the load's last step.
+pub(super) const RECORD: Step<Running, Ready> = Step::new("record load").retry(TRANSIENT);
+
+impl Running {
+    pub(super) async fn begin_load(&self, name: &ComputerName, image: &ImageRef) -> Result<LoadInput> {
+        let row = self.node.queue.computer(name).await?;
+        let state = row.state;
+        use computer::State as S;
+        match state {
+            S::Available | S::Reserved => {}
+            S::Loading => {}
+            S::InUse => {
+                let message = format!("{name} is in use; unload it first: vclctl unload {name}");
+                return Err(Error::new(Kind::Refused, message));
+            }
+            S::Maintenance | S::Broken => {
+                let why = row.reason.map(|r| format!(" ({r})")).unwrap_or_default();
+                let message = format!("{name} is in {state}{why}; when it is well again: vclctl unload {name}");
+                return Err(Error::new(Kind::Refused, message));
+            }
+        }
+        let known = self.node.queue.revision(image).await?;
+        let exact = known.manifest.image_ref();
+        let revision = self.node.library.get(&exact).map_err(|e| {
+            Error::from(e).within(format!("{exact} is known and this node's library does not hold it"))
+        })?;
+        self.node.backend(&row.computer.backend)?;
+        self.node.os(revision.manifest.os)?;
+        Ok(LoadInput {
+            computer: row.computer,
+            revision,
+            owner: self.claim.job.requester.clone(),
+            holds: row.loaded.map(|l| l.image),
+        })
+    }
+
+    pub(super) async fn load(&self, mut job: Job, input: LoadInput) -> Result<Made> {
+        let job = &mut job;
+        let LoadInput { computer, revision, owner, holds } = input;
+        let backend = self.backend(&computer.backend)?;
+        if let Some(old) = holds {
+            job.event("taken-off", format!("{old} is taken off {computer}"));
+            self.take_back(job, &computer, "another image is loaded").await?;
+        }
+        let image = revision.manifest.image_ref();
+        let taken = Taken { computer: computer.name.clone(), image: image.clone(), owner };
+        let reservation = job
+            .step(self, &TAKE, taken)
+            .run(async |taken, _| {
+                let (queue, claim) = (&self.node.queue, &self.claim);
+                queue.computer_event(claim, "take computer", &taken.computer, computer::Event::Load).await?;
+                Ok(queue.open_reservation(claim, &taken.owner, &taken.computer, &taken.image).await?)
+            })
+            .await?;
+        let target = self.node.target(&computer, &revision, None)?;
+        let endpoint = backend.load(&mut job.part("load"), target).await?;
+        let loaded = Loaded { image: image.clone(), endpoint: endpoint.clone(), since: chrono::Utc::now() };
+        job.step(self, &RECORD, Ready { computer: computer.name.clone(), reservation, loaded })
+            .run(async |ready, _| {
+                let (queue, claim) = (&self.node.queue, &self.claim);
+                queue.set_loaded(claim, &ready.computer, Some(&ready.loaded)).await?;
+                queue.computer_event(claim, "record load", &ready.computer, computer::Event::Loaded).await?;
+                queue.set_computer_reason(claim, &ready.computer, None).await?;
+                queue
+                    .reservation_event(claim, "record load", ready.reservation, reservation::Event::Loaded)
+                    .await?;
+                Ok(())
+            })
+            .await?;
+        self.announce(&computer.name, &image, &endpoint);
+        Ok(Some(format!("{image} on {computer} ({})", ssh(&endpoint))))
+    }
+
+    /// Tells everybody where the computer answers.
+    pub(super) fn announce(&self, computer: &ComputerName, image: &ImageRef, endpoint: &Endpoint) {
+        let keys = endpoint.host_keys.keys.iter().map(|k| vcl_os::ssh::fingerprint(k)).collect::<Vec<_>>().join(", ");
+        let message = format!("{image} is ready on {computer}: {}  host keys {keys}", ssh(endpoint));
+        self.node.queue.post_event("ready", Some(self.job()), Some(computer), &message);
+    }
+}
+
+/// The command that connects to it.
+pub(super) fn ssh(endpoint: &Endpoint) -> String {
+    if endpoint.port == 22 {
+        format!("ssh {}@{}", endpoint.user, endpoint.address)
+    } else {
+        format!("ssh -p {} {}@{}", endpoint.port, endpoint.user, endpoint.address)
+    }
+}

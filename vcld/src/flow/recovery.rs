@@ -1,0 +1,64 @@
+//! Bringing a computer back after a capture that failed: the undo of holding it.
+
+use super::Running;
+use super::capture::Held;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use vcl_job::{Control, Flow, Job, Kind, MemoryJournal, Outcome, Owners, Result, Run, Silent, Undo};
+use vcl_types::Loaded;
+
+/// How long a guest that should be as it was may take to answer.
+const AS_IT_WAS: Duration = Duration::from_secs(20);
+
+impl Running {
+    /// Makes the computer usable again. One that answers with the keys it had was not touched; any other is powered
+    /// on and made ready, with new keys. If that does not work the computer goes to maintenance with the reason, and
+    /// that is no error: the job has been taken back as far as it could be.
+    pub(super) async fn bring_back(&self, held: Held) -> Result<()> {
+        let Held { computer, revision, loaded } = held;
+        let name = &computer.name;
+        let target = self.node.target(&computer, &revision, Some(&loaded.endpoint))?;
+        self.node.remotes.forget(&loaded.endpoint).await;
+        let mut guest = target.guest(&loaded.endpoint);
+        guest.limits.boot = AS_IT_WAS;
+        if target.os.wait_ready(guest, &CancellationToken::new()).await.is_ok() {
+            self.node.queue.post_event("resumed", Some(self.job()), Some(name), &format!("{name} is as it was"));
+            return Ok(());
+        }
+        let backend = self.backend(&computer.backend)?;
+        // The steps of bringing it back are undone with nothing and run again from the top if this process dies: the
+        // undo that they are part of is not recorded as done before they are.
+        let nobody = Nobody;
+        let run = Run {
+            journal: Arc::new(MemoryJournal::default()),
+            observer: Arc::new(Silent),
+            control: Control::default(),
+            owners: Owners { flow: &nobody, parts: &[] },
+        };
+        let flow = Flow { name: "bring back", version: 1 };
+        let work = async |mut job: Job, ()| backend.resume(&mut job, target).await;
+        match vcl_job::execute(run, flow, async { Ok(()) }, work).await {
+            Outcome::Done(endpoint) => {
+                let now = Loaded { endpoint: endpoint.clone(), ..loaded };
+                self.node.queue.set_loaded(&self.claim, name, Some(&now)).await?;
+                self.announce(name, &now.image, &endpoint);
+                Ok(())
+            }
+            Outcome::RolledBack(f) | Outcome::Stuck(f) | Outcome::Lost(f) if f.kind != Kind::LeaseLost => {
+                let reason = format!("a capture failed, and bringing the computer back did too: {f}");
+                self.out_of_use(name, &reason).await
+            }
+            _ => Err(vcl_job::Error::new(Kind::LeaseLost, "the job is another's now")),
+        }
+    }
+}
+
+/// The steps of bringing a computer back leave nothing behind that the computer does not need.
+struct Nobody;
+#[async_trait::async_trait]
+impl Undo for Nobody {
+    async fn undo(&self, _: &str, _: serde_json::Value) -> Result<()> {
+        Ok(())
+    }
+}

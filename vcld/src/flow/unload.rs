@@ -1,0 +1,64 @@
+//! Taking a computer back.
+
+use super::{Made, Running};
+use serde::{Deserialize, Serialize};
+use vcl_job::{Job, Result, Step, TRANSIENT};
+use vcl_types::state::computer;
+use vcl_types::{Computer, ComputerName, Endpoint};
+
+/// What an unload starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct UnloadInput {
+    computer: Computer,
+    endpoint: Option<Endpoint>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Release {
+    computer: ComputerName,
+    because: String,
+}
+
+/// Records that the computer holds nothing. There is no way back: its machine is gone.
+pub(super) const RELEASE: Step<Running, Release> = Step::new("release computer").retry(TRANSIENT);
+
+impl Running {
+    pub(super) async fn begin_unload(&self, name: &ComputerName) -> Result<UnloadInput> {
+        let row = self.node.queue.computer(name).await?;
+        self.node.backend(&row.computer.backend)?;
+        Ok(UnloadInput { computer: row.computer, endpoint: row.loaded.map(|l| l.endpoint) })
+    }
+
+    pub(super) async fn unload(&self, mut job: Job, input: UnloadInput) -> Result<Made> {
+        let because = format!("unloaded by {}", self.claim.job.requester);
+        if let Some(endpoint) = &input.endpoint {
+            self.node.remotes.forget(endpoint).await;
+        }
+        self.take_back(&mut job, &input.computer, &because).await?;
+        Ok(None)
+    }
+
+    /// Removes a computer's machine and records that it holds nothing.
+    pub(super) async fn take_back(&self, job: &mut Job, computer: &Computer, because: &str) -> Result<()> {
+        let backend = self.backend(&computer.backend)?;
+        backend.unload(&mut job.part("unload"), computer).await?;
+        job.step(self, &RELEASE, Release { computer: computer.name.clone(), because: because.to_owned() })
+            .run(async |release, _| self.release(&release.computer, &release.because).await)
+            .await
+    }
+
+    async fn release(&self, name: &ComputerName, because: &str) -> Result<()> {
+        let (queue, claim) = (&self.node.queue, &self.claim);
+        let row = queue.computer(name).await?;
+        queue.set_loaded(claim, name, None).await?;
+        if let Some(id) = row.reservation {
+            queue.end_reservation(claim, id, because).await?;
+        }
+        if row.state == computer::State::Broken {
+            queue.computer_event(claim, "release computer", name, computer::Event::Fix).await?;
+        }
+        queue.computer_event(claim, "release computer", name, computer::Event::Release).await?;
+        queue.set_computer_reason(claim, name, None).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! One function a path.
+
+use super::access::Requester;
+use super::problem::{Answer, Body, Path, Query};
+use crate::node::Node;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::sync::Arc;
+use utoipa::IntoParams;
+use vcl_types::api::*;
+use vcl_types::state::job;
+use vcl_types::{BackendName, ComputerName, ImageName, JobId, JobRequest};
+
+type Daemon = State<Arc<Node>>;
+
+/// One screen of everything.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status), (status = 503, body = Problem)))]
+pub(super) async fn status(State(node): Daemon) -> Answer<Status> {
+    node.status().await.into()
+}
+
+/// What this node lacks.
+#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = [Finding])))]
+pub(super) async fn doctor(State(node): Daemon) -> Json<Vec<Finding>> {
+    Json(node.doctor().await)
+}
+
+/// All computers.
+#[utoipa::path(get, path = "/v1/computers", responses((status = 200, body = [ComputerView]), (status = 503, body = Problem)))]
+pub(super) async fn computers(State(node): Daemon) -> Answer<Vec<ComputerView>> {
+    node.computers().await.into()
+}
+
+/// One computer, with its power state.
+#[utoipa::path(get, path = "/v1/computers/{name}", params(("name" = String, Path, description = "The computer")),
+    responses((status = 200, body = ComputerView), (status = 404, body = Problem)))]
+pub(super) async fn computer(State(node): Daemon, Path(name): Path<ComputerName>) -> Answer<ComputerView> {
+    node.computer(&name).await.into()
+}
+
+/// Change a computer's power, outside of any job.
+#[utoipa::path(post, path = "/v1/computers/{name}/power", params(("name" = String, Path, description = "The computer")),
+    request_body = PowerRequest,
+    responses((status = 200, body = ComputerView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn power(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(name): Path<ComputerName>,
+    Body(wish): Body<PowerRequest>,
+) -> Answer<ComputerView> {
+    node.power(&name, wish.action, &requester).await.into()
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Lines {
+    /// How many lines from the end; 50 if not said, 10000 at most
+    lines: Option<usize>,
+}
+
+/// The last lines of a computer's serial console.
+#[utoipa::path(get, path = "/v1/computers/{name}/console", params(("name" = String, Path, description = "The computer"), Lines),
+    responses((status = 200, body = Console), (status = 404, body = Problem)))]
+pub(super) async fn console(
+    State(node): Daemon,
+    Path(name): Path<ComputerName>,
+    Query(Lines { lines }): Query<Lines>,
+) -> Answer<Console> {
+    node.console(&name, lines.unwrap_or(50)).await.into()
+}
+
+/// A computer's display.
+#[utoipa::path(get, path = "/v1/computers/{name}/screenshot", params(("name" = String, Path, description = "The computer")),
+    responses((status = 200, content_type = "image/png", body = Vec<u8>), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn screenshot(State(node): Daemon, Path(name): Path<ComputerName>) -> Response {
+    match node.screenshot(&name).await {
+        Ok(png) => ([(header::CONTENT_TYPE, "image/png")], png).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Dry {
+    /// Only say what would change
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Read `[computers]` of the configuration again.
+#[utoipa::path(post, path = "/v1/computers/apply", params(Dry),
+    responses((status = 200, body = Applied), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn apply(State(node): Daemon, Query(Dry { dry_run }): Query<Dry>) -> Answer<Applied> {
+    node.apply_computers(dry_run).await.into()
+}
+
+/// All images.
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = [ImageView]), (status = 503, body = Problem)))]
+pub(super) async fn images(State(node): Daemon) -> Answer<Vec<ImageView>> {
+    node.images().await.into()
+}
+
+/// One image.
+#[utoipa::path(get, path = "/v1/images/{name}", params(("name" = String, Path, description = "The image")),
+    responses((status = 200, body = ImageView), (status = 404, body = Problem)))]
+pub(super) async fn image(State(node): Daemon, Path(name): Path<ImageName>) -> Answer<ImageView> {
+    node.image(&name).await.into()
+}
+
+/// All machines of a backend, vcld's or not.
+#[utoipa::path(get, path = "/v1/backends/{name}/vms", params(("name" = String, Path, description = "The backend instance")),
+    responses((status = 200, body = [VmView]), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn vms(State(node): Daemon, Path(name): Path<BackendName>) -> Answer<Vec<VmView>> {
+    node.vms(&name).await.into()
+}
+
+/// What an image made from a machine would be.
+#[utoipa::path(get, path = "/v1/backends/{name}/vms/{vm}/preview",
+    params(("name" = String, Path, description = "The backend instance"), ("vm" = String, Path, description = "The machine's name there")),
+    responses((status = 200, body = VmPreview), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn preview(State(node): Daemon, Path((name, vm)): Path<(BackendName, String)>) -> Answer<VmPreview> {
+    node.preview(&name, &vm).await.into()
+}
+
+/// Queue a job.
+#[utoipa::path(post, path = "/v1/jobs", request_body = JobRequest,
+    responses((status = 202, body = Submitted), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn submit(State(node): Daemon, Requester(requester): Requester, Body(request): Body<JobRequest>) -> Response {
+    match node.submit(request, &requester).await {
+        Ok(submitted) => (StatusCode::ACCEPTED, Json(submitted)).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What a job would do, without doing it.
+#[utoipa::path(post, path = "/v1/plan", request_body = JobRequest,
+    responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn plan(State(node): Daemon, Body(request): Body<JobRequest>) -> Answer<Plan> {
+    node.plan(&request).await.into()
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct JobsAsked {
+    /// Only jobs in this state
+    #[param(value_type = Option<job::State>)]
+    state: Option<job::State>,
+    /// How many; 50 if not said, 1000 at most
+    limit: Option<u32>,
+}
+
+/// Jobs, newest first, without their steps.
+#[utoipa::path(get, path = "/v1/jobs", params(JobsAsked), responses((status = 200, body = [JobView]), (status = 400, body = Problem)))]
+pub(super) async fn jobs(State(node): Daemon, Query(asked): Query<JobsAsked>) -> Answer<Vec<JobView>> {
+    node.jobs(asked.state, asked.limit.unwrap_or(50).min(1000)).await.into()
+}
+
+/// One job, with its steps.
+#[utoipa::path(get, path = "/v1/jobs/{id}", params(("id" = i64, Path, description = "The job's number")),
+    responses((status = 200, body = JobView), (status = 404, body = Problem)))]
+pub(super) async fn job(State(node): Daemon, Path(id): Path<JobId>) -> Answer<JobView> {
+    node.job(id).await.into()
+}
+
+/// Call a job off.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", params(("id" = i64, Path, description = "The job's number")),
+    responses((status = 200, body = JobView), (status = 404, body = Problem)))]
+pub(super) async fn cancel(State(node): Daemon, Requester(requester): Requester, Path(id): Path<JobId>) -> Answer<JobView> {
+    node.cancel(id, &requester).await.into()
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsAsked {
+    /// Only events after this number, oldest first; without it, the newest
+    after: Option<i64>,
+    /// Only events of this job
+    job: Option<i64>,
+    /// How many; 100 if not said, 1000 at most
+    limit: Option<u32>,
+}
+
+/// What happened.
+#[utoipa::path(get, path = "/v1/events", params(EventsAsked), responses((status = 200, body = [EventView]), (status = 400, body = Problem)))]
+pub(super) async fn events(State(node): Daemon, Query(asked): Query<EventsAsked>) -> Answer<Vec<EventView>> {
+    node.events(asked.after, asked.job.map(JobId), asked.limit.unwrap_or(100).min(1000)).await.into()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "The OpenAPI document", body = serde_json::Value)))]
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], super::openapi()).into_response()
+}

@@ -1,0 +1,185 @@
+//! A management node: what it has, and what can be asked of it.
+//!
+//! A `Node` owns nothing that changes but through the queue and the library; it is shared by the worker's tasks and by
+//! the HTTP handlers.
+
+use camino::Utf8PathBuf;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vcl_config::Config;
+use vcl_images::Library;
+use vcl_os::linux::Linux;
+use vcl_os::{Os, Remotes};
+use vcl_provisioning::{Limits, Provisioning, Target};
+use vcl_queue::Queue;
+use vcl_types::{BackendName, Computer, Endpoint, OsName, Revision};
+
+/// A management node.
+pub struct Node {
+    /// Its name: jobs it has claimed carry it.
+    pub name: String,
+    /// Where its configuration was read from, for reading it again.
+    pub config_path: Utf8PathBuf,
+    /// Its configuration as it was at the start.
+    pub config: Config,
+    /// Jobs, computers, images, events.
+    pub queue: Queue,
+    /// Its image library.
+    pub library: Library,
+    /// Its backend instances.
+    pub backends: BTreeMap<BackendName, Arc<dyn Provisioning>>,
+    /// The types of backend that this binary has, for reading the configuration again.
+    pub known: Vec<vcl_config::BackendType>,
+    /// Connections to guests.
+    pub remotes: Arc<dyn Remotes>,
+    /// The public half of the key it logs in with, as `algorithm base64`, for messages.
+    pub public_key: String,
+    /// The OS module for Linux.
+    pub linux: Arc<dyn Os>,
+    /// When the daemon started.
+    pub since: DateTime<Utc>,
+}
+
+/// Why something that was asked for cannot be had. The HTTP API turns the kind into a status.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of no it is.
+    pub kind: RefusalKind,
+    /// What is wrong, naming the thing, and the way out.
+    pub message: String,
+}
+
+/// The kinds of no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The thing is not there.
+    NotFound,
+    /// Not possible as things are.
+    Refused,
+    /// Somebody else has it.
+    Busy,
+    /// What was sent makes no sense.
+    Invalid,
+    /// Something that is needed does not answer.
+    Unavailable,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Refusal {
+    /// A no.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+impl From<vcl_queue::Error> for Refusal {
+    fn from(e: vcl_queue::Error) -> Self {
+        use vcl_queue::Kind;
+        let kind = match e.kind {
+            Kind::NotFound => RefusalKind::NotFound,
+            Kind::Busy => RefusalKind::Busy,
+            Kind::Refused | Kind::Exists => RefusalKind::Refused,
+            Kind::Unavailable | Kind::NoSpace | Kind::LeaseLost => RefusalKind::Unavailable,
+            Kind::Newer | Kind::Corrupt => RefusalKind::Internal,
+        };
+        Self::new(kind, chain(&e))
+    }
+}
+impl From<vcl_provisioning::Error> for Refusal {
+    fn from(e: vcl_provisioning::Error) -> Self {
+        use vcl_provisioning::ErrorKind;
+        let kind = match e.kind {
+            ErrorKind::NotFound => RefusalKind::NotFound,
+            ErrorKind::Refused | ErrorKind::Unsupported | ErrorKind::NotOurs => RefusalKind::Refused,
+            ErrorKind::Unreachable | ErrorKind::Deadline => RefusalKind::Unavailable,
+            _ => RefusalKind::Internal,
+        };
+        Self::new(kind, chain(&e))
+    }
+}
+impl From<vcl_images::Error> for Refusal {
+    fn from(e: vcl_images::Error) -> Self {
+        use vcl_images::ErrorKind;
+        let kind = match e.kind {
+            ErrorKind::NotFound => RefusalKind::NotFound,
+            ErrorKind::Exists | ErrorKind::InUse | ErrorKind::Refused => RefusalKind::Refused,
+            ErrorKind::NoSpace => RefusalKind::Unavailable,
+            _ => RefusalKind::Internal,
+        };
+        Self::new(kind, chain(&e))
+    }
+}
+
+impl Node {
+    /// The backend instance of that name.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`], naming those there are.
+    pub fn backend(&self, name: &BackendName) -> Result<&Arc<dyn Provisioning>, Refusal> {
+        self.backends.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.backends.keys().map(BackendName::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Refusal::new(RefusalKind::NotFound, format!("there is no backend `{name}`; the configuration has: {known}"))
+        })
+    }
+
+    /// The OS module that speaks to an operating system.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Refused`] for one that this version has no module for.
+    pub fn os(&self, name: OsName) -> Result<&Arc<dyn Os>, Refusal> {
+        match name {
+            OsName::Linux => Ok(&self.linux),
+            OsName::Windows => Err(Refusal::new(RefusalKind::Refused, "this version of vcld has no module for Windows")),
+        }
+    }
+
+    /// What a backend is lent for a computer.
+    ///
+    /// # Errors
+    /// As [`os`](Self::os).
+    pub fn target<'a>(
+        &'a self,
+        computer: &'a Computer,
+        revision: &'a Revision,
+        endpoint: Option<&'a Endpoint>,
+    ) -> Result<Target<'a>, Refusal> {
+        Ok(Target {
+            computer,
+            revision,
+            os: &**self.os(revision.manifest.os)?,
+            remotes: &*self.remotes,
+            user: &self.config.ssh.user,
+            hooks: Some(&self.config.hooks.directory),
+            limits: self.limits(),
+            endpoint,
+        })
+    }
+
+    /// How long things may take, as configured.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let d = &self.config.deadlines;
+        Limits { boot: d.boot, shutdown: d.shutdown, copy: d.copy, command: d.command }
+    }
+
+    /// The default OS module set: one for each OS that this version knows.
+    #[must_use]
+    pub fn linux() -> Arc<dyn Os> {
+        Arc::new(Linux)
+    }
+}

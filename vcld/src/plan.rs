@@ -1,0 +1,128 @@
+//! What a job would do, found out without doing any of it.
+
+use crate::node::{Node, Refusal, RefusalKind};
+use vcl_provisioning::{Provisioning, Work};
+use vcl_types::api::{Plan, PlannedStep};
+use vcl_types::{After, CaptureInto, Computer, JobRequest, Revision};
+
+fn step(name: &str, what: impl Into<String>) -> PlannedStep {
+    PlannedStep { name: name.into(), what: what.into() }
+}
+fn part(name: &str, steps: Vec<PlannedStep>) -> impl Iterator<Item = PlannedStep> {
+    steps.into_iter().map(move |s| PlannedStep { name: format!("{name}/{}", s.name), what: s.what })
+}
+
+impl Node {
+    /// The steps that a request would take now.
+    ///
+    /// # Errors
+    /// The request would be refused, for the reason that is given.
+    pub async fn plan(&self, request: &JobRequest) -> Result<Plan, Refusal> {
+        let mut steps = Vec::new();
+        match request {
+            JobRequest::Load { computer, image } => {
+                let row = self.queue.computer(computer).await?;
+                let revision = self.library.get(&self.queue.revision(image).await?.manifest.image_ref())?;
+                if let Some(loaded) = &row.loaded {
+                    let old = self.library.get(&loaded.image)?;
+                    steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?));
+                    steps.push(step("release computer", format!("{} is taken off it", loaded.image)));
+                }
+                steps.push(step("take computer", format!("{computer} becomes loading")));
+                steps.extend(part("load", self.backend_plan(Work::Load, &row.computer, &revision)?));
+                steps.push(step("record load", format!("{computer} holds {}", revision.manifest.image_ref())));
+            }
+            JobRequest::Unload { computer } => {
+                let row = self.queue.computer(computer).await?;
+                let held = row.loaded.as_ref().map(|l| self.library.get(&l.image)).transpose()?;
+                match held {
+                    Some(old) => steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?)),
+                    None => steps.push(step("unload", "it holds nothing; leftovers of its machine are removed")),
+                }
+                steps.push(step("release computer", format!("{computer} becomes available")));
+            }
+            JobRequest::Capture { computer, into, after, .. } => {
+                let row = self.queue.computer(computer).await?;
+                let Some(loaded) = row.loaded else {
+                    let message = format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
+                    return Err(Refusal::new(RefusalKind::Refused, message));
+                };
+                let revision = self.library.get(&loaded.image)?;
+                let image = match into {
+                    CaptureInto::Next => &loaded.image.name,
+                    CaptureInto::New(image) => image,
+                };
+                let number = self.queue.next_revision(image).await?;
+                steps.push(step("hold computer", format!("{computer} is brought back if the capture fails")));
+                steps.push(step("make staging", "in the library"));
+                steps.extend(part("capture", self.backend_plan(Work::Capture, &row.computer, &revision)?));
+                self.publish_plan(&mut steps, &format!("{image}@{number}"));
+                match after {
+                    After::KeepOff => {}
+                    After::Release => {
+                        steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &revision)?));
+                        steps.push(step("release computer", format!("{computer} becomes available")));
+                    }
+                    After::Resume => {
+                        steps.extend(part("after/resume", self.backend_plan(Work::Resume, &row.computer, &revision)?));
+                        steps.push(step("record endpoint", "with its new host keys"));
+                    }
+                }
+            }
+            JobRequest::Import { image, path, boot, hardware, .. } => {
+                let found = vcl_images::sniff::sniff(path.as_ref())?;
+                let number = self.queue.next_revision(image).await?;
+                let hardware = hardware.clone().unwrap_or_default();
+                steps.push(step("make staging", "in the library"));
+                steps.push(step("import disk", format!("{path} ({})", found.format)));
+                if boot.is_some() {
+                    steps.push(step("import boot file", "kernel and initrd"));
+                }
+                self.publish_plan(&mut steps, &format!("{image}@{number} on {hardware}"));
+            }
+            JobRequest::CreateFromVm { image, backend, vm, .. } => {
+                let preview = self.preview(backend, vm).await?;
+                steps.push(step("make staging", "in the library"));
+                steps.push(step("capture/shut source down", format!("{vm}, which is {}", preview.vm.state)));
+                steps.push(step("capture/define domain", "a throw-away machine over throw-away overlays"));
+                steps.push(step("capture/pre_capture", "generalise the copy"));
+                steps.push(step("capture/copy disk", format!("{}", preview.to_copy)));
+                steps.push(step("capture/start source again", "if it ran"));
+                self.publish_plan(&mut steps, &format!("{image}@1"));
+            }
+            JobRequest::Export { image, path, format } => {
+                let known = self.queue.revision(image).await?;
+                let exact = known.manifest.image_ref();
+                for disk in &known.manifest.disks {
+                    steps.push(step("export disk", format!("{exact} {} to {path} as {format}", disk.file)));
+                }
+            }
+            JobRequest::Verify { image } => {
+                let known = self.queue.revision(image).await?;
+                steps.push(step("read again", format!("{}, {}", known.manifest.image_ref(), known.size)));
+            }
+            JobRequest::DeleteImage { image } => {
+                let known = self.queue.revision(image).await?;
+                let users = self.queue.users(image).await?;
+                if let Some(user) = users.first() {
+                    let message = format!("{image} is loaded on {user}; unload it first: vclctl unload {user}");
+                    return Err(Refusal::new(RefusalKind::Refused, message));
+                }
+                steps.push(step("forget revision", image.to_string()));
+                steps.push(step("delete files", format!("{} are freed", known.size)));
+            }
+        }
+        Ok(Plan { title: request.to_string(), steps })
+    }
+
+    fn backend_plan(&self, work: Work, computer: &Computer, revision: &Revision) -> Result<Vec<PlannedStep>, Refusal> {
+        let backend: &dyn Provisioning = &**self.backend(&computer.backend)?;
+        Ok(backend.plan(work, &self.target(computer, revision, None)?))
+    }
+
+    fn publish_plan(&self, steps: &mut Vec<PlannedStep>, image: &str) {
+        steps.push(step("verify and digest", "what was written"));
+        steps.push(step("publish", format!("{image}, in {}", self.library.root().display())));
+        steps.push(step("record revision", image));
+    }
+}

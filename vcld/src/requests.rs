@@ -1,0 +1,265 @@
+//! What can be asked of a node: each a method that answers a wire type.
+
+use crate::node::{Node, Refusal, RefusalKind};
+use vcl_queue::{CancelOutcome, JobFilter, NewJob};
+use vcl_types::api::{
+    Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView, PowerAction,
+    PowerState, Status, Submitted, VmPreview, VmView,
+};
+use vcl_types::state::job;
+use vcl_types::{BackendName, ByteSize, ComputerName, ImageName, JobId, JobRequest, OsName};
+
+impl Node {
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// The request names something that is not there, or somebody else holds it.
+    pub async fn submit(&self, request: JobRequest, requester: &str) -> Result<Submitted, Refusal> {
+        let backend = match &request {
+            JobRequest::CreateFromVm { backend, .. } => {
+                self.backend(backend)?;
+                Some(backend.clone())
+            }
+            _ => None,
+        };
+        let title = request.to_string();
+        let computer = request.computer().cloned();
+        let job = self
+            .queue
+            .submit(NewJob { request, requester: requester.to_owned(), backend, host: None })
+            .await?;
+        tracing::info!(job = job.0, requester, title, "job queued");
+        self.queue.post_event("job-queued", Some(job), computer.as_ref(), &format!("{title}, asked for by {requester}"));
+        Ok(Submitted { job })
+    }
+
+    /// Jobs, newest first, without their steps.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn jobs(&self, state: Option<job::State>, limit: u32) -> Result<Vec<JobView>, Refusal> {
+        let filter = JobFilter { state, limit, ..JobFilter::default() };
+        Ok(self.queue.jobs(&filter).await?.into_iter().map(|row| row.view(Vec::new())).collect())
+    }
+
+    /// One job with its steps.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub async fn job(&self, id: JobId) -> Result<JobView, Refusal> {
+        let row = self.queue.job(id).await?;
+        Ok(row.view(self.queue.steps(id).await?))
+    }
+
+    /// Calls a job off. One that runs is told to stop and takes back what it did.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub async fn cancel(&self, id: JobId, requester: &str) -> Result<JobView, Refusal> {
+        match self.queue.cancel(id).await? {
+            CancelOutcome::Cancelled => {
+                self.queue.post_event("job-cancelled", Some(id), None, &format!("called off by {requester} before it began"));
+            }
+            CancelOutcome::Wish => {
+                self.queue.post_event("job-cancelling", Some(id), None, &format!("called off by {requester}"));
+            }
+            CancelOutcome::Already(_) => {}
+        }
+        self.job(id).await
+    }
+
+    /// All computers.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn computers(&self) -> Result<Vec<ComputerView>, Refusal> {
+        Ok(self.queue.computers().await?.into_iter().map(|row| row.view(None)).collect())
+    }
+
+    /// One computer with its power state, where its backend answers.
+    ///
+    /// # Errors
+    /// There is no such computer.
+    pub async fn computer(&self, name: &ComputerName) -> Result<ComputerView, Refusal> {
+        let row = self.queue.computer(name).await?;
+        let power = match self.backend(&row.computer.backend) {
+            Ok(backend) => backend.state(&row.computer).await.ok(),
+            Err(_) => None,
+        };
+        Ok(row.view(power))
+    }
+
+    /// Changes a computer's power.
+    ///
+    /// # Errors
+    /// A job holds it, it is not loaded, or its backend does not answer.
+    pub async fn power(&self, name: &ComputerName, action: PowerAction, requester: &str) -> Result<ComputerView, Refusal> {
+        let row = self.queue.computer(name).await?;
+        if let Some(holder) = self.queue.holder(name).await? {
+            let (id, title) = (holder.id, holder.request);
+            let message = format!("{name} is held by job {id} ({title}); wait for it, or call it off: vclctl job cancel {id}");
+            return Err(Refusal::new(RefusalKind::Busy, message));
+        }
+        let power = self.backend(&row.computer.backend)?.power(&row.computer, action).await?;
+        let word = serde_json::to_value(action).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        self.queue.post_event("power", None, Some(name), &format!("power {word} by {requester}"));
+        if action == PowerAction::Off && power == PowerState::On {
+            self.queue.post_event("power", None, Some(name), "the guest was asked to shut down; force-off cuts its power");
+        }
+        Ok(row.view(Some(power)))
+    }
+
+    /// The last lines of a computer's console.
+    ///
+    /// # Errors
+    /// It is not loaded, or its console cannot be read.
+    pub async fn console(&self, name: &ComputerName, lines: usize) -> Result<Console, Refusal> {
+        let row = self.queue.computer(name).await?;
+        let text = self.backend(&row.computer.backend)?.console(&row.computer, lines.clamp(1, 10_000)).await?;
+        Ok(Console { text })
+    }
+
+    /// A computer's display as a PNG.
+    ///
+    /// # Errors
+    /// It is not loaded or off, or its backend does not answer.
+    pub async fn screenshot(&self, name: &ComputerName) -> Result<Vec<u8>, Refusal> {
+        let row = self.queue.computer(name).await?;
+        Ok(self.backend(&row.computer.backend)?.screenshot(&row.computer).await?)
+    }
+
+    /// Reads `[computers]` of the configuration again.
+    ///
+    /// # Errors
+    /// The configuration does not hold; all of its problems are named.
+    pub async fn apply_computers(&self, dry_run: bool) -> Result<Applied, Refusal> {
+        let known = vcl_config::Known { backend_types: &self.known };
+        let config = vcl_config::load(&self.config_path, &known)
+            .map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
+        let missing = config.computers.iter().find(|c| !self.backends.contains_key(&c.backend));
+        if let Some(computer) = missing {
+            let (backend, name) = (&computer.backend, &computer.name);
+            let message = format!("{name} is of backend `{backend}`, which this daemon was started without; restart it: systemctl restart vcld");
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
+        if config.networks != self.config.networks && !dry_run {
+            self.queue.post_event("restart-needed", None, None, "networks changed in the configuration; they count from the daemon's next start");
+        }
+        Ok(self.queue.apply_computers(&config.computers, dry_run).await?)
+    }
+
+    /// All images.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn images(&self) -> Result<Vec<ImageView>, Refusal> {
+        Ok(self.queue.images().await?.into_iter().map(|row| self.image_view(row)).collect())
+    }
+
+    /// One image.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub async fn image(&self, name: &ImageName) -> Result<ImageView, Refusal> {
+        Ok(self.image_view(self.queue.image(name).await?))
+    }
+
+    fn image_view(&self, row: vcl_queue::ImageRow) -> ImageView {
+        let here = |r: &vcl_queue::RevisionRow| self.library.get(&r.manifest.image_ref()).is_ok();
+        let revisions = row.revisions.into_iter().map(|r| {
+            let here = here(&r);
+            r.view(here)
+        });
+        let revisions = revisions.collect();
+        ImageView { name: row.name, revisions }
+    }
+
+    /// All machines of a backend.
+    ///
+    /// # Errors
+    /// There is no such backend, or it does not answer.
+    pub async fn vms(&self, backend: &BackendName) -> Result<Vec<VmView>, Refusal> {
+        Ok(self.backend(backend)?.vms().await?)
+    }
+
+    /// What an image made from a machine would be, and what is missing.
+    ///
+    /// # Errors
+    /// There is no such backend or machine, or it does not answer.
+    pub async fn preview(&self, backend: &BackendName, vm: &str) -> Result<VmPreview, Refusal> {
+        let target = vcl_provisioning::VmTarget {
+            vm,
+            os: &**self.os(OsName::Linux)?,
+            remotes: &*self.remotes,
+            user: &self.config.ssh.user,
+            hooks: Some(&self.config.hooks.directory),
+            limits: self.limits(),
+        };
+        let mut preview = self.backend(backend)?.preview_vm(target).await?;
+        preview.free = ByteSize(self.library.space()?.free);
+        if preview.to_copy > preview.free {
+            preview.missing.push(format!("space: {} to copy, and the library has {} free", preview.to_copy, preview.free));
+        }
+        Ok(preview)
+    }
+
+    /// Events after a number, oldest first; without one, the newest.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn events(&self, after: Option<i64>, job: Option<JobId>, limit: u32) -> Result<Vec<EventView>, Refusal> {
+        // A job's events are few among many: look at more than are wanted, and answer the last of them.
+        let fetch = if job.is_some() { 100_000 } else { limit };
+        let mut events = match after {
+            Some(after) => self.queue.events(after, fetch).await?,
+            None => self.queue.last_events(fetch).await?,
+        };
+        if let Some(job) = job {
+            events.retain(|e| e.job == Some(job));
+            let extra = events.len().saturating_sub(limit as usize);
+            if after.is_some() { events.truncate(limit as usize) } else { drop(events.drain(..extra)) }
+        }
+        Ok(events)
+    }
+
+    /// One screen of everything.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn status(&self) -> Result<Status, Refusal> {
+        let mut backends = Vec::new();
+        for (name, backend) in &self.backends {
+            let findings = backend.findings().await;
+            let worst = findings.iter().filter(|f| f.level == FindingLevel::Error).next();
+            let shown = worst.or_else(|| findings.first());
+            backends.push(BackendStatus {
+                name: name.to_string(),
+                kind: backend.kind().to_owned(),
+                reachable: worst.is_none(),
+                detail: shown.map(|f| f.found.clone()).unwrap_or_default(),
+            });
+        }
+        let mut running = Vec::new();
+        let filter = JobFilter { state: Some(job::State::Running), limit: 20, ..JobFilter::default() };
+        for row in self.queue.jobs(&filter).await? {
+            let steps = self.queue.steps(row.id).await?;
+            running.push(row.view(steps));
+        }
+        let count = |(name, count): (String, u64)| Count { name, count };
+        let computers = self.queue.computer_counts().await?;
+        let jobs = self.queue.job_counts().await?;
+        let shown = |s: job::State| !matches!(s, job::State::Done | job::State::Cancelled);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.name.clone(),
+            since: self.since,
+            backends,
+            computers: computers.into_iter().map(|(s, n)| count((s.to_string(), n))).collect(),
+            jobs: jobs.into_iter().filter(|(s, _)| shown(*s)).map(|(s, n)| count((s.to_string(), n))).collect(),
+            running,
+            library: self.library.root().display().to_string(),
+            revisions: self.library.revisions()?.revisions.len() as u64,
+            free: ByteSize(self.library.space()?.free),
+        })
+    }
+}
