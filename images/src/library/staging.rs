@@ -1,0 +1,137 @@
+//! Staging directories: where a revision grows before it has a name.
+
+use super::Library;
+use crate::blocking::blocking;
+use crate::names::{file_name, job_of};
+use crate::{Error, Result};
+use std::fs::{DirBuilder, Metadata};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use vcl_types::JobId;
+
+/// A directory that a job fills. It is on the library's own file system, so that one rename publishes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staging {
+    name: String,
+    directory: PathBuf,
+}
+
+impl Staging {
+    /// Its name in the library.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// Its directory, absolute.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+    /// The absolute path of a file of it.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when the name is not one of a file right in it.
+    pub fn path(&self, file: &str) -> Result<PathBuf> {
+        Ok(self.directory.join(file_name(file)?))
+    }
+    /// The name of the `n`th disk, counted from 0.
+    #[must_use]
+    pub fn disk_name(n: usize) -> String {
+        format!("disk{n}.qcow2")
+    }
+    /// The absolute path of the `n`th disk, counted from 0.
+    #[must_use]
+    pub fn disk(&self, n: usize) -> PathBuf {
+        self.directory.join(Self::disk_name(n))
+    }
+}
+
+/// A staging directory that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its name.
+    pub name: String,
+    /// Its directory, absolute.
+    pub path: PathBuf,
+    /// The job that its name tells of, see [`staging_name`](crate::staging_name).
+    pub job: Option<JobId>,
+    /// When something in it was last made or removed.
+    pub modified: SystemTime,
+}
+
+impl Library {
+    /// The staging directory of that name, made if it is not there. The name is the caller's, and in its journal before
+    /// this is called; see [`staging_name`](crate::staging_name).
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when the name is none, [`NoSpace`](crate::ErrorKind::NoSpace).
+    pub fn staging(&self, name: &str) -> Result<Staging> {
+        let directory = self.staging_root().join(file_name(name)?);
+        let made = DirBuilder::new().mode(0o700).create(&directory);
+        match made {
+            Ok(()) => self.store.flush_names(&self.staging_root())?,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => real_directory(&directory)?,
+            Err(e) => return Err(Error::io(format!("making {}", directory.display()), e)),
+        }
+        Ok(Staging { name: name.to_owned(), directory })
+    }
+
+    /// Removes a staging directory with all in it; says whether it was there. It may be called again, and for one that was
+    /// never made.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when the name is none, [`Io`](crate::ErrorKind::Io).
+    pub async fn discard_staging(&self, name: &str) -> Result<bool> {
+        let (directory, store) = (self.staging_root().join(file_name(name)?), self.store.clone());
+        blocking(move || store.remove(&directory)).await
+    }
+
+    /// All staging directories, for whoever looks for those that no job has any more.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io).
+    pub fn leftovers(&self) -> Result<Vec<Leftover>> {
+        let root = self.staging_root();
+        let failed = |e| Error::io(format!("reading {}", root.display()), e);
+        let mut found = Vec::new();
+        for entry in root.read_dir().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // One that goes away meanwhile is not left over.
+            let Ok(modified) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            found.push(Leftover { job: job_of(&name), path: entry.path(), name, modified });
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+}
+
+/// Makes a directory that only we enter, on the file system of `root`, and tries whether it can be written to.
+pub(super) fn make_private(path: &Path, root: &Metadata) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(format!("making {}", path.display()), e));
+        }
+        _ => real_directory(path)?,
+    }
+    let failed = |e| Error::io(format!("writing to {}", path.display()), e);
+    if path.metadata().map_err(failed)?.dev() != root.dev() {
+        return Err(Error::refused(format!(
+            "{} is on another file system than the library; one rename must publish what is in it",
+            path.display()
+        )));
+    }
+    // Permission bits do not tell of a read-only mount.
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|e| failed(e.into()))
+}
+
+/// Refuses a link or a file in a directory's place.
+fn real_directory(path: &Path) -> Result<()> {
+    let meta = path.symlink_metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+    if meta.is_dir() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{} is there and not a directory", path.display())))
+}
