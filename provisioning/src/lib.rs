@@ -18,4 +18,6 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(any(test, feature = "mock"))]
 pub use mock::{Calls, MockCalls, MockProvisioning};
 pub use network::{Network, Networks, Plug};
-pub use provisioning::{Captured, CapturedDisk, CapturedFirmware, Limits, Provisioning, Target, VmTarget, Work};
+pub use provisioning::{
+    Captured, CapturedDisk, CapturedFirmware, Limits, Provisioning, Target, VmTarget, Work,
+};

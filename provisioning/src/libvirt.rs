@@ -56,7 +56,8 @@ impl Libvirt {
     pub fn new(settings: Settings) -> Result<Self> {
         let io = |what: String| move |e: std::io::Error| Error::caused(ErrorKind::Failed, what, e);
         let directory = &settings.directory;
-        std::fs::create_dir_all(directory).map_err(io(format!("making the backend's directory {directory}")))?;
+        std::fs::create_dir_all(directory)
+            .map_err(io(format!("making the backend's directory {directory}")))?;
         let connection = Connection::new(settings.name.as_str(), &settings.uri)
             .map_err(io("starting the libvirt threads".to_owned()))?;
         Ok(Self { settings, connection })
@@ -66,7 +67,10 @@ impl Libvirt {
         self.settings.networks.get(name).ok_or_else(|| {
             let known: Vec<_> = self.settings.networks.keys().map(NetworkName::as_str).collect();
             let known = known.join(", ");
-            Error::new(ErrorKind::NotFound, format!("no network `{name}` in the configuration; it has: {known}"))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no network `{name}` in the configuration; it has: {known}"),
+            )
         })
     }
 
@@ -121,7 +125,12 @@ impl Provisioning for Libvirt {
     async fn load(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
         self.load_computer(job, target).await
     }
-    async fn capture(&self, job: &mut Job, target: Target<'_>, staging: &Staging) -> vcl_job::Result<Captured> {
+    async fn capture(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+        staging: &Staging,
+    ) -> vcl_job::Result<Captured> {
         self.capture_computer(job, target, staging).await
     }
     async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
@@ -136,7 +145,12 @@ impl Provisioning for Libvirt {
     async fn preview_vm(&self, target: VmTarget<'_>) -> Result<VmPreview> {
         self.preview_source(target).await
     }
-    async fn capture_vm(&self, job: &mut Job, target: VmTarget<'_>, staging: &Staging) -> vcl_job::Result<Captured> {
+    async fn capture_vm(
+        &self,
+        job: &mut Job,
+        target: VmTarget<'_>,
+        staging: &Staging,
+    ) -> vcl_job::Result<Captured> {
         self.capture_source(job, target, staging).await
     }
     async fn power(&self, computer: &Computer, action: PowerAction) -> Result<PowerState> {

@@ -169,7 +169,12 @@ pub trait Provisioning: Undo {
     ///
     /// # Errors
     /// Whatever kept it from that; what it put into the staging is undone from the journal.
-    async fn capture(&self, job: &mut Job, target: Target<'_>, staging: &Staging) -> vcl_job::Result<Captured>;
+    async fn capture(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+        staging: &Staging,
+    ) -> vcl_job::Result<Captured>;
 
     /// Called after a capture, or for a computer that was found off. Powers it on again and calls `Os::post_load`:
     /// it has lost its identity, so its host keys are new.
@@ -204,7 +209,12 @@ pub trait Provisioning: Undo {
     ///
     /// # Errors
     /// Whatever kept it from that; the throw-away machine is gone and the source runs again if it ran.
-    async fn capture_vm(&self, job: &mut Job, target: VmTarget<'_>, staging: &Staging) -> vcl_job::Result<Captured>;
+    async fn capture_vm(
+        &self,
+        job: &mut Job,
+        target: VmTarget<'_>,
+        staging: &Staging,
+    ) -> vcl_job::Result<Captured>;
 
     /// Changes a loaded computer's power, outside of any job.
     ///

@@ -5,8 +5,13 @@ use clap::{Parser, Subcommand};
 
 /// The daemon that lends machines.
 #[derive(Debug, Parser)]
-#[command(name = "vcld", version, about, long_about = "The daemon that lends machines: it loads images on computers, takes them \
-back clean, and captures what was built as the next revision. It is asked over its unix socket; see vclctl.")]
+#[command(
+    name = "vcld",
+    version,
+    about,
+    long_about = "The daemon that lends machines: it loads images on computers, takes them \
+back clean, and captures what was built as the next revision. It is asked over its unix socket; see vclctl."
+)]
 pub struct Arguments {
     /// The configuration
     #[arg(long, short, value_name = "FILE", default_value = "/etc/vcld/vcld.toml", global = true)]

@@ -70,7 +70,9 @@ impl Builder {
         let types: Vec<BackendType> = self.factories.iter().map(|f| f.kind).collect();
         let known = Known { backend_types: &types };
         match &arguments.command {
-            Some(Verb::CheckConfig { file }) => return check(file.as_ref().unwrap_or(&arguments.config), &known),
+            Some(Verb::CheckConfig { file }) => {
+                return check(file.as_ref().unwrap_or(&arguments.config), &known);
+            }
             Some(Verb::ConfigSchema) => {
                 println!("{:#}", vcl_config::schema(&known));
                 return ExitCode::SUCCESS;
@@ -163,7 +165,12 @@ impl Builder {
         Ok(())
     }
 
-    async fn node(self, config: Config, config_path: Utf8PathBuf, known: Vec<BackendType>) -> anyhow::Result<Node> {
+    async fn node(
+        self,
+        config: Config,
+        config_path: Utf8PathBuf,
+        known: Vec<BackendType>,
+    ) -> anyhow::Result<Node> {
         let library = Library::open(&config.library.path)
             .with_context(|| format!("library.path = \"{}\"", config.library.path))?;
         let vcl_config::Database::Sqlite { path } = &config.database;
@@ -177,7 +184,8 @@ impl Builder {
         let mut backends = BTreeMap::new();
         for (name, table) in &config.backends {
             let factory = self.factories.iter().find(|f| f.kind.name == table.kind);
-            let factory = factory.with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
+            let factory = factory
+                .with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
             let making = Making { name, table, networks: &networks };
             let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
             backends.insert(name.clone(), backend);
@@ -207,7 +215,10 @@ fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
     match vcl_config::load(file, known) {
         Ok(config) => {
             let (computers, backends) = (config.computers.len(), config.backends.len());
-            println!("{file} holds: {backends} backends, {} networks, {computers} computers", config.networks.len());
+            println!(
+                "{file} holds: {backends} backends, {} networks, {computers} computers",
+                config.networks.len()
+            );
             ExitCode::SUCCESS
         }
         Err(e) => {
@@ -242,11 +253,14 @@ fn listener(path: &Utf8Path, group: &str) -> anyhow::Result<tokio::net::UnixList
     // A socket that nobody listens on is left from an earlier life; one that answers is another daemon's.
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            anyhow::bail!("another vcld listens on {path}; stop it first, or give this one its own api.socket");
+            anyhow::bail!(
+                "another vcld listens on {path}; stop it first, or give this one its own api.socket"
+            );
         }
         std::fs::remove_file(path).with_context(|| format!("removing the old socket {path}"))?;
     }
-    let listener = std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listening on {path}"))?;
+    let listener =
+        std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listening on {path}"))?;
     match uzers::get_group_by_name(group) {
         Some(found) => {
             std::os::unix::fs::chown(path, None, Some(found.gid()))

@@ -21,13 +21,16 @@ impl Node {
                 let free = ByteSize(space.free);
                 let found = format!("{root}: {free} free of {}", ByteSize(space.total));
                 if free < self.config.library.keep_free {
-                    let way_out = "delete revisions that nobody needs (vclctl image delete), or give it more room";
+                    let way_out =
+                        "delete revisions that nobody needs (vclctl image delete), or give it more room";
                     add("library", FindingLevel::Error, found, Some(way_out.into()));
                 } else {
                     add("library", FindingLevel::Ok, found, None);
                 }
             }
-            Err(e) => add("library", FindingLevel::Error, e.to_string(), Some("look at [library] path".into())),
+            Err(e) => {
+                add("library", FindingLevel::Error, e.to_string(), Some("look at [library] path".into()))
+            }
         }
         match self.library.revisions() {
             Ok(scan) => {
@@ -46,7 +49,9 @@ impl Node {
             Err(e) => add("library", FindingLevel::Error, e.to_string(), None),
         }
         add("ssh key", FindingLevel::Ok, format!("guests must let this key in: {}", self.public_key), None);
-        for (stage, directory) in [("pre_capture", self.config.hooks.pre_capture()), ("post_load", self.config.hooks.post_load())] {
+        for (stage, directory) in
+            [("pre_capture", self.config.hooks.pre_capture()), ("post_load", self.config.hooks.post_load())]
+        {
             let count = std::fs::read_dir(&directory).map(|d| d.flatten().count()).unwrap_or(0);
             add("hooks", FindingLevel::Ok, format!("{count} files in {directory} for {stage}"), None);
         }

@@ -18,7 +18,9 @@ mod unload;
 use crate::node::{Node, Refusal, RefusalKind};
 use std::future::Future;
 use std::sync::Arc;
-use vcl_job::{AnyStep, Control, Error, Flow, Job, Kind, Observer, Outcome, Owners, Run, Undo, execute, undo_in};
+use vcl_job::{
+    AnyStep, Control, Error, Flow, Job, Kind, Observer, Outcome, Owners, Run, Undo, execute, undo_in,
+};
 use vcl_os::Os;
 use vcl_provisioning::Provisioning;
 use vcl_queue::Claim;
@@ -86,11 +88,19 @@ pub(crate) async fn run(
     match request {
         JobRequest::Load { computer, image } => {
             let flow = Flow { name: "load", version: 1 };
-            stage.play(flow, running.begin_load(&computer, &image), async |job, input| running.load(job, input).await).await
+            stage
+                .play(flow, running.begin_load(&computer, &image), async |job, input| {
+                    running.load(job, input).await
+                })
+                .await
         }
         JobRequest::Unload { computer } => {
             let flow = Flow { name: "unload", version: 1 };
-            stage.play(flow, running.begin_unload(&computer), async |job, input| running.unload(job, input).await).await
+            stage
+                .play(flow, running.begin_unload(&computer), async |job, input| {
+                    running.unload(job, input).await
+                })
+                .await
         }
         JobRequest::Capture { computer, into, after, power_on, note } => {
             let flow = Flow { name: "capture", version: 1 };
@@ -109,15 +119,23 @@ pub(crate) async fn run(
         }
         JobRequest::Export { image, path, format } => {
             let flow = Flow { name: "export", version: 1 };
-            stage.play(flow, running.begin_export(&image, path, &format), async |job, input| running.export(job, input).await).await
+            stage
+                .play(flow, running.begin_export(&image, path, &format), async |job, input| {
+                    running.export(job, input).await
+                })
+                .await
         }
         JobRequest::Verify { image } => {
             let flow = Flow { name: "verify", version: 1 };
-            stage.play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await).await
+            stage
+                .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
+                .await
         }
         JobRequest::DeleteImage { image } => {
             let flow = Flow { name: "delete-image", version: 1 };
-            stage.play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await).await
+            stage
+                .play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await)
+                .await
         }
     }
 }

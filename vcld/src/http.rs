@@ -63,7 +63,11 @@ pub fn openapi() -> String {
 }
 
 /// Answers requests until told to stop.
-pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener, closing: CancellationToken) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    listener: UnixListener,
+    closing: CancellationToken,
+) -> std::io::Result<()> {
     let (quick, _) = api().split_for_parts();
     let (streams, _) = OpenApiRouter::<Arc<Node>>::new().routes(routes!(stream::stream)).split_for_parts();
     let quick = quick.layer(tower_http::timeout::TimeoutLayer::with_status_code(

@@ -133,7 +133,10 @@ impl Node {
         self.backends.get(name).ok_or_else(|| {
             let known: Vec<_> = self.backends.keys().map(BackendName::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            Refusal::new(RefusalKind::NotFound, format!("there is no backend `{name}`; the configuration has: {known}"))
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no backend `{name}`; the configuration has: {known}"),
+            )
         })
     }
 
@@ -144,7 +147,9 @@ impl Node {
     pub fn os(&self, name: OsName) -> Result<&Arc<dyn Os>, Refusal> {
         match name {
             OsName::Linux => Ok(&self.linux),
-            OsName::Windows => Err(Refusal::new(RefusalKind::Refused, "this version of vcld has no module for Windows")),
+            OsName::Windows => {
+                Err(Refusal::new(RefusalKind::Refused, "this version of vcld has no module for Windows"))
+            }
         }
     }
 

@@ -30,21 +30,27 @@ impl Node {
                 }
                 steps.push(step("take computer", format!("{computer} becomes loading")));
                 steps.extend(part("load", self.backend_plan(Work::Load, &row.computer, &revision)?));
-                steps.push(step("record load", format!("{computer} holds {}", revision.manifest.image_ref())));
+                steps
+                    .push(step("record load", format!("{computer} holds {}", revision.manifest.image_ref())));
             }
             JobRequest::Unload { computer } => {
                 let row = self.queue.computer(computer).await?;
                 let held = row.loaded.as_ref().map(|l| self.library.get(&l.image)).transpose()?;
                 match held {
-                    Some(old) => steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?)),
-                    None => steps.push(step("unload", "it holds nothing; leftovers of its machine are removed")),
+                    Some(old) => {
+                        steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?))
+                    }
+                    None => {
+                        steps.push(step("unload", "it holds nothing; leftovers of its machine are removed"))
+                    }
                 }
                 steps.push(step("release computer", format!("{computer} becomes available")));
             }
             JobRequest::Capture { computer, into, after, .. } => {
                 let row = self.queue.computer(computer).await?;
                 let Some(loaded) = row.loaded else {
-                    let message = format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
+                    let message =
+                        format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
                     return Err(Refusal::new(RefusalKind::Refused, message));
                 };
                 let revision = self.library.get(&loaded.image)?;
@@ -60,11 +66,17 @@ impl Node {
                 match after {
                     After::KeepOff => {}
                     After::Release => {
-                        steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &revision)?));
+                        steps.extend(part(
+                            "unload",
+                            self.backend_plan(Work::Unload, &row.computer, &revision)?,
+                        ));
                         steps.push(step("release computer", format!("{computer} becomes available")));
                     }
                     After::Resume => {
-                        steps.extend(part("after/resume", self.backend_plan(Work::Resume, &row.computer, &revision)?));
+                        steps.extend(part(
+                            "after/resume",
+                            self.backend_plan(Work::Resume, &row.computer, &revision)?,
+                        ));
                         steps.push(step("record endpoint", "with its new host keys"));
                     }
                 }
@@ -105,7 +117,8 @@ impl Node {
                 let known = self.queue.revision(image).await?;
                 let users = self.queue.users(image).await?;
                 if let Some(user) = users.first() {
-                    let message = format!("{image} is loaded on {user}; unload it first: vclctl unload {user}");
+                    let message =
+                        format!("{image} is loaded on {user}; unload it first: vclctl unload {user}");
                     return Err(Refusal::new(RefusalKind::Refused, message));
                 }
                 steps.push(step("forget revision", image.to_string()));
@@ -115,7 +128,12 @@ impl Node {
         Ok(Plan { title: request.to_string(), steps })
     }
 
-    fn backend_plan(&self, work: Work, computer: &Computer, revision: &Revision) -> Result<Vec<PlannedStep>, Refusal> {
+    fn backend_plan(
+        &self,
+        work: Work,
+        computer: &Computer,
+        revision: &Revision,
+    ) -> Result<Vec<PlannedStep>, Refusal> {
         let backend: &dyn Provisioning = &**self.backend(&computer.backend)?;
         Ok(backend.plan(work, &self.target(computer, revision, None)?))
     }

@@ -3,8 +3,8 @@
 use crate::node::{Node, Refusal, RefusalKind};
 use vcl_queue::{CancelOutcome, JobFilter, NewJob};
 use vcl_types::api::{
-    Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView, PowerAction,
-    PowerState, Status, Submitted, VmPreview, VmView,
+    Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView,
+    PowerAction, PowerState, Status, Submitted, VmPreview, VmView,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ByteSize, ComputerName, ImageName, JobId, JobRequest, OsName};
@@ -29,7 +29,12 @@ impl Node {
             .submit(NewJob { request, requester: requester.to_owned(), backend, host: None })
             .await?;
         tracing::info!(job = job.0, requester, title, "job queued");
-        self.queue.post_event("job-queued", Some(job), computer.as_ref(), &format!("{title}, asked for by {requester}"));
+        self.queue.post_event(
+            "job-queued",
+            Some(job),
+            computer.as_ref(),
+            &format!("{title}, asked for by {requester}"),
+        );
         Ok(Submitted { job })
     }
 
@@ -58,10 +63,20 @@ impl Node {
     pub async fn cancel(&self, id: JobId, requester: &str) -> Result<JobView, Refusal> {
         match self.queue.cancel(id).await? {
             CancelOutcome::Cancelled => {
-                self.queue.post_event("job-cancelled", Some(id), None, &format!("called off by {requester} before it began"));
+                self.queue.post_event(
+                    "job-cancelled",
+                    Some(id),
+                    None,
+                    &format!("called off by {requester} before it began"),
+                );
             }
             CancelOutcome::Wish => {
-                self.queue.post_event("job-cancelling", Some(id), None, &format!("called off by {requester}"));
+                self.queue.post_event(
+                    "job-cancelling",
+                    Some(id),
+                    None,
+                    &format!("called off by {requester}"),
+                );
             }
             CancelOutcome::Already(_) => {}
         }
@@ -93,18 +108,31 @@ impl Node {
     ///
     /// # Errors
     /// A job holds it, it is not loaded, or its backend does not answer.
-    pub async fn power(&self, name: &ComputerName, action: PowerAction, requester: &str) -> Result<ComputerView, Refusal> {
+    pub async fn power(
+        &self,
+        name: &ComputerName,
+        action: PowerAction,
+        requester: &str,
+    ) -> Result<ComputerView, Refusal> {
         let row = self.queue.computer(name).await?;
         if let Some(holder) = self.queue.holder(name).await? {
             let (id, title) = (holder.id, holder.request);
-            let message = format!("{name} is held by job {id} ({title}); wait for it, or call it off: vclctl job cancel {id}");
+            let message = format!(
+                "{name} is held by job {id} ({title}); wait for it, or call it off: vclctl job cancel {id}"
+            );
             return Err(Refusal::new(RefusalKind::Busy, message));
         }
         let power = self.backend(&row.computer.backend)?.power(&row.computer, action).await?;
-        let word = serde_json::to_value(action).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let word =
+            serde_json::to_value(action).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         self.queue.post_event("power", None, Some(name), &format!("power {word} by {requester}"));
         if action == PowerAction::Off && power == PowerState::On {
-            self.queue.post_event("power", None, Some(name), "the guest was asked to shut down; force-off cuts its power");
+            self.queue.post_event(
+                "power",
+                None,
+                Some(name),
+                "the guest was asked to shut down; force-off cuts its power",
+            );
         }
         Ok(row.view(Some(power)))
     }
@@ -115,7 +143,8 @@ impl Node {
     /// It is not loaded, or its console cannot be read.
     pub async fn console(&self, name: &ComputerName, lines: usize) -> Result<Console, Refusal> {
         let row = self.queue.computer(name).await?;
-        let text = self.backend(&row.computer.backend)?.console(&row.computer, lines.clamp(1, 10_000)).await?;
+        let text =
+            self.backend(&row.computer.backend)?.console(&row.computer, lines.clamp(1, 10_000)).await?;
         Ok(Console { text })
     }
 
@@ -139,11 +168,18 @@ impl Node {
         let missing = config.computers.iter().find(|c| !self.backends.contains_key(&c.backend));
         if let Some(computer) = missing {
             let (backend, name) = (&computer.backend, &computer.name);
-            let message = format!("{name} is of backend `{backend}`, which this daemon was started without; restart it: systemctl restart vcld");
+            let message = format!(
+                "{name} is of backend `{backend}`, which this daemon was started without; restart it: systemctl restart vcld"
+            );
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
         if config.networks != self.config.networks && !dry_run {
-            self.queue.post_event("restart-needed", None, None, "networks changed in the configuration; they count from the daemon's next start");
+            self.queue.post_event(
+                "restart-needed",
+                None,
+                None,
+                "networks changed in the configuration; they count from the daemon's next start",
+            );
         }
         Ok(self.queue.apply_computers(&config.computers, dry_run).await?)
     }
@@ -198,7 +234,10 @@ impl Node {
         let mut preview = self.backend(backend)?.preview_vm(target).await?;
         preview.free = ByteSize(self.library.space()?.free);
         if preview.to_copy > preview.free {
-            preview.missing.push(format!("space: {} to copy, and the library has {} free", preview.to_copy, preview.free));
+            preview.missing.push(format!(
+                "space: {} to copy, and the library has {} free",
+                preview.to_copy, preview.free
+            ));
         }
         Ok(preview)
     }
@@ -207,7 +246,12 @@ impl Node {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn events(&self, after: Option<i64>, job: Option<JobId>, limit: u32) -> Result<Vec<EventView>, Refusal> {
+    pub async fn events(
+        &self,
+        after: Option<i64>,
+        job: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<EventView>, Refusal> {
         // A job's events are few among many: look at more than are wanted, and answer the last of them.
         let fetch = if job.is_some() { 100_000 } else { limit };
         let mut events = match after {
@@ -255,7 +299,11 @@ impl Node {
             since: self.since,
             backends,
             computers: computers.into_iter().map(|(s, n)| count((s.to_string(), n))).collect(),
-            jobs: jobs.into_iter().filter(|(s, _)| shown(*s)).map(|(s, n)| count((s.to_string(), n))).collect(),
+            jobs: jobs
+                .into_iter()
+                .filter(|(s, _)| shown(*s))
+                .map(|(s, n)| count((s.to_string(), n)))
+                .collect(),
             running,
             library: self.library.root().display().to_string(),
             revisions: self.library.revisions()?.revisions.len() as u64,

@@ -10,8 +10,12 @@ use vcl_config::{Log, LogFormat};
 pub(crate) fn start(log: &Log) -> anyhow::Result<()> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) => EnvFilter::try_new(filter)?,
-        Err(_) => EnvFilter::try_new(&log.filter)
-            .map_err(|e| anyhow::anyhow!("log.filter: `{}` is no filter ({e}); use `info` or `info,vcl_job=debug`", log.filter))?,
+        Err(_) => EnvFilter::try_new(&log.filter).map_err(|e| {
+            anyhow::anyhow!(
+                "log.filter: `{}` is no filter ({e}); use `info` or `info,vcl_job=debug`",
+                log.filter
+            )
+        })?,
     };
     // systemd sets JOURNAL_STREAM for what it has connected to the journal.
     let journald = std::env::var_os("JOURNAL_STREAM").is_some();

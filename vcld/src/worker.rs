@@ -107,7 +107,9 @@ async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>) {
         Outcome::RolledBack(f) => (Event::Fail, Some(f.message), None),
         Outcome::Stuck(f) => (Event::Stick, Some(f.message), None),
         // Back to the queue: this daemon's next start, or another node, goes on with it.
-        Outcome::Interrupted => (Event::Lost, Some("the daemon stopped; it goes on at the next start".to_owned()), None),
+        Outcome::Interrupted => {
+            (Event::Lost, Some("the daemon stopped; it goes on at the next start".to_owned()), None)
+        }
         Outcome::Lost(f) if f.kind == Kind::LeaseLost => {
             tracing::warn!(reason = %f, "the job is another's now");
             return;
@@ -155,7 +157,12 @@ struct Watcher {
 
 impl Watcher {
     fn new(queue: Queue, claim: &Claim) -> Self {
-        Self { queue, job: claim.id(), computer: claim.job.request.computer().cloned(), last: Mutex::new(None) }
+        Self {
+            queue,
+            job: claim.id(),
+            computer: claim.job.request.computer().cloned(),
+            last: Mutex::new(None),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use vcl_types::{Computer, DirectBoot};
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) const READ: Step<Libvirt, String> = Step::new("read domain").retry(TRANSIENT);
-pub(super) const WAIT_OFF: Step<Libvirt, String> = Step::new("wait for power off").deadline(LONG).retry(TRANSIENT);
+pub(super) const WAIT_OFF: Step<Libvirt, String> =
+    Step::new("wait for power off").deadline(LONG).retry(TRANSIENT);
 pub(super) const COPY: Step<Libvirt, FileCopy> =
     Step::new("copy disk").deadline(LONG).undo(|_, copy| Box::pin(async move { remove_file(&copy.to) }));
 pub(super) const COPY_FILE: Step<Libvirt, FileCopy> =
@@ -24,7 +25,9 @@ pub(super) const UNDEFINE: Step<Libvirt, String> = Step::new("undefine domain").
 pub(super) const DELETE: Step<Libvirt, Utf8PathBuf> = Step::new("delete files");
 
 fn utf8(path: std::path::PathBuf) -> vcl_job::Result<String> {
-    path.into_os_string().into_string().map_err(|path| Error::new(Kind::Fatal, format!("{path:?} is not UTF-8")))
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Error::new(Kind::Fatal, format!("{path:?} is not UTF-8")))
 }
 
 impl Libvirt {
@@ -36,7 +39,10 @@ impl Libvirt {
     ) -> vcl_job::Result<Captured> {
         let domain = Self::domain_name(&target.computer.name);
         let Some(endpoint) = target.endpoint else {
-            return Err(Error::new(Kind::Refused, format!("{} is not loaded; there is nothing to capture", target.computer)));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{} is not loaded; there is nothing to capture", target.computer),
+            ));
         };
         let machine = self.read(job, &domain).await?;
         let end = Provisioning::end_state(self);
@@ -48,9 +54,12 @@ impl Libvirt {
     pub(super) async fn read(&self, job: &mut Job, domain: &str) -> vcl_job::Result<Description> {
         job.step(self, &READ, domain.to_owned())
             .run(async |domain, _| {
-                self.describe(&domain)
-                    .await?
-                    .ok_or_else(|| Error::new(Kind::NotFound, format!("domain {domain} is gone: somebody removed it behind vcld's back")))
+                self.describe(&domain).await?.ok_or_else(|| {
+                    Error::new(
+                        Kind::NotFound,
+                        format!("domain {domain} is gone: somebody removed it behind vcld's back"),
+                    )
+                })
             })
             .await
     }
@@ -82,10 +91,14 @@ impl Libvirt {
                     remove_file(&copy.to)?;
                     let from = qemu_img::ConvertFrom { path: copy.from.as_ref(), format: Format::Qcow2 };
                     let (progress, options) = (Progress::of(&cx), qemu_img::ConvertOptions::default());
-                    let convert = qemu_img::convert(&cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options);
+                    let convert =
+                        qemu_img::convert(&cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options);
                     match tokio::time::timeout(limit, convert).await {
                         Ok(result) => Ok(result?),
-                        Err(_) => Err(Error::new(Kind::Deadline, format!("copying {} took longer than {} s", copy.from, limit.as_secs()))),
+                        Err(_) => Err(Error::new(
+                            Kind::Deadline,
+                            format!("copying {} took longer than {} s", copy.from, limit.as_secs()),
+                        )),
                     }
                 })
                 .await?;
@@ -112,7 +125,13 @@ impl Libvirt {
         Ok(Captured { disks, firmware, boot, hardware: machine.hardware })
     }
 
-    async fn copy_file(&self, job: &mut Job, name: &str, from: &str, staging: &Staging) -> vcl_job::Result<()> {
+    async fn copy_file(
+        &self,
+        job: &mut Job,
+        name: &str,
+        from: &str,
+        staging: &Staging,
+    ) -> vcl_job::Result<()> {
         let copy = FileCopy { from: from.to_owned(), to: utf8(staging.path(name)?)? };
         job.step(self, &COPY_FILE, copy)
             .key(name)
@@ -121,7 +140,8 @@ impl Libvirt {
                 remove_file(&copy.to)?;
                 let copied = tokio::fs::copy(&copy.from, &copy.to).await;
                 copied.map(drop).map_err(|e| {
-                    let kind = if e.kind() == std::io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Fatal };
+                    let kind =
+                        if e.kind() == std::io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Fatal };
                     Error::caused(kind, format!("copying {} to {}", copy.from, copy.to), e)
                 })
             })
@@ -134,7 +154,12 @@ impl Libvirt {
     }
 
     /// Removes a machine of ours and its files.
-    pub(super) async fn take_away(&self, job: &mut Job, domain: &str, directory: Utf8PathBuf) -> vcl_job::Result<()> {
+    pub(super) async fn take_away(
+        &self,
+        job: &mut Job,
+        domain: &str,
+        directory: Utf8PathBuf,
+    ) -> vcl_job::Result<()> {
         job.step(self, &STOP, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;

@@ -111,7 +111,8 @@ impl Connection {
             virt::enumutil::Enum::Unknown(_) => None,
         };
         let text = e.message().to_lowercase();
-        let broken = ["broken pipe", "end of file", "connection reset", "client socket is closed", "keepalive"];
+        let broken =
+            ["broken pipe", "end of file", "connection reset", "client socket is closed", "keepalive"];
         let kind = match code {
             _ if connecting || broken.iter().any(|b| text.contains(b)) => ErrorKind::Unreachable,
             Some(ErrorNumber::NoConnect | ErrorNumber::InvalidConn) => ErrorKind::Unreachable,
@@ -122,7 +123,9 @@ impl Connection {
         if kind == ErrorKind::Unreachable {
             self.shared.drop_connection();
             let uri = self.uri();
-            let context = format!("{what}: libvirtd at {uri} does not answer; is it running? (systemctl status libvirtd)");
+            let context = format!(
+                "{what}: libvirtd at {uri} does not answer; is it running? (systemctl status libvirtd)"
+            );
             return Error::caused(kind, context, Said(e.message().to_owned()));
         }
         Error::caused(kind, what, Said(e.message().to_owned()))

@@ -61,7 +61,9 @@ fn leaf(w: &mut W, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
     Ok(())
 }
 fn text(w: &mut W, name: &str, attributes: &[(&str, &str)], content: &str) -> io::Result<()> {
-    w.create_element(name).with_attributes(attributes.iter().copied()).write_text_content(BytesText::new(content))?;
+    w.create_element(name)
+        .with_attributes(attributes.iter().copied())
+        .write_text_content(BytesText::new(content))?;
     Ok(())
 }
 fn element(
@@ -82,7 +84,11 @@ fn disk_name(bus: &str, n: usize) -> String {
         _ => "sd",
     };
     let letter = char::from(b'a' + u8::try_from(n % 26).unwrap_or(0));
-    if n < 26 { format!("{prefix}{letter}") } else { format!("{prefix}{}{letter}", char::from(b'a' + (n / 26 - 1) as u8)) }
+    if n < 26 {
+        format!("{prefix}{letter}")
+    } else {
+        format!("{prefix}{}{letter}", char::from(b'a' + (n / 26 - 1) as u8))
+    }
 }
 
 impl Definition {
@@ -192,7 +198,9 @@ impl Definition {
             leaf(w, "log", &[("file", &self.console), ("append", "on")])?;
             leaf(w, "target", &[("port", "0")])
         })?;
-        element(w, "console", &[("type", "pty")], |w| leaf(w, "target", &[("type", "serial"), ("port", "0")]))?;
+        element(w, "console", &[("type", "pty")], |w| {
+            leaf(w, "target", &[("type", "serial"), ("port", "0")])
+        })?;
         element(w, "channel", &[("type", "unix")], |w| {
             leaf(w, "target", &[("type", "virtio"), ("name", "org.qemu.guest_agent.0")])
         })?;
@@ -200,7 +208,9 @@ impl Definition {
         element(w, "graphics", &[("type", "vnc")], |w| leaf(w, "listen", &[("type", "socket")]))?;
         element(w, "video", &[], |w| leaf(w, "model", &[("type", "vga")]))?;
         leaf(w, "input", &[("type", "tablet"), ("bus", "usb")])?;
-        element(w, "rng", &[("model", "virtio")], |w| text(w, "backend", &[("model", "random")], "/dev/urandom"))?;
+        element(w, "rng", &[("model", "virtio")], |w| {
+            text(w, "backend", &[("model", "random")], "/dev/urandom")
+        })?;
         leaf(w, "memballoon", &[("model", "virtio")])?;
         if self.hardware.tpm {
             element(w, "tpm", &[("model", "tpm-crb")], |w| {
@@ -221,9 +231,11 @@ impl Definition {
                     other => other.as_str(),
                 };
                 // Slots from the top, where libvirt, which counts from the bottom, has put nothing.
-                let (bus, slot) = (if self.hardware.machine.starts_with("pc") { "pci.0" } else { "pcie.0" }, 0x1e - n);
+                let (bus, slot) =
+                    (if self.hardware.machine.starts_with("pc") { "pci.0" } else { "pcie.0" }, 0x1e - n);
                 let net = format!("user,id=vcld{n},hostfwd=tcp:127.0.0.1:{port}-:22");
-                let card = format!("{model},netdev=vcld{n},mac={},romfile=,bus={bus},addr={slot:#x}", nic.mac);
+                let card =
+                    format!("{model},netdev=vcld{n},mac={},romfile=,bus={bus},addr={slot:#x}", nic.mac);
                 for argument in ["-netdev", &net, "-device", &card] {
                     leaf(w, "qemu:arg", &[("value", argument)])?;
                 }
@@ -280,7 +292,11 @@ mod tests {
     fn a_direct_boot_machine_with_user_networking() {
         let mut d = definition();
         d.nics = vec![DefinedNic { mac: "52:54:00:00:00:01".into(), plug: NicPlug::User(40022) }];
-        d.boot = Some(DirectBoot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "root=/dev/vda & <x>".into() });
+        d.boot = Some(DirectBoot {
+            kernel: "/k".into(),
+            initrd: Some("/i".into()),
+            cmdline: "root=/dev/vda & <x>".into(),
+        });
         insta::assert_snapshot!(d.xml().unwrap());
     }
 
@@ -290,7 +306,10 @@ mod tests {
         d.owner = "<evil a='1'>\"&".into();
         let xml = d.xml().unwrap();
         assert!(!xml.contains("<evil"), "{xml}");
-        assert_eq!(super::super::description::Description::parse(&xml).unwrap().owner.as_deref(), Some("<evil a='1'>\"&"));
+        assert_eq!(
+            super::super::description::Description::parse(&xml).unwrap().owner.as_deref(),
+            Some("<evil a='1'>\"&")
+        );
     }
 
     #[test]

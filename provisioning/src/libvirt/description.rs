@@ -206,10 +206,11 @@ impl Description {
                 1024
             }
         };
-        let secure = domain.os.loader.as_ref().is_some_and(|l| l.secure.as_deref() == Some("yes"))
-            || domain.os.features.as_ref().is_some_and(|f| {
-                f.features.iter().any(|f| f.name == "secure-boot" && f.enabled == "yes")
-            });
+        let secure =
+            domain.os.loader.as_ref().is_some_and(|l| l.secure.as_deref() == Some("yes"))
+                || domain.os.features.as_ref().is_some_and(|f| {
+                    f.features.iter().any(|f| f.name == "secure-boot" && f.enabled == "yes")
+                });
         let uefi = domain.os.firmware.as_deref() == Some("efi")
             || domain.os.nvram.is_some()
             || domain.os.loader.as_ref().is_some_and(|l| l.kind.as_deref() == Some("pflash"));
@@ -231,7 +232,8 @@ impl Description {
             }
             let source = disk.source.unwrap_or_default();
             let Some(path) = source.file.or(source.dev) else {
-                peculiar.push(format!("a disk of type {}, which is not a file", disk.kind.unwrap_or_default()));
+                peculiar
+                    .push(format!("a disk of type {}, which is not a file", disk.kind.unwrap_or_default()));
                 continue;
             };
             if disks.is_empty() {
@@ -251,12 +253,13 @@ impl Description {
         for _ in &domain.devices.filesystems {
             peculiar.push("a directory of the host".into());
         }
-        let nic_model = match domain.devices.nics.first().and_then(|n| n.model.as_ref()).map(|m| m.kind.as_str()) {
-            Some("e1000e") => NicModel::E1000e,
-            Some("e1000") => NicModel::E1000,
-            Some("rtl8139") => NicModel::Rtl8139,
-            _ => NicModel::Virtio,
-        };
+        let nic_model =
+            match domain.devices.nics.first().and_then(|n| n.model.as_ref()).map(|m| m.kind.as_str()) {
+                Some("e1000e") => NicModel::E1000e,
+                Some("e1000") => NicModel::E1000,
+                Some("rtl8139") => NicModel::Rtl8139,
+                _ => NicModel::Virtio,
+            };
         let nics = domain.devices.nics.into_iter().map(|nic| {
             let source = nic.source.unwrap_or_default();
             DescribedNic { mac: nic.mac.address, kind: nic.kind, source: source.bridge.or(source.network) }
@@ -319,7 +322,10 @@ mod tests {
         let d = Description::parse(VIRT_MANAGER).unwrap();
         assert_eq!(d.hardware.to_string(), "q35 UEFI (Secure Boot) TPM sata 2 cpus 4.0 GiB");
         assert_eq!(d.disks.len(), 1, "the CD drive is not a disk");
-        assert_eq!((d.disks[0].path.as_str(), d.disks[0].format.as_str()), ("/var/lib/libvirt/images/win11.qcow2", "qcow2"));
+        assert_eq!(
+            (d.disks[0].path.as_str(), d.disks[0].format.as_str()),
+            ("/var/lib/libvirt/images/win11.qcow2", "qcow2")
+        );
         assert_eq!(d.nics[0].source.as_deref(), Some("default"));
         assert_eq!(d.variables.as_deref(), Some("/var/lib/libvirt/qemu/nvram/win11-cad_VARS.fd"));
         assert_eq!((d.owner, d.peculiar.len()), (None, 1));

@@ -65,7 +65,9 @@ impl Libvirt {
             Some(d) if d.owner.is_some() => Ok(true),
             Some(_) => Err(Error::new(
                 ErrorKind::NotOurs,
-                format!("domain {name} is there and vcld did not make it; rename it (virsh domrename) or rename the computer"),
+                format!(
+                    "domain {name} is there and vcld did not make it; rename it (virsh domrename) or rename the computer"
+                ),
             )),
         }
     }
@@ -152,7 +154,10 @@ impl Libvirt {
         loop {
             match work().await {
                 Err(e) if e.kind == ErrorKind::Unreachable && tokio::time::Instant::now() < deadline => {
-                    tracing::warn!(error = e.chain(), "libvirt is away; what was made there is removed when it is back");
+                    tracing::warn!(
+                        error = e.chain(),
+                        "libvirt is away; what was made there is removed when it is back"
+                    );
                     tokio::time::sleep(wait).await; // why: nobody tells us when it is back
                     wait = (wait * 2).min(Duration::from_secs(5));
                 }
@@ -183,11 +188,22 @@ impl Libvirt {
     }
 
     /// Waits until the power is off, and cuts it after `limit`, which an event tells.
-    pub(super) async fn wait_off_or_cut(&self, name: &str, cx: &Cx, limit: Duration) -> vcl_job::Result<bool> {
+    pub(super) async fn wait_off_or_cut(
+        &self,
+        name: &str,
+        cx: &Cx,
+        limit: Duration,
+    ) -> vcl_job::Result<bool> {
         if self.wait_off(name, cx, limit).await? {
             return Ok(false);
         }
-        cx.event("forced-off", format!("{name} was still on {} s after it was told to shut down; its power is cut", limit.as_secs()));
+        cx.event(
+            "forced-off",
+            format!(
+                "{name} was still on {} s after it was told to shut down; its power is cut",
+                limit.as_secs()
+            ),
+        );
         cx.check().await?;
         self.cut_power(name).await?;
         if self.wait_off(name, cx, Duration::from_secs(60)).await? {
@@ -198,7 +214,10 @@ impl Libvirt {
 
     pub(super) async fn change_power(&self, name: &str, action: PowerAction) -> Result<PowerState> {
         if !self.ours(name).await? {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no domain {name}: the computer is not loaded")));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no domain {name}: the computer is not loaded"),
+            ));
         }
         match action {
             PowerAction::On => {

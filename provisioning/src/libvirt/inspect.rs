@@ -44,14 +44,18 @@ fn view(seen: Seen) -> VmView {
     };
     let parsed = Description::parse(&seen.xml).ok();
     let formats: Vec<_> = parsed.iter().flat_map(|d| d.disks.iter().map(|d| d.format.clone())).collect();
-    let disks = seen.disks.into_iter().zip(formats).map(|((source, virtual_size, allocated), format)| VmDisk {
-        source,
-        format,
-        virtual_size: virtual_size.map(ByteSize),
-        allocated: allocated.map(ByteSize),
-    });
+    let disks =
+        seen.disks.into_iter().zip(formats).map(|((source, virtual_size, allocated), format)| VmDisk {
+            source,
+            format,
+            virtual_size: virtual_size.map(ByteSize),
+            allocated: allocated.map(ByteSize),
+        });
     VmView {
-        managed: parsed.as_ref().and_then(|d| d.owner.as_deref()).and_then(|o| o.parse::<ComputerName>().ok()),
+        managed: parsed
+            .as_ref()
+            .and_then(|d| d.owner.as_deref())
+            .and_then(|o| o.parse::<ComputerName>().ok()),
         state: state.into(),
         disks: disks.collect(),
         hardware: parsed.map(|d| d.hardware).unwrap_or_default(),
@@ -97,11 +101,14 @@ impl Libvirt {
             .call(format!("taking a screenshot of {domain}"), CALL, move |c| take(c, &name))
             .await
             .map_err(|e| match e.kind {
-                ErrorKind::NotFound => Error::new(e.kind, format!("there is no domain {domain}: the computer is not loaded")),
+                ErrorKind::NotFound => {
+                    Error::new(e.kind, format!("there is no domain {domain}: the computer is not loaded"))
+                }
                 _ => e,
             })?;
         // qemu gives a PPM; a person wants a PNG.
-        let read = image::load_from_memory(&picture).map_err(|e| Error::caused(ErrorKind::Failed, "reading qemu's picture", e))?;
+        let read = image::load_from_memory(&picture)
+            .map_err(|e| Error::caused(ErrorKind::Failed, "reading qemu's picture", e))?;
         let mut png = Cursor::new(Vec::new());
         read.write_to(&mut png, image::ImageFormat::Png)
             .map_err(|e| Error::caused(ErrorKind::Failed, "writing the picture", e))?;
@@ -112,45 +119,78 @@ impl Libvirt {
         let mut findings = Vec::new();
         let uri = self.connection.uri().to_owned();
         let mut add = |what: &str, level, found: String, way_out: Option<String>| {
-            findings.push(Finding { what: format!("backend {}: {what}", self.settings.name), level, found, way_out });
+            findings.push(Finding {
+                what: format!("backend {}: {what}", self.settings.name),
+                level,
+                found,
+                way_out,
+            });
         };
         let quick = Duration::from_secs(10);
-        let asked = self.connection.call("asking for its version", quick, |c| Ok((c.lib_version()?, c.hyp_version()?))).await;
+        let asked = self
+            .connection
+            .call("asking for its version", quick, |c| Ok((c.lib_version()?, c.hyp_version()?)))
+            .await;
         let version = |n: u32| format!("{}.{}.{}", n / 1_000_000, n / 1000 % 1000, n % 1000);
         let reachable = asked.is_ok();
         match asked {
             Ok((lib, qemu)) => {
-                add("libvirt", FindingLevel::Ok, format!("{uri}: libvirt {}, qemu {}", version(lib), version(qemu)), None);
+                add(
+                    "libvirt",
+                    FindingLevel::Ok,
+                    format!("{uri}: libvirt {}, qemu {}", version(lib), version(qemu)),
+                    None,
+                );
             }
             Err(e) => {
-                let way_out = "start it (systemctl start libvirtd), or let vcld's user into the group libvirt";
+                let way_out =
+                    "start it (systemctl start libvirtd), or let vcld's user into the group libvirt";
                 add("libvirt", FindingLevel::Error, e.chain(), Some(way_out.into()));
             }
         }
         match (self.kvm(), self.settings.accelerator) {
             (Ok(true), _) => add("processor", FindingLevel::Ok, "KVM".into(), None),
-            (Ok(false), Accelerator::Tcg) => add("processor", FindingLevel::Ok, "emulated, as configured".into(), None),
+            (Ok(false), Accelerator::Tcg) => {
+                add("processor", FindingLevel::Ok, "emulated, as configured".into(), None)
+            }
             (Ok(false), _) => {
                 let way_out = "turn virtualisation on in the firmware, or enable nested virtualisation where this is a guest itself";
-                add("processor", FindingLevel::Warning, "emulated: ten times slower than KVM".into(), Some(way_out.into()));
+                add(
+                    "processor",
+                    FindingLevel::Warning,
+                    "emulated: ten times slower than KVM".into(),
+                    Some(way_out.into()),
+                );
             }
-            (Err(e), _) => add("processor", FindingLevel::Error, e.chain(), Some("set accelerator = \"auto\"".into())),
+            (Err(e), _) => {
+                add("processor", FindingLevel::Error, e.chain(), Some("set accelerator = \"auto\"".into()))
+            }
         }
         let directory = &self.settings.directory;
         match tempfile_in(directory) {
             Ok(()) => add("directory", FindingLevel::Ok, directory.to_string(), None),
             Err(e) => {
                 let way_out = format!("make it writable for vcld's user: chown vcld {directory}");
-                add("directory", FindingLevel::Error, format!("{directory} cannot be written: {e}"), Some(way_out));
+                add(
+                    "directory",
+                    FindingLevel::Error,
+                    format!("{directory} cannot be written: {e}"),
+                    Some(way_out),
+                );
             }
         }
         if reachable {
             for (name, network) in &self.settings.networks {
                 let (found, way_out) = match &network.plug {
-                    Plug::Libvirt(libvirt) => (self.network_active(libvirt).await, format!("virsh net-start {libvirt}")),
+                    Plug::Libvirt(libvirt) => {
+                        (self.network_active(libvirt).await, format!("virsh net-start {libvirt}"))
+                    }
                     Plug::Bridge(bridge) => {
                         let there = camino::Utf8Path::new("/sys/class/net").join(bridge).exists();
-                        (there.then_some(()).ok_or_else(|| format!("bridge {bridge} is not there")), format!("ip link add {bridge} type bridge"))
+                        (
+                            there.then_some(()).ok_or_else(|| format!("bridge {bridge} is not there")),
+                            format!("ip link add {bridge} type bridge"),
+                        )
                     }
                     Plug::User => (Ok(()), String::new()),
                 };
@@ -166,9 +206,8 @@ impl Libvirt {
     async fn network_active(&self, network: &str) -> Result<(), String> {
         let name = network.to_owned();
         let what = format!("looking at network {network}");
-        let asked = self.connection.call(what, CALL, move |c: &Connect| {
-            c.lookup_network_by_name(&name)?.is_active()
-        });
+        let asked =
+            self.connection.call(what, CALL, move |c: &Connect| c.lookup_network_by_name(&name)?.is_active());
         match asked.await {
             Ok(true) => Ok(()),
             Ok(false) => Err(format!("libvirt's network {network} is not active")),

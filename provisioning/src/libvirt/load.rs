@@ -2,7 +2,7 @@
 
 use super::Libvirt;
 use super::connection::CALL;
-use super::definition::{Definition, DefinedDisk, DefinedNic, NicPlug};
+use super::definition::{DefinedDisk, DefinedNic, Definition, NicPlug};
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,8 @@ use vcl_images::qemu_img;
 use vcl_job::{Cx, Job, Kind, Step, TRANSIENT, minutes};
 use vcl_types::api::PlannedStep;
 use vcl_types::{
-    Accelerator, AddressSource, Computer, DirectBoot, Endpoint, Firmware, Hardware, HostKey, HostKeys, KeySource, Nic,
+    Accelerator, AddressSource, Computer, DirectBoot, Endpoint, Firmware, Hardware, HostKey, HostKeys,
+    KeySource, Nic,
 };
 use virt::sys;
 
@@ -38,21 +39,22 @@ pub(super) struct FileCopy {
 }
 
 /// Makes the machine's directory, and clears away what an earlier machine of that name left.
-pub(super) const PREPARE: Step<Libvirt, Place> = Step::new("prepare host").retry(TRANSIENT).undo(|host, place| {
-    Box::pin(async move {
-        host.patiently(|| host.remove(&place.domain)).await?;
-        remove_directory(&place.directory)
-    })
-});
+pub(super) const PREPARE: Step<Libvirt, Place> =
+    Step::new("prepare host").retry(TRANSIENT).undo(|host, place| {
+        Box::pin(async move {
+            host.patiently(|| host.remove(&place.domain)).await?;
+            remove_directory(&place.directory)
+        })
+    });
 pub(super) const OVERLAY: Step<Libvirt, Overlay> =
     Step::new("create overlay").undo(|_, overlay| Box::pin(async move { remove_file(&overlay.path) }));
 pub(super) const VARIABLES: Step<Libvirt, FileCopy> =
     Step::new("copy firmware variables").undo(|_, copy| Box::pin(async move { remove_file(&copy.to) }));
 /// Chooses free ports for user networking. Nothing to undo: a port is taken when the machine starts.
 pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
-pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain").retry(TRANSIENT).undo(|host, domain| {
-    Box::pin(async move { host.patiently(|| host.remove(&domain)).await })
-});
+pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
+    .retry(TRANSIENT)
+    .undo(|host, domain| Box::pin(async move { host.patiently(|| host.remove(&domain)).await }));
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) domain: String,
@@ -108,13 +110,21 @@ impl Libvirt {
             disks.push(self.overlay(job, n, overlay).await?);
         }
         let variables = match &manifest.firmware {
-            Some(record) => Some(self.copy_variables(job, &target.revision.path(&record.file), &directory).await?),
+            Some(record) => {
+                Some(self.copy_variables(job, &target.revision.path(&record.file), &directory).await?)
+            }
             None if hardware.firmware == Firmware::Bios => None,
             // A revision that was imported without its variables: the host's template makes new ones there.
             None => Some(directory.join("variables").into()),
         };
-        let plugs: Vec<_> = computer.nics.iter().map(|nic| Ok((nic, self.network(&nic.network)?.plug.clone()))).collect::<Result<_>>()?;
-        let nics = self.plug_in(job, plugs.iter().map(|(nic, plug)| (nic.mac.clone(), plug.clone())).collect()).await?;
+        let plugs: Vec<_> = computer
+            .nics
+            .iter()
+            .map(|nic| Ok((nic, self.network(&nic.network)?.plug.clone())))
+            .collect::<Result<_>>()?;
+        let nics = self
+            .plug_in(job, plugs.iter().map(|(nic, plug)| (nic.mac.clone(), plug.clone())).collect())
+            .await?;
         let definition = Definition {
             domain: domain.clone(),
             owner: computer.name.to_string(),
@@ -136,7 +146,11 @@ impl Libvirt {
     }
 
     /// Powers a computer on that is defined already, and makes it ready again.
-    pub(super) async fn resume_computer(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
+    pub(super) async fn resume_computer(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+    ) -> vcl_job::Result<Endpoint> {
         let domain = Self::domain_name(&target.computer.name);
         let directory = self.computer_directory(&target.computer.name);
         let nics = match target.endpoint {
@@ -150,13 +164,21 @@ impl Libvirt {
         self.boot(job, target, &domain, &directory, nics.as_ref()).await
     }
 
-    pub(super) async fn prepare(&self, job: &mut Job, domain: &str, directory: &Utf8Path) -> vcl_job::Result<()> {
+    pub(super) async fn prepare(
+        &self,
+        job: &mut Job,
+        domain: &str,
+        directory: &Utf8Path,
+    ) -> vcl_job::Result<()> {
         let place = Place { domain: domain.to_owned(), directory: directory.to_owned() };
         job.step(self, &PREPARE, place)
             .run(async |place, cx| {
                 cx.check().await?;
                 if self.not_somebody_else_s(&place.domain).await? {
-                    cx.event("cleared-leftover", format!("domain {} was there from an earlier load and is removed", place.domain));
+                    cx.event(
+                        "cleared-leftover",
+                        format!("domain {} was there from an earlier load and is removed", place.domain),
+                    );
                     self.remove(&place.domain).await?;
                 }
                 remove_directory(&place.directory)?;
@@ -167,35 +189,55 @@ impl Libvirt {
             .await
     }
 
-    pub(super) async fn overlay(&self, job: &mut Job, n: usize, overlay: Overlay) -> vcl_job::Result<DefinedDisk> {
+    pub(super) async fn overlay(
+        &self,
+        job: &mut Job,
+        n: usize,
+        overlay: Overlay,
+    ) -> vcl_job::Result<DefinedDisk> {
         job.step(self, &OVERLAY, overlay)
             .key(n)
             .run(async |overlay, cx| {
                 remove_file(&overlay.path)?;
                 let (path, backing) = (overlay.path.as_ref(), overlay.backing.as_ref());
                 qemu_img::create_overlay(&cx, path, backing, format(&overlay.format)?, None).await?;
-                Ok(DefinedDisk { path: overlay.path, backing: overlay.backing, backing_format: overlay.format })
+                Ok(DefinedDisk {
+                    path: overlay.path,
+                    backing: overlay.backing,
+                    backing_format: overlay.format,
+                })
             })
             .await
     }
 
-    pub(super) async fn copy_variables(&self, job: &mut Job, from: &str, directory: &Utf8Path) -> vcl_job::Result<String> {
+    pub(super) async fn copy_variables(
+        &self,
+        job: &mut Job,
+        from: &str,
+        directory: &Utf8Path,
+    ) -> vcl_job::Result<String> {
         let copy = FileCopy { from: from.to_owned(), to: directory.join("variables").into() };
         job.step(self, &VARIABLES, copy)
             .run(async |copy, cx| {
                 cx.check().await?;
                 // The library's file is read-only; the machine writes to its copy.
                 let bytes = tokio::fs::read(&copy.from).await;
-                let bytes = bytes.map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("reading {}", copy.from), e))?;
+                let bytes = bytes
+                    .map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("reading {}", copy.from), e))?;
                 let written = tokio::fs::write(&copy.to, bytes).await;
-                written.map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("writing {}", copy.to), e))?;
+                written
+                    .map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("writing {}", copy.to), e))?;
                 Ok(copy.to)
             })
             .await
     }
 
     /// Gives each card its plug; user networking gets a free port.
-    pub(super) async fn plug_in(&self, job: &mut Job, cards: Vec<(String, Plug)>) -> vcl_job::Result<Vec<DefinedNic>> {
+    pub(super) async fn plug_in(
+        &self,
+        job: &mut Job,
+        cards: Vec<(String, Plug)>,
+    ) -> vcl_job::Result<Vec<DefinedNic>> {
         let wanted = cards.iter().filter(|(_, plug)| *plug == Plug::User).count();
         let mut ports = Vec::new();
         if wanted > 0 {
@@ -221,7 +263,12 @@ impl Libvirt {
             .await
     }
 
-    pub(super) async fn start_step(&self, job: &mut Job, domain: &str, directory: &Utf8Path) -> vcl_job::Result<()> {
+    pub(super) async fn start_step(
+        &self,
+        job: &mut Job,
+        domain: &str,
+        directory: &Utf8Path,
+    ) -> vcl_job::Result<()> {
         let start = Start { domain: domain.to_owned(), console: directory.join("console.log") };
         job.step(self, &START, start)
             .run(async |start, cx| {
@@ -251,7 +298,11 @@ impl Libvirt {
             (_, Some(management)) => {
                 let source = self.network(&management.network)?.address;
                 let hook = self.network(&management.network)?.hook.clone();
-                (self.find_address(job, domain, &console, management, source, hook, target.limits.boot).await?, 22)
+                (
+                    self.find_address(job, domain, &console, management, source, hook, target.limits.boot)
+                        .await?,
+                    22,
+                )
             }
             (_, None) => {
                 let context = format!("{} has no management interface; give it a network", target.computer);
@@ -281,9 +332,14 @@ impl Libvirt {
     ) -> vcl_job::Result<IpAddr> {
         job.step(self, &ADDRESS, domain.to_owned())
             .run(async |domain, cx| {
-                let fixed = || nic.address.ok_or_else(|| {
-                    vcl_job::Error::new(Kind::Refused, format!("network {} is static and the computer has no address", nic.network))
-                });
+                let fixed = || {
+                    nic.address.ok_or_else(|| {
+                        vcl_job::Error::new(
+                            Kind::Refused,
+                            format!("network {} is static and the computer has no address", nic.network),
+                        )
+                    })
+                };
                 match source {
                     AddressSource::Static => return fixed(),
                     AddressSource::Hook => return ask_hook(&cx, hook.as_deref(), &domain, &nic.mac).await,
@@ -297,7 +353,10 @@ impl Libvirt {
                     if tokio::time::Instant::now() >= deadline {
                         let (mac, network) = (&nic.mac, &nic.network);
                         let asked = if source == AddressSource::Agent { "guest agent" } else { "DHCP lease" };
-                        let context = format!("no {asked} told an address for {mac} on network {network} within {} s", limit.as_secs());
+                        let context = format!(
+                            "no {asked} told an address for {mac} on network {network} within {} s",
+                            limit.as_secs()
+                        );
                         return Err(with_console(vcl_job::Error::new(Kind::Deadline, context), console));
                     }
                     tokio::select! {
@@ -320,7 +379,10 @@ impl Libvirt {
                     &[sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT]
                 } else {
                     // A site's own DHCP server tells libvirt nothing; the host's ARP table does.
-                    &[sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP]
+                    &[
+                        sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+                        sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+                    ]
                 };
                 for source in sources {
                     let interfaces = domain.interface_addresses(*source, 0).unwrap_or_default();
@@ -330,7 +392,9 @@ impl Libvirt {
                         .flat_map(|i| i.addrs.iter())
                         .filter_map(|a| a.addr.parse::<IpAddr>().ok())
                         // A link-local address says that nobody gave it one.
-                        .find(|a| !a.is_loopback() && !matches!(a, IpAddr::V6(v6) if v6.is_unicast_link_local()));
+                        .find(|a| {
+                            !a.is_loopback() && !matches!(a, IpAddr::V6(v6) if v6.is_unicast_link_local())
+                        });
                     if found.is_some() {
                         return Ok(found);
                     }
@@ -412,14 +476,23 @@ impl Libvirt {
         let guest = |end| {
             let part = if end { "pre_capture" } else { "post_load" };
             let steps = target.os.plan(end.then(|| crate::Provisioning::end_state(self)));
-            steps.into_iter().map(move |(name, what)| PlannedStep { name: format!("{part}/{name}"), what: what.into() })
+            steps
+                .into_iter()
+                .map(move |(name, what)| PlannedStep { name: format!("{part}/{name}"), what: what.into() })
         };
         let boot = || {
             let mut steps = vec![step(START.name(), format!("power {domain} on"))];
-            if target.computer.management().is_some_and(|n| self.network(&n.network).is_ok_and(|n| n.plug != Plug::User)) {
+            if target
+                .computer
+                .management()
+                .is_some_and(|n| self.network(&n.network).is_ok_and(|n| n.plug != Plug::User))
+            {
                 steps.push(step(ADDRESS.name(), "wait for its address".into()));
             }
-            steps.push(step(HOST_KEYS.name(), format!("wait for its ssh server, at most {} s", target.limits.boot.as_secs())));
+            steps.push(step(
+                HOST_KEYS.name(),
+                format!("wait for its ssh server, at most {} s", target.limits.boot.as_secs()),
+            ));
             steps
         };
         match work {
@@ -428,7 +501,10 @@ impl Libvirt {
                 let hardware = machine_hardware(target.computer, &manifest.hardware);
                 let mut steps = vec![step(PREPARE.name(), format!("make {directory}"))];
                 for disk in &manifest.disks {
-                    steps.push(step(OVERLAY.name(), format!("on {} ({})", target.revision.path(&disk.file), disk.virtual_size)));
+                    steps.push(step(
+                        OVERLAY.name(),
+                        format!("on {} ({})", target.revision.path(&disk.file), disk.virtual_size),
+                    ));
                 }
                 if manifest.firmware.is_some() {
                     steps.push(step(VARIABLES.name(), "of the revision, for this machine".into()));
@@ -439,9 +515,15 @@ impl Libvirt {
             Work::Resume => boot().into_iter().chain(guest(false)).collect(),
             Work::Capture => {
                 let mut steps: Vec<_> = guest(true).collect();
-                steps.push(step("wait for power off", format!("at most {} s, then cut it", target.limits.shutdown.as_secs())));
+                steps.push(step(
+                    "wait for power off",
+                    format!("at most {} s, then cut it", target.limits.shutdown.as_secs()),
+                ));
                 for (n, disk) in manifest.disks.iter().enumerate() {
-                    steps.push(step(&format!("copy disk[{n}]"), format!("{} at most, into the library's staging", disk.virtual_size)));
+                    steps.push(step(
+                        &format!("copy disk[{n}]"),
+                        format!("{} at most, into the library's staging", disk.virtual_size),
+                    ));
                 }
                 steps
             }
@@ -473,7 +555,8 @@ pub(super) fn format(name: &str) -> vcl_job::Result<vcl_images::Format> {
 
 /// Free ports of 127.0.0.1. All are held until all are found, so that they differ.
 fn free_ports(wanted: usize) -> vcl_job::Result<Vec<u16>> {
-    let bound: std::io::Result<Vec<_>> = (0..wanted).map(|_| std::net::TcpListener::bind(("127.0.0.1", 0))).collect();
+    let bound: std::io::Result<Vec<_>> =
+        (0..wanted).map(|_| std::net::TcpListener::bind(("127.0.0.1", 0))).collect();
     let ports = bound.and_then(|b| b.iter().map(|l| Ok(l.local_addr()?.port())).collect());
     ports.map_err(|e| vcl_job::Error::caused(Kind::Transient, "looking for a free port on 127.0.0.1", e))
 }
@@ -490,7 +573,9 @@ async fn banner(address: IpAddr, port: u16) -> Result<(), String> {
     match tokio::time::timeout(limit, read).await {
         Ok(Ok(first)) if &first == b"SSH-" => Ok(()),
         Ok(Ok(_)) => Err("something that is not an ssh server answered".into()),
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err("the connection was closed at once".into()),
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err("the connection was closed at once".into())
+        }
         Ok(Err(e)) => Err(e.to_string().to_lowercase()),
         Err(_) => Err("connected, and nothing was said".into()),
     }
@@ -523,11 +608,8 @@ pub(super) fn tail(path: &Utf8Path, bytes: u64) -> std::io::Result<String> {
 
 /// The last lines of a console, with what could drive a terminal taken out.
 pub(super) fn last_lines(console: &str, lines: usize) -> String {
-    let clean: Vec<String> = console
-        .lines()
-        .map(|line| strip_escapes(line.trim_end()))
-        .filter(|line| !line.is_empty())
-        .collect();
+    let clean: Vec<String> =
+        console.lines().map(|line| strip_escapes(line.trim_end())).filter(|line| !line.is_empty()).collect();
     clean[clean.len().saturating_sub(lines)..].join("\n")
 }
 
@@ -563,7 +645,9 @@ pub(super) fn with_console(error: vcl_job::Error, console: &Utf8Path) -> vcl_job
 
 /// Asks a site's executable for an address: it gets the domain and the MAC as arguments and prints one line.
 async fn ask_hook(cx: &Cx, hook: Option<&str>, domain: &str, mac: &str) -> vcl_job::Result<IpAddr> {
-    let hook = hook.ok_or_else(|| vcl_job::Error::new(Kind::Refused, "the network's address is a hook and it names none"))?;
+    let hook = hook.ok_or_else(|| {
+        vcl_job::Error::new(Kind::Refused, "the network's address is a hook and it names none")
+    })?;
     let process = vcl_job::Process::new(hook).args([domain, mac]);
     let output = cx.within("the address hook", HOOK_LIMIT, process.run(cx, |_| {})).await??;
     let text = String::from_utf8_lossy(&output.stdout);

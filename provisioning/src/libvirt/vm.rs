@@ -121,7 +121,11 @@ impl Libvirt {
             disks: definition
                 .disks
                 .iter()
-                .map(|d| super::description::DescribedDisk { path: d.path.clone(), format: "qcow2".into(), read_only: false })
+                .map(|d| super::description::DescribedDisk {
+                    path: d.path.clone(),
+                    format: "qcow2".into(),
+                    read_only: false,
+                })
                 .collect(),
             variables,
             ..described.clone()
@@ -145,7 +149,11 @@ impl Libvirt {
         let Some(description) = self.describe(vm).await? else {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                format!("{} has no machine `{vm}`; see: vclctl vm list {}", self.connection.uri(), self.settings.name),
+                format!(
+                    "{} has no machine `{vm}`; see: vclctl vm list {}",
+                    self.connection.uri(),
+                    self.settings.name
+                ),
             ));
         };
         if let Some(owner) = &description.owner {
@@ -155,7 +163,10 @@ impl Libvirt {
             ));
         }
         if description.disks.iter().all(|d| d.read_only) {
-            return Err(Error::new(ErrorKind::Refused, format!("{vm} has no disk that could become an image")));
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("{vm} has no disk that could become an image"),
+            ));
         }
         let ran = self.power_state(vm).await? != PowerState::Off;
         Ok(SourceMachine { description, ran })
@@ -202,7 +213,9 @@ impl Libvirt {
         }
         for disk in &description.disks {
             if !Utf8Path::new(&disk.path).exists() {
-                preview.missing.push(format!("{} cannot be read here: vcld must run where the disks are", disk.path));
+                preview
+                    .missing
+                    .push(format!("{} cannot be read here: vcld must run where the disks are", disk.path));
             }
         }
         if description.hardware.firmware != Firmware::Bios && description.variables.is_none() {
@@ -230,7 +243,8 @@ impl Libvirt {
             preview.notes.push("its address is not known (no DHCP lease, no entry in the ARP table), so it cannot be looked into while it runs".into());
             return;
         };
-        let endpoint = Endpoint { address, port: 22, user: target.user.to_owned(), host_keys: HostKeys::first_use() };
+        let endpoint =
+            Endpoint { address, port: 22, user: target.user.to_owned(), host_keys: HostKeys::first_use() };
         let Ok(computer) = throw_away(target.vm, &description.nics) else { return };
         let mut guest = guest(&target, &computer, &endpoint);
         guest.limits.boot = Duration::from_secs(15);
@@ -241,7 +255,9 @@ impl Libvirt {
                     preview.would_change = survey.would_change;
                     preview.would_keep = survey.would_keep;
                 }
-                Err(e) => preview.notes.push(format!("looking into it failed: {}", vcl_job::Error::from(e).failure())),
+                Err(e) => preview
+                    .notes
+                    .push(format!("looking into it failed: {}", vcl_job::Error::from(e).failure())),
             },
         }
     }
@@ -258,9 +274,13 @@ impl Libvirt {
                     sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
                     sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
                 ];
-                let interfaces = sources.into_iter().flat_map(|s| domain.interface_addresses(s, 0).unwrap_or_default());
-                let ours = interfaces.filter(|i| i.hwaddr.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(&mac)));
-                Ok(ours.flat_map(|i| i.addrs).find_map(|a| a.addr.parse::<IpAddr>().ok().filter(IpAddr::is_ipv4)))
+                let interfaces =
+                    sources.into_iter().flat_map(|s| domain.interface_addresses(s, 0).unwrap_or_default());
+                let ours =
+                    interfaces.filter(|i| i.hwaddr.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(&mac)));
+                Ok(ours
+                    .flat_map(|i| i.addrs)
+                    .find_map(|a| a.addr.parse::<IpAddr>().ok().filter(IpAddr::is_ipv4)))
             })
             .await;
         asked.ok().flatten()
@@ -270,7 +290,10 @@ impl Libvirt {
 /// The source's cards on the throw-away machine.
 fn plugs(nics: &[DescribedNic]) -> Result<Vec<(String, Plug)>> {
     if nics.is_empty() {
-        return Err(Error::new(ErrorKind::Refused, "it has no network card, so it cannot be logged in to; give it one"));
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "it has no network card, so it cannot be logged in to; give it one",
+        ));
     }
     nics.iter()
         .map(|nic| {
@@ -279,7 +302,10 @@ fn plugs(nics: &[DescribedNic]) -> Result<Vec<(String, Plug)>> {
                 ("network", Some(name)) => Plug::Libvirt(name.clone()),
                 ("user", _) => Plug::User,
                 (other, _) => {
-                    let context = format!("its network card {} is of type `{other}`; vcld can plug in bridge, network and user", nic.mac);
+                    let context = format!(
+                        "its network card {} is of type `{other}`; vcld can plug in bridge, network and user",
+                        nic.mac
+                    );
                     return Err(Error::new(ErrorKind::Refused, context));
                 }
             };

@@ -65,7 +65,9 @@ impl Running {
         let refuse = |message: String| Err(Error::new(Kind::Refused, message));
         if !matches!(row.state, computer::State::Reserved | computer::State::InUse) {
             let (state, why) = (row.state, row.reason.map(|r| format!(" ({r})")).unwrap_or_default());
-            return refuse(format!("{name} is {state}{why}; only a computer that holds an image can be captured"));
+            return refuse(format!(
+                "{name} is {state}{why}; only a computer that holds an image can be captured"
+            ));
         }
         let Some(loaded) = row.loaded else {
             return refuse(format!("{name} holds no image; load one first: vclctl load {name} IMAGE"));
@@ -82,7 +84,9 @@ impl Running {
             }
             PowerState::Paused => return refuse(format!("{name} is paused; resume it on its host first")),
             PowerState::Absent => {
-                return refuse(format!("{name}'s machine is gone from its host; take it back: vclctl unload {name}"));
+                return refuse(format!(
+                    "{name}'s machine is gone from its host; take it back: vclctl unload {name}"
+                ));
             }
         }
         let image: ImageName = match into {
@@ -149,11 +153,19 @@ impl Running {
         Ok(Some(image.to_string()))
     }
 
-    async fn note_endpoint(&self, job: &mut Job, when: &str, computer: &ComputerName, loaded: &Loaded) -> Result<()> {
+    async fn note_endpoint(
+        &self,
+        job: &mut Job,
+        when: &str,
+        computer: &ComputerName,
+        loaded: &Loaded,
+    ) -> Result<()> {
         let known = Known { computer: computer.clone(), loaded: loaded.clone() };
         job.step(self, &NOTE_ENDPOINT, known)
             .key(when)
-            .run(async |known, _| Ok(self.node.queue.set_loaded(&self.claim, &known.computer, Some(&known.loaded)).await?))
+            .run(async |known, _| {
+                Ok(self.node.queue.set_loaded(&self.claim, &known.computer, Some(&known.loaded)).await?)
+            })
             .await
     }
 

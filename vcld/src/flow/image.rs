@@ -107,7 +107,13 @@ impl Running {
         Ok(Some(image.to_string()))
     }
 
-    async fn import_boot(&self, job: &mut Job, staging: &vcl_images::Staging, name: &str, from: &str) -> Result<()> {
+    async fn import_boot(
+        &self,
+        job: &mut Job,
+        staging: &vcl_images::Staging,
+        name: &str,
+        from: &str,
+    ) -> Result<()> {
         let to = staging.path(name)?;
         job.step(self, &IMPORT_BOOT, PathBuf::from(from))
             .key(name)
@@ -158,12 +164,24 @@ impl Running {
         Ok(Some(image.to_string()))
     }
 
-    pub(super) async fn begin_export(&self, image: &ImageRef, path: String, format: &str) -> Result<ExportInput> {
+    pub(super) async fn begin_export(
+        &self,
+        image: &ImageRef,
+        path: String,
+        format: &str,
+    ) -> Result<ExportInput> {
         let format = format.parse().map_err(|_| {
-            Error::new(Kind::Refused, format!("`{format}` is not a format to export to; use qcow2, raw or vmdk"))
+            Error::new(
+                Kind::Refused,
+                format!("`{format}` is not a format to export to; use qcow2, raw or vmdk"),
+            )
         })?;
         let known = self.node.queue.revision(image).await?;
-        Ok(ExportInput { revision: self.node.library.get(&known.manifest.image_ref())?, path: absolute(path)?, format })
+        Ok(ExportInput {
+            revision: self.node.library.get(&known.manifest.image_ref())?,
+            path: absolute(path)?,
+            format,
+        })
     }
 
     pub(super) async fn export(&self, mut job: Job, input: ExportInput) -> Result<Made> {
@@ -195,7 +213,10 @@ impl Running {
                     return Ok(());
                 }
                 let list: Vec<_> = found.iter().map(ToString::to_string).collect();
-                let message = format!("{image} is not what was published: {}; restore it from a copy and delete it here", list.join("; "));
+                let message = format!(
+                    "{image} is not what was published: {}; restore it from a copy and delete it here",
+                    list.join("; ")
+                );
                 Err(Error::new(Kind::Corrupt, message))
             })
             .await?;
@@ -214,7 +235,10 @@ impl Running {
         }
         let names: Vec<_> = users.iter().map(vcl_types::ComputerName::as_str).collect();
         let (names, first) = (names.join(", "), &users[0]);
-        Err(Error::new(Kind::Refused, format!("{image} is loaded on {names}; unload it first: vclctl unload {first}")))
+        Err(Error::new(
+            Kind::Refused,
+            format!("{image} is loaded on {names}; unload it first: vclctl unload {first}"),
+        ))
     }
 
     pub(super) async fn delete(&self, mut job: Job, image: ImageRef) -> Result<Made> {

@@ -24,20 +24,23 @@ pub(super) struct Taken {
 }
 
 /// Takes the computer: it is loading, and somebody's.
-pub(super) const TAKE: Step<Running, Taken> = Step::new("take computer").retry(TRANSIENT).undo(|run, taken| {
-    Box::pin(async move {
-        let (queue, claim) = (&run.node.queue, &run.claim);
-        let row = queue.computer(&taken.computer).await?;
-        if row.state == computer::State::Loading {
-            queue.computer_event(claim, "untake computer", &taken.computer, computer::Event::LoadFailed).await?;
-        }
-        queue.set_loaded(claim, &taken.computer, None).await?;
-        if let Some(id) = row.reservation {
-            queue.end_reservation(claim, id, "the load failed").await?;
-        }
-        Ok(())
-    })
-});
+pub(super) const TAKE: Step<Running, Taken> =
+    Step::new("take computer").retry(TRANSIENT).undo(|run, taken| {
+        Box::pin(async move {
+            let (queue, claim) = (&run.node.queue, &run.claim);
+            let row = queue.computer(&taken.computer).await?;
+            if row.state == computer::State::Loading {
+                queue
+                    .computer_event(claim, "untake computer", &taken.computer, computer::Event::LoadFailed)
+                    .await?;
+            }
+            queue.set_loaded(claim, &taken.computer, None).await?;
+            if let Some(id) = row.reservation {
+                queue.end_reservation(claim, id, "the load failed").await?;
+            }
+            Ok(())
+        })
+    });
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ready {
@@ -63,7 +66,8 @@ impl Running {
             }
             S::Maintenance | S::Broken => {
                 let why = row.reason.map(|r| format!(" ({r})")).unwrap_or_default();
-                let message = format!("{name} is in {state}{why}; when it is well again: vclctl unload {name}");
+                let message =
+                    format!("{name} is in {state}{why}; when it is well again: vclctl unload {name}");
                 return Err(Error::new(Kind::Refused, message));
             }
         }
@@ -121,7 +125,13 @@ impl Running {
 
     /// Tells everybody where the computer answers.
     pub(super) fn announce(&self, computer: &ComputerName, image: &ImageRef, endpoint: &Endpoint) {
-        let keys = endpoint.host_keys.keys.iter().map(|k| vcl_os::ssh::fingerprint(k)).collect::<Vec<_>>().join(", ");
+        let keys = endpoint
+            .host_keys
+            .keys
+            .iter()
+            .map(|k| vcl_os::ssh::fingerprint(k))
+            .collect::<Vec<_>>()
+            .join(", ");
         let message = format!("{image} is ready on {computer}: {}  host keys {keys}", ssh(endpoint));
         self.node.queue.post_event("ready", Some(self.job()), Some(computer), &message);
     }

@@ -8,7 +8,8 @@ use vcl_images::{Format, StagedDisk, Staging, seal, seal_firmware};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_provisioning::{Captured, CapturedFirmware};
 use vcl_types::{
-    BackendName, ByteSize, DirectBoot, DiskRecord, FirmwareRecord, Hardware, ImageName, ImageRef, Manifest, OsName,
+    BackendName, ByteSize, DirectBoot, DiskRecord, FirmwareRecord, Hardware, ImageName, ImageRef, Manifest,
+    OsName,
 };
 
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -49,12 +50,13 @@ pub(super) const PUBLISH: Step<Running, Publication> = Step::new("publish").undo
     })
 });
 /// Records that the revision exists.
-pub(super) const RECORD: Step<Running, ImageRef> = Step::new("record revision").retry(TRANSIENT).undo(|run, image| {
-    Box::pin(async move {
-        run.node.queue.delete_revision(&run.claim, &image).await?;
-        Ok(())
-    })
-});
+pub(super) const RECORD: Step<Running, ImageRef> =
+    Step::new("record revision").retry(TRANSIENT).undo(|run, image| {
+        Box::pin(async move {
+            run.node.queue.delete_revision(&run.claim, &image).await?;
+            Ok(())
+        })
+    });
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Sealed {
@@ -114,7 +116,9 @@ impl Running {
             .run(async |_, cx| {
                 let disks = seal(&cx, staging, &staged).await?;
                 let firmware = match &firmware {
-                    Some(CapturedFirmware { file, format: f }) => Some(seal_firmware(&cx, staging, file, format(f)?).await?),
+                    Some(CapturedFirmware { file, format: f }) => {
+                        Some(seal_firmware(&cx, staging, file, format(f)?).await?)
+                    }
                     None => None,
                 };
                 Ok(Sealed { disks, firmware })

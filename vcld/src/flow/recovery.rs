@@ -23,7 +23,12 @@ impl Running {
         let mut guest = target.guest(&loaded.endpoint);
         guest.limits.boot = AS_IT_WAS;
         if target.os.wait_ready(guest, &CancellationToken::new()).await.is_ok() {
-            self.node.queue.post_event("resumed", Some(self.job()), Some(name), &format!("{name} is as it was"));
+            self.node.queue.post_event(
+                "resumed",
+                Some(self.job()),
+                Some(name),
+                &format!("{name} is as it was"),
+            );
             return Ok(());
         }
         let backend = self.backend(&computer.backend)?;

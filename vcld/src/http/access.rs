@@ -27,10 +27,16 @@ pub(super) struct Requester(pub(super) String);
 impl<S: Sync> FromRequestParts<S> for Requester {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let uid = parts.extensions.get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(Peer(ids))| ids.map(|(uid, _)| uid));
+        let uid = parts
+            .extensions
+            .get::<ConnectInfo<Peer>>()
+            .and_then(|ConnectInfo(Peer(ids))| ids.map(|(uid, _)| uid));
         let name = uid.map_or_else(
             || "somebody".to_owned(),
-            |uid| uzers::get_user_by_uid(uid).map_or_else(|| format!("uid {uid}"), |u| u.name().to_string_lossy().into_owned()),
+            |uid| {
+                uzers::get_user_by_uid(uid)
+                    .map_or_else(|| format!("uid {uid}"), |u| u.name().to_string_lossy().into_owned())
+            },
         );
         Ok(Self(name))
     }
@@ -59,5 +65,6 @@ fn in_group(uid: u32, gid: u32, group: &str) -> bool {
         return true;
     }
     let Some(user) = uzers::get_user_by_uid(uid) else { return false };
-    uzers::get_user_groups(user.name(), gid).is_some_and(|groups| groups.iter().any(|g| g.gid() == wanted.gid()))
+    uzers::get_user_groups(user.name(), gid)
+        .is_some_and(|groups| groups.iter().any(|g| g.gid() == wanted.gid()))
 }

@@ -121,14 +121,21 @@ pub(super) async fn vms(State(node): Daemon, Path(name): Path<BackendName>) -> A
 #[utoipa::path(get, path = "/v1/backends/{name}/vms/{vm}/preview",
     params(("name" = String, Path, description = "The backend instance"), ("vm" = String, Path, description = "The machine's name there")),
     responses((status = 200, body = VmPreview), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn preview(State(node): Daemon, Path((name, vm)): Path<(BackendName, String)>) -> Answer<VmPreview> {
+pub(super) async fn preview(
+    State(node): Daemon,
+    Path((name, vm)): Path<(BackendName, String)>,
+) -> Answer<VmPreview> {
     node.preview(&name, &vm).await.into()
 }
 
 /// Queue a job.
 #[utoipa::path(post, path = "/v1/jobs", request_body = JobRequest,
     responses((status = 202, body = Submitted), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn submit(State(node): Daemon, Requester(requester): Requester, Body(request): Body<JobRequest>) -> Response {
+pub(super) async fn submit(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Body(request): Body<JobRequest>,
+) -> Response {
     match node.submit(request, &requester).await {
         Ok(submitted) => (StatusCode::ACCEPTED, Json(submitted)).into_response(),
         Err(refusal) => refusal.into_response(),
@@ -168,7 +175,11 @@ pub(super) async fn job(State(node): Daemon, Path(id): Path<JobId>) -> Answer<Jo
 /// Call a job off.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem)))]
-pub(super) async fn cancel(State(node): Daemon, Requester(requester): Requester, Path(id): Path<JobId>) -> Answer<JobView> {
+pub(super) async fn cancel(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(id): Path<JobId>,
+) -> Answer<JobView> {
     node.cancel(id, &requester).await.into()
 }
 

@@ -71,7 +71,8 @@ impl<T> Answer<T> {
 }
 
 pub(super) async fn nowhere(request: Request) -> Response {
-    let message = format!("there is nothing at {}; the API is described at /v1/openapi.json", request.uri().path());
+    let message =
+        format!("there is nothing at {}; the API is described at /v1/openapi.json", request.uri().path());
     respond(StatusCode::NOT_FOUND, "not-found", message)
 }
 pub(super) async fn not_so(request: Request) -> Response {
@@ -117,7 +118,8 @@ pub(super) struct Query<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Response;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let read: Result<_, QueryRejection> = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        let read: Result<_, QueryRejection> =
+            axum::extract::Query::<T>::from_request_parts(parts, state).await;
         match read {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(e) => Err(respond(StatusCode::BAD_REQUEST, "invalid", e.body_text())),

@@ -43,7 +43,9 @@ pub(super) async fn stream(
     let live = live.map(|item| item.unwrap_or(StreamItem::Missed)).filter(move |item| {
         let wanted = match item {
             StreamItem::Event(event) => event.id > last && (job.is_none() || event.job == job),
-            StreamItem::Progress { job: of, .. } | StreamItem::Changed { job: of } => job.is_none_or(|job| job == *of),
+            StreamItem::Progress { job: of, .. } | StreamItem::Changed { job: of } => {
+                job.is_none_or(|job| job == *of)
+            }
             StreamItem::Missed => true,
         };
         std::future::ready(wanted)

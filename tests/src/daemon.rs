@@ -1,0 +1,415 @@
+//! A real vcld with a directory and a configuration of its own, asked through the real vclctl.
+//!
+//! Both binaries are those that were built beside the running one. The daemon is a child process: it can be killed,
+//! stopped and started again on the same directory, and it ends with its [`Daemon`].
+
+use anyhow::{Context, Result, bail, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
+use std::fs::{self, File};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use vcl_types::api::{ComputerView, EventView, ImageView, JobView};
+use vcl_types::{Endpoint, JobId};
+
+/// What a test's daemon is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where everything of it lies.
+    pub directory: Utf8PathBuf,
+    /// The private key that guests let in.
+    pub key: Utf8PathBuf,
+    /// The computers, by name.
+    pub computers: Vec<String>,
+    /// What stands under `[network.net]`.
+    pub network: String,
+    /// Further lines of the configuration, such as `[deadlines]`.
+    pub more: String,
+    /// Where the library is, if not in the directory.
+    pub library: Option<Utf8PathBuf>,
+    /// libvirt's URI.
+    pub uri: String,
+}
+
+impl Setup {
+    /// Computers on user networking under the system libvirt of the world.
+    #[must_use]
+    pub fn new(directory: &Utf8Path, key: &Utf8Path, computers: &[&str]) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            key: key.to_owned(),
+            computers: computers.iter().map(|c| (*c).to_owned()).collect(),
+            network: "user = true".into(),
+            more: String::new(),
+            library: None,
+            uri: "qemu:///system".into(),
+        }
+    }
+
+    fn configuration(&self) -> String {
+        let Self { directory, key, network, more, uri, .. } = self;
+        let library = self.library.clone().unwrap_or_else(|| directory.join("library"));
+        let computers: String = self
+            .computers
+            .iter()
+            .map(|name| {
+                format!("\"{name}\" = {{ backend = \"kvm\", memory = \"256M\", networks = [\"net\"] }}\n")
+            })
+            .collect();
+        format!(
+            "[library]\npath = \"{library}\"\n\n[database]\nurl = \"sqlite:{directory}/vcld.db\"\n\n\
+             [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
+             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"test\"\ndrain = \"5s\"\n\n{more}\n\
+             [backend.kvm]\ntype = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{directory}/machines\"\n\n\
+             [network.net]\n{network}\n\n[computers]\n{computers}"
+        )
+    }
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    setup: Setup,
+    child: Option<Child>,
+}
+
+/// The directory with the binaries that were built with this one: `target/release` or `target/debug`.
+fn binaries() -> Result<Utf8PathBuf> {
+    let this = Utf8PathBuf::try_from(std::env::current_exe()?)?;
+    let directory = this.parent().context("the binary lies nowhere")?;
+    // A test's binary lies one deeper.
+    Ok(if directory.ends_with("deps") { directory.join("..") } else { directory.to_owned() })
+}
+
+/// The path of one of the workspace's binaries.
+///
+/// # Errors
+///
+/// When it has not been built.
+pub fn binary(name: &str) -> Result<Utf8PathBuf> {
+    let path = binaries()?.join(name);
+    ensure!(path.exists(), "{path} is not there; build it first: cargo build --workspace --bins");
+    Ok(path)
+}
+
+impl Daemon {
+    /// Writes the configuration and starts a daemon on it; returns when it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up; its log is in the error.
+    pub fn start(setup: Setup) -> Result<Self> {
+        fs::create_dir_all(setup.directory.join("hooks"))?;
+        if setup.library.is_none() {
+            fs::create_dir_all(setup.directory.join("library"))?;
+        }
+        fs::write(setup.directory.join("vcld.toml"), setup.configuration())?;
+        let mut daemon = Self { setup, child: None };
+        daemon.up()?;
+        Ok(daemon)
+    }
+
+    /// Starts it again on the same directory, after it was killed or stopped.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up; its log is in the error.
+    pub fn up(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let mut child = Command::new(binary("vcld")?)
+            .args(["--config", self.setup.directory.join("vcld.toml").as_str()])
+            .env("RUST_LOG", "info,vcl_job=debug,vcl_os=debug")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting vcld")?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("vcld ended at once ({status}); its log:\n{}", self.log_tail());
+            }
+            if self.vclctl(&["--json", "job", "list"])?.status.success() {
+                self.child = Some(child);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("vcld does not answer; its log:\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20)); // why: without systemd nobody is told that it is ready
+        }
+    }
+
+    /// Kills it as a power cut would.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("vcld does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Stops it as systemd would, and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or ends badly.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("vcld does not run")?;
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        let status = child.wait()?;
+        ensure!(status.success(), "vcld ended with {status}; its log:\n{}", self.log_tail());
+        Ok(())
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+    /// Its directory.
+    #[must_use]
+    pub fn directory(&self) -> &Utf8Path {
+        &self.setup.directory
+    }
+    /// The key that it logs in with.
+    #[must_use]
+    pub fn key(&self) -> &Utf8Path {
+        &self.setup.key
+    }
+    /// What it was made of.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+    /// Its library.
+    #[must_use]
+    pub fn library(&self) -> Utf8PathBuf {
+        self.setup.library.clone().unwrap_or_else(|| self.setup.directory.join("library"))
+    }
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> Utf8PathBuf {
+        self.setup.directory.join("vcld.log")
+    }
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// A vclctl command for it.
+    ///
+    /// # Errors
+    ///
+    /// When vclctl has not been built.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary("vclctl")?);
+        command
+            .arg("--socket")
+            .arg(self.setup.directory.join("vcld.sock"))
+            .args(arguments)
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+    /// Runs vclctl.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run. That it says no is not an error here.
+    pub fn vclctl(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.command(arguments)?.output()?)
+    }
+    /// Runs vclctl with `--json` and reads its answer.
+    ///
+    /// # Errors
+    ///
+    /// When it says no; what it said and the daemon's log are in the error.
+    pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let all: Vec<_> = ["--json"].iter().chain(arguments).copied().collect();
+        let output = self.vclctl(&all)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "vclctl {} failed: {said}\nvcld's log:\n{}",
+            arguments.join(" "),
+            self.log_tail()
+        );
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("vclctl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stdout))
+        })
+    }
+    /// Runs a verb that must fail and answers what it said on standard error.
+    ///
+    /// # Errors
+    ///
+    /// When it succeeds.
+    pub fn refused(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.vclctl(arguments)?;
+        ensure!(!output.status.success(), "vclctl {} succeeded", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+    /// Queues a job and does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused.
+    pub fn queue(&self, arguments: &[&str]) -> Result<JobId> {
+        let all: Vec<_> = arguments.iter().chain(&["--detach"]).copied().collect();
+        let submitted: vcl_types::api::Submitted = self.json(&all)?;
+        Ok(submitted.job)
+    }
+    /// A job.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that number.
+    pub fn job(&self, id: JobId) -> Result<JobView> {
+        self.json(&["job", "show", &id.to_string()])
+    }
+    /// Waits until a job looks as wanted.
+    ///
+    /// # Errors
+    ///
+    /// When it does not within `limit`, or ends otherwise.
+    pub fn wait_job(&self, id: JobId, limit: Duration, wanted: impl Fn(&JobView) -> bool) -> Result<JobView> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let job = self.job(id)?;
+            if wanted(&job) {
+                return Ok(job);
+            }
+            let ended = job.state.is_final();
+            if ended || Instant::now() > deadline {
+                bail!(
+                    "job {id} is {} and not as wanted: {job:#?}\nvcld's log:\n{}",
+                    job.state,
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(30)); // why: the test looks through vclctl, as a person would
+        }
+    }
+    /// Waits until a job has ended, however.
+    ///
+    /// # Errors
+    ///
+    /// When it has not within `limit`.
+    pub fn wait_end(&self, id: JobId, limit: Duration) -> Result<JobView> {
+        self.wait_job(id, limit, |job| job.state.is_final())
+    }
+    /// A computer.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn computer(&self, name: &str) -> Result<ComputerView> {
+        self.json(&["computer", "show", name])
+    }
+    /// An image.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn image(&self, name: &str) -> Result<ImageView> {
+        self.json(&["image", "show", name])
+    }
+    /// The events of a job.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer.
+    pub fn events(&self, job: JobId) -> Result<Vec<EventView>> {
+        self.json(&["events", "--job", &job.to_string(), "--limit", "1000"])
+    }
+    /// Where a loaded computer answers.
+    ///
+    /// # Errors
+    ///
+    /// When it is not loaded.
+    pub fn endpoint(&self, computer: &str) -> Result<Endpoint> {
+        Ok(self.computer(computer)?.loaded.with_context(|| format!("{computer} is not loaded"))?.endpoint)
+    }
+
+    /// Runs a command in a loaded computer over OpenSSH, which insists on the host keys that vcld has pinned.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot log in or the command fails.
+    pub fn ssh(&self, computer: &str, command: &str) -> Result<String> {
+        let endpoint = self.endpoint(computer)?;
+        let known = self.setup.directory.join(format!("known-{computer}"));
+        let lines: String = endpoint
+            .host_keys
+            .keys
+            .iter()
+            .map(|key| format!("[{}]:{} {key}\n", endpoint.address, endpoint.port))
+            .collect();
+        ensure!(!lines.is_empty(), "vcld has pinned no host key of {computer}");
+        // OpenSSH writes a host at port 22 without brackets.
+        let lines =
+            if endpoint.port == 22 { lines.replace(['[', ']'], "").replace(":22 ", " ") } else { lines };
+        fs::write(&known, lines)?;
+        let output = Command::new("ssh")
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=yes",
+                "-o",
+                "IdentitiesOnly=yes",
+            ])
+            .args(["-o", &format!("UserKnownHostsFile={known}"), "-o", "ConnectTimeout=20"])
+            .args(["-i", self.setup.key.as_str(), "-p", &endpoint.port.to_string()])
+            .arg(format!("{}@{}", endpoint.user, endpoint.address))
+            .arg(command)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "`{command}` on {computer} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// What is left of jobs in the library and among the machines' files: staging directories, overlays.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for directory in [
+            self.library().join(".staging"),
+            self.library().join(".trash"),
+            self.setup.directory.join("machines"),
+        ] {
+            let Ok(entries) = directory.read_dir_utf8() else { continue };
+            for entry in entries {
+                left.push(entry?.path().to_string());
+            }
+        }
+        Ok(left)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

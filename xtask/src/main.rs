@@ -1,0 +1,71 @@
+//! Developer commands: `cargo xtask --help`.
+//!
+//! * `check-deps` holds the rules that a compiler does not know: who may depend on whom (`layers`), and what files may
+//!   look like (`sources`).
+//! * `docs` writes what is generated, `package` makes the Debian package, `bench` runs benches in a private world.
+//!
+//! It depends on no crate of the workspace, so that it builds in seconds and still runs while one of them is broken.
+
+mod bench;
+mod docs;
+mod layers;
+mod package;
+mod process;
+mod sources;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use cargo_metadata::MetadataCommand;
+use clap::Parser;
+
+/// Developer commands of vcld.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Checks who depends on whom, and the rules for source files.
+    CheckDeps,
+    /// Writes what is generated from code: the configuration's schema and reference, the OpenAPI document.
+    Docs(docs::Arguments),
+    /// Makes the Debian package of vcld and vclctl; takes `cargo install cargo-deb`.
+    Package(package::Arguments),
+    /// Runs benches, release build, and prints one JSON object a line; takes root, for a libvirtd of its own.
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(&Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is not in a workspace")?;
+    match command {
+        Command::CheckDeps => check_deps(root),
+        Command::Docs(arguments) => docs::run(root, arguments),
+        Command::Package(arguments) => package::run(root, arguments),
+        Command::Bench(arguments) => bench::run(root, arguments),
+    }
+}
+
+fn check_deps(root: &Path) -> Result<()> {
+    let metadata = MetadataCommand::new()
+        .current_dir(root)
+        .features(cargo_metadata::CargoOpt::AllFeatures)
+        .other_options(vec!["--locked".into()])
+        .exec()?;
+    let mut problems = layers::problems(&metadata)?;
+    problems.extend(sources::problems(root)?);
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    anyhow::ensure!(problems.is_empty(), "{} problems", problems.len());
+    println!("layers and sources: no problems");
+    Ok(())
+}
