@@ -31,7 +31,7 @@ const STREAM: usize = 1024;
 pub struct Queue(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    writer: Writer,
+    pub(crate) writer: Writer,
     readers: SqlitePool,
     path: PathBuf,
     /// Changes whenever a claim might find something.

@@ -256,3 +256,106 @@ async fn roll_back(db: &mut SqliteConnection) {
         tracing::debug!(error = %error, "rolled back already");
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+mod tests {
+    use super::*;
+    use crate::Queue;
+
+    async fn note(db: &mut SqliteConnection, message: &'static str) -> Result<()> {
+        let insert = sqlx::query("INSERT INTO events (at, kind, message) VALUES (0, 'noted', ?)");
+        insert.bind(message).execute(db).await?;
+        Ok(())
+    }
+    async fn noted(queue: &Queue) -> Vec<String> {
+        queue.events(0, 100).await.unwrap().into_iter().map(|e| e.message).collect()
+    }
+    fn refused() -> Result<()> {
+        Err(Error::new(Kind::Refused, "no"))
+    }
+    /// As SQLite does when its disk is full: the whole transaction is gone.
+    async fn full(db: &mut SqliteConnection) -> Result<()> {
+        sqlx::query("ROLLBACK").execute(db).await?;
+        Err(Error::new(Kind::NoSpace, "full"))
+    }
+    async fn open() -> (Queue, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Queue::open(dir.path().join("vcl.db")).await.unwrap(), dir)
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_half_way_leaves_nothing_alone_and_among_others() {
+        let (queue, _dir) = open().await;
+        let half = || {
+            queue.write(|db| {
+                Box::pin(async move {
+                    note(&mut *db, "half").await?;
+                    refused()
+                })
+            })
+        };
+        assert_eq!(half().await.unwrap_err().kind, Kind::Refused);
+        assert_eq!(noted(&queue).await, [""; 0]);
+        let (before, failed, after) = tokio::join!(
+            queue.write(|db| Box::pin(note(db, "before"))),
+            half(),
+            queue.write_one(|db| Box::pin(note(db, "after")))
+        );
+        before.and(after).unwrap();
+        assert_eq!(failed.unwrap_err().kind, Kind::Refused);
+        assert_eq!(noted(&queue).await, ["before", "after"]);
+    }
+
+    #[tokio::test]
+    async fn when_the_database_fails_nothing_of_the_batch_is_there_and_all_are_told() {
+        let (queue, _dir) = open().await;
+        for single in [true, false] {
+            let send = |single, change: Change<()>| queue.0.writer.write(single, change, None);
+            let (first, failed, last, other) = tokio::join!(
+                send(true, Box::new(|db| Box::pin(note(db, "first")))),
+                send(single, Box::new(|db| Box::pin(full(db)))),
+                send(true, Box::new(|db| Box::pin(note(db, "last")))),
+                send(false, Box::new(|db| Box::pin(note(db, "other")))),
+            );
+            for result in [first, failed, last, other] {
+                assert_eq!(result.unwrap_err().kind, Kind::NoSpace);
+            }
+            assert_eq!(noted(&queue).await, [""; 0]);
+        }
+        let alone = queue.write(|db| Box::pin(full(db))).await;
+        assert_eq!(alone.unwrap_err().kind, Kind::NoSpace);
+        queue.write(|db| Box::pin(note(db, "later"))).await.unwrap();
+        assert_eq!(noted(&queue).await, ["later"]);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_was_left_open_is_not_gone_on_with() {
+        let (queue, _dir) = open().await;
+        let left = queue.write_one(|db| {
+            Box::pin(async move {
+                sqlx::query("BEGIN").execute(&mut *db).await?;
+                note(db, "never committed").await
+            })
+        });
+        left.await.unwrap();
+        queue.write(|db| Box::pin(note(db, "committed"))).await.unwrap();
+        assert_eq!(noted(&queue).await, ["committed"]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_synced_and_references_are_checked() {
+        let (queue, _dir) = open().await;
+        let pragmas = queue.write(|db| {
+            Box::pin(async move {
+                let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *db).await?;
+                let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *db).await?;
+                let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(db).await?;
+                Ok((synchronous, foreign_keys, mode))
+            })
+        });
+        assert_eq!(pragmas.await.unwrap(), (2, 1, "wal".to_owned()));
+        let reader = sqlx::query("INSERT INTO events (at, kind, message) VALUES (0, 'x', 'x')");
+        assert!(reader.execute(queue.readers()).await.is_err(), "readers do not write");
+    }
+}
