@@ -135,9 +135,18 @@ impl Client {
     pub async fn cancel(&self, id: JobId) -> Result<JobView> {
         self.post(&["jobs", &id.to_string(), "cancel"], &[], &()).await
     }
-    /// Events, oldest first: those after one, or the newest.
-    pub async fn events(&self, after: Option<i64>, limit: u32) -> Result<Vec<EventView>> {
+    /// Tries a failed or stuck job again: a stuck one goes on where it was, a failed one begins anew.
+    pub async fn retry(&self, id: JobId) -> Result<JobView> {
+        self.post(&["jobs", &id.to_string(), "retry"], &[], &()).await
+    }
+    /// Gives a stuck job up as it is.
+    pub async fn abandon(&self, id: JobId) -> Result<JobView> {
+        self.post(&["jobs", &id.to_string(), "abandon"], &[], &()).await
+    }
+    /// Events of one job or of all, oldest first: those after one, or the newest.
+    pub async fn events(&self, job: Option<JobId>, after: Option<i64>, limit: u32) -> Result<Vec<EventView>> {
         let mut query = vec![("limit", limit.to_string())];
+        query.extend(job.map(|job| ("job", job.to_string())));
         query.extend(after.map(|after| ("after", after.to_string())));
         self.get(&["events"], &query, QUICK).await
     }

@@ -50,6 +50,8 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(handlers::jobs, handlers::submit))
         .routes(routes!(handlers::job))
         .routes(routes!(handlers::cancel))
+        .routes(routes!(handlers::retry))
+        .routes(routes!(handlers::abandon))
         .routes(routes!(handlers::plan))
         .routes(routes!(handlers::events))
         .routes(routes!(handlers::openapi))

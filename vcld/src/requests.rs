@@ -83,6 +83,27 @@ impl Node {
         self.job(id).await
     }
 
+    /// Tries a failed or stuck job again.
+    ///
+    /// # Errors
+    /// There is no such job, it is neither, or somebody else holds what it needs.
+    pub async fn retry(&self, id: JobId, requester: &str) -> Result<JobView, Refusal> {
+        self.queue.retry(id).await?;
+        self.queue.post_event("job-retried", Some(id), None, &format!("tried again by {requester}"));
+        self.job(id).await
+    }
+
+    /// Gives a stuck job up as it is.
+    ///
+    /// # Errors
+    /// There is no such job, or it is not stuck.
+    pub async fn abandon(&self, id: JobId, requester: &str) -> Result<JobView, Refusal> {
+        let reason = format!("given up by {requester}");
+        self.queue.abandon(id, &reason).await?;
+        self.queue.post_event("job-abandoned", Some(id), None, &reason);
+        self.job(id).await
+    }
+
     /// All computers.
     ///
     /// # Errors

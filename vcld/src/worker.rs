@@ -72,7 +72,7 @@ async fn one(node: Arc<Node>, claim: Claim, stop: Stop) {
     let span = tracing::info_span!("job", id = id.0, kind = claim.job.request.kind().as_str());
     let computer = claim.job.request.computer().cloned();
     async {
-        let again = claim.job.attempt > 1 || claim.token > 1;
+        let again = node.queue.journal(&claim).read().await.is_ok_and(|records| !records.is_empty());
         tracing::info!(title = %claim.job.request, token = claim.token, "job claimed");
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
@@ -92,13 +92,13 @@ async fn one(node: Arc<Node>, claim: Claim, stop: Stop) {
             outcome = flow::run(node.clone(), claim.clone(), observer, control) => outcome,
             never = listening => match never {},
         };
-        end(&node, &claim, outcome).await;
+        end(&node, &claim, outcome, &stop).await;
     }
     .instrument(span)
     .await;
 }
 
-async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>) {
+async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, stop: &Stop) {
     let id = claim.id();
     let computer = claim.job.request.computer().cloned();
     let (event, reason, made) = match outcome {
@@ -134,13 +134,18 @@ async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>) {
         // why: nothing tells when a full disk or a locked database is usable again
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    for attempt in 0..5u32 {
+    let mut wait = Duration::from_secs(1);
+    loop {
         match node.queue.finish(claim, event, reason.as_deref(), made.as_deref()).await {
             Ok(_) => break,
             Err(e) if e.kind == vcl_queue::Kind::LeaseLost => return,
+            // Giving up would leave the job running with nobody at it. A stopping daemon gives up: the next start
+            // finds the job in its journal.
+            Err(_) if stop.drain.is_cancelled() => return,
             Err(e) => {
-                tracing::error!(error = %e, attempt, "the job's end cannot be recorded");
-                tokio::time::sleep(Duration::from_secs(1 << attempt)).await; // why: as above
+                tracing::error!(error = %e, "the job's end cannot be recorded; trying again");
+                tokio::time::sleep(wait).await; // why: as above
+                wait = (wait * 2).min(Duration::from_secs(30));
             }
         }
     }

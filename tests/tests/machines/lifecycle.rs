@@ -28,8 +28,9 @@ fn a_guest_s_whole_life() -> Result<()> {
     let first = identity(&daemon, "a")?;
 
     // Looked at.
+    daemon.ssh("a", "printf '\\033[31mhello console\\n' > /dev/ttyS0")?;
     let console: Console = daemon.json(&["computer", "console", "a"])?;
-    assert!(!console.text.trim().is_empty() && !console.text.contains('\u{1b}'), "{:?}", console.text);
+    assert!(console.text.contains("hello console") && !console.text.contains('\u{1b}'), "{:?}", console.text);
     let picture = case.path().join("a.png");
     assert!(daemon.vclctl(&["computer", "screenshot", "a", "-o", picture.as_str()])?.status.success());
     assert_eq!(&std::fs::read(&picture)?[1..4], b"PNG");

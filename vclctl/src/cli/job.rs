@@ -28,6 +28,18 @@ pub enum JobVerb {
         /// Its number.
         id: JobId,
     },
+    /// Try a failed or stuck job again: a stuck one goes on where it was, a failed one begins anew.
+    #[command(after_help = "Example: vclctl job retry 12")]
+    Retry {
+        /// Its number.
+        id: JobId,
+    },
+    /// Give a stuck job up as it is; what it could not take back stays.
+    #[command(after_help = "Example: vclctl job abandon 12")]
+    Abandon {
+        /// Its number.
+        id: JobId,
+    },
     /// Call a job off. What it has done is taken back.
     #[command(after_help = "Example: vclctl job cancel 12")]
     Cancel {

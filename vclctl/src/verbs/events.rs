@@ -14,13 +14,8 @@ const PAGE: u32 = 1000;
 
 /// `events`.
 pub(super) async fn run(asked: EventsArguments, client: &Client, screen: &mut Screen) -> Result<()> {
-    // The list cannot be asked for one job alone, so more of it is read and the rest is left out here.
-    let wanted = if asked.job.is_some() { asked.limit.max(PAGE) } else { asked.limit };
-    let mut newest = client.events(None, wanted).await?;
+    let newest = client.events(asked.job, None, asked.limit).await?;
     let last = newest.last().map(|event| event.id);
-    newest.retain(|event| belongs(event, asked.job));
-    let surplus = newest.len().saturating_sub(asked.limit as usize);
-    newest.drain(..surplus);
     if !asked.follow {
         return screen.answer(&newest, |events, clock| events::list(events, clock));
     }
@@ -85,15 +80,14 @@ impl Follower<'_> {
             match item {
                 StreamItem::Event(event) => self.show(&event)?,
                 StreamItem::Missed => self.catch_up().await?,
-                StreamItem::Changed { .. } => {}
-                StreamItem::Progress { .. } => {}
+                StreamItem::Changed { .. } | StreamItem::Progress { .. } => {}
             }
         }
         Ok(())
     }
     async fn catch_up(&mut self) -> Result<()> {
         loop {
-            let page = self.client.events(Some(self.last), PAGE).await?;
+            let page = self.client.events(self.job, Some(self.last), PAGE).await?;
             let full = page.len() >= PAGE as usize;
             for event in page {
                 self.show(&event)?;

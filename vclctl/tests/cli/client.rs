@@ -44,8 +44,8 @@ fn every_request_goes_to_its_address() {
         client.jobs(None, 5).await.unwrap();
         client.job(JobId(12)).await.unwrap();
         client.cancel(JobId(12)).await.unwrap();
-        client.events(None, 7).await.unwrap();
-        client.events(Some(3), 7).await.unwrap();
+        client.events(None, None, 7).await.unwrap();
+        client.events(None, Some(3), 7).await.unwrap();
         client.stream(Some(JobId(12)), Some(3)).await.unwrap();
         client.doctor().await.unwrap();
     });

@@ -76,7 +76,8 @@ impl Running {
         let revision = self.node.library.get(&exact).map_err(|e| {
             Error::from(e).within(format!("{exact} is known and this node's library does not hold it"))
         })?;
-        self.node.backend(&row.computer.backend)?;
+        // A host that does not answer is found out before anything is made on it.
+        self.backend(&row.computer.backend)?.state(&row.computer).await?;
         self.node.os(revision.manifest.os)?;
         Ok(LoadInput {
             computer: row.computer,
