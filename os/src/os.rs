@@ -85,7 +85,8 @@ pub trait Os: Undo {
     ///
     /// # Errors
     /// A step in the guest failed, or the OS cannot reach `end`.
-    async fn pre_capture(&self, job: &mut Job, guest: Guest<'_>, end: EndState) -> Result<(), vcl_job::Error>;
+    async fn pre_capture(&self, job: &mut Job, guest: Guest<'_>, end: EndState)
+    -> Result<(), vcl_job::Error>;
     /// Takes a user's traces off a machine that goes on to the next without being loaded anew.
     ///
     /// # Errors
@@ -105,7 +106,11 @@ pub trait Os: Undo {
     ///
     /// # Errors
     /// The last reason why it did not, after [`Limits::boot`].
-    async fn wait_ready(&self, guest: Guest<'_>, cancel: &tokio_util::sync::CancellationToken) -> Result<Endpoint>;
+    async fn wait_ready(
+        &self,
+        guest: Guest<'_>,
+        cancel: &tokio_util::sync::CancellationToken,
+    ) -> Result<Endpoint>;
     /// Runs a command in the guest.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 //!
 //! Each backend is a cargo feature; `libvirt` is the one there is so far.
 
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
+
 mod error;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;

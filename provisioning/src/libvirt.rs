@@ -14,6 +14,8 @@ mod description;
 mod domain;
 mod inspect;
 mod load;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 use crate::{Captured, Error, ErrorKind, Network, Networks, Provisioning, Result, Target, VmTarget, Work};

@@ -13,6 +13,8 @@ mod image;
 mod load;
 mod publish;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod unload;
 
 use crate::node::{Node, Refusal, RefusalKind};

@@ -11,6 +11,8 @@
 //! * A binary of a few lines starts it: `Vcld::builder().backend(...).run()`; so an author of a backend ships a daemon
 //!   of their own with it.
 
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
+
 mod backends;
 mod cli;
 mod daemon;

@@ -36,8 +36,10 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let openapi = run_vcld(root, arguments.built.as_deref(), &["openapi"])?;
     let file = root.join(OPENAPI);
     if arguments.check {
-        let there = fs::read(&file).with_context(|| format!("failed to read {OPENAPI}"))?;
-        ensure!(there == openapi, "{OPENAPI} is not what the code makes: run `cargo xtask docs`");
+        ensure!(
+            fs::read(&file).is_ok_and(|there| there == openapi),
+            "{OPENAPI} is not what the code makes: run `cargo xtask docs`"
+        );
         println!("{OPENAPI}: up to date");
         return Ok(());
     }

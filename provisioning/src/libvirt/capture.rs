@@ -163,7 +163,7 @@ impl Libvirt {
         job.step(self, &STOP, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;
-                if !self.not_somebody_else_s(&domain).await? {
+                if self.ours(&domain).await?.is_none() {
                     return Ok(());
                 }
                 Ok(self.cut_power(&domain).await?)

@@ -58,23 +58,18 @@ impl Libvirt {
         maybe(read)
     }
 
-    /// Refuses a domain that is there and is not vcld's. Answers whether it is there.
-    async fn ours(&self, name: &str) -> Result<bool> {
+    /// The description of a domain of ours, `None` when there is none of that name. A domain that vcld did not make is
+    /// refused: it is never touched.
+    pub(super) async fn ours(&self, name: &str) -> Result<Option<Description>> {
         match self.describe(name).await? {
-            None => Ok(false),
-            Some(d) if d.owner.is_some() => Ok(true),
-            Some(_) => Err(Error::new(
+            Some(d) if d.owner.is_none() => Err(Error::new(
                 ErrorKind::NotOurs,
                 format!(
                     "domain {name} is there and vcld did not make it; rename it (virsh domrename) or rename the computer"
                 ),
             )),
+            found => Ok(found),
         }
-    }
-
-    /// Refuses when a domain of that name is there that is not vcld's.
-    pub(super) async fn not_somebody_else_s(&self, name: &str) -> Result<bool> {
-        self.ours(name).await
     }
 
     pub(super) async fn define(&self, definition: &Definition) -> Result<()> {
@@ -126,17 +121,17 @@ impl Libvirt {
     /// Removes a domain of ours with its firmware variables and TPM state; no domain is well. One that runs is cut
     /// off first.
     pub(super) async fn remove(&self, name: &str) -> Result<()> {
-        if !self.ours(name).await? {
-            return Ok(());
-        }
+        let Some(description) = self.ours(name).await? else { return Ok(()) };
         self.cut_power(name).await?;
         let domain = name.to_owned();
         let removed = self
             .connection
             .call(format!("removing domain {name}"), CALL, move |c| {
-                let flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM
-                    | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                    | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+                let mut flags =
+                    sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+                if description.variables.is_some() {
+                    flags |= sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+                }
                 c.lookup_domain_by_name(&domain)?.undefine_flags(flags)
             })
             .await;
@@ -213,7 +208,7 @@ impl Libvirt {
     }
 
     pub(super) async fn change_power(&self, name: &str, action: PowerAction) -> Result<PowerState> {
-        if !self.ours(name).await? {
+        if self.ours(name).await?.is_none() {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("there is no domain {name}: the computer is not loaded"),

@@ -174,7 +174,7 @@ impl Libvirt {
         job.step(self, &PREPARE, place)
             .run(async |place, cx| {
                 cx.check().await?;
-                if self.not_somebody_else_s(&place.domain).await? {
+                if self.ours(&place.domain).await?.is_some() {
                     cx.event(
                         "cleared-leftover",
                         format!("domain {} was there from an earlier load and is removed", place.domain),

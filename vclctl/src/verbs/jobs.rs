@@ -23,9 +23,9 @@ pub(super) async fn run(verb: JobVerb, client: &Client, screen: &mut Screen) -> 
             let interrupt = interrupt()?;
             watch(client, screen, id, interrupt, Patience::default()).await
         }
-        JobVerb::Retry { id } => {
-            screen.answer(&client.retry(id).await?, |_, _| format!("job {id} is tried again: vclctl job watch {id}"))
-        }
+        JobVerb::Retry { id } => screen.answer(&client.retry(id).await?, |_, _| {
+            format!("job {id} is tried again: vclctl job watch {id}")
+        }),
         JobVerb::Abandon { id } => screen.answer(&client.abandon(id).await?, |_, _| {
             format!("job {id} is given up; what it could not take back stays: vclctl job show {id}")
         }),

@@ -186,14 +186,22 @@ pub(super) async fn cancel(
 /// Try a failed or stuck job again.
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn retry(State(node): Daemon, Requester(requester): Requester, Path(id): Path<JobId>) -> Answer<JobView> {
+pub(super) async fn retry(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(id): Path<JobId>,
+) -> Answer<JobView> {
     node.retry(id, &requester).await.into()
 }
 
 /// Give a stuck job up as it is.
 #[utoipa::path(post, path = "/v1/jobs/{id}/abandon", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn abandon(State(node): Daemon, Requester(requester): Requester, Path(id): Path<JobId>) -> Answer<JobView> {
+pub(super) async fn abandon(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(id): Path<JobId>,
+) -> Answer<JobView> {
     node.abandon(id, &requester).await.into()
 }
 

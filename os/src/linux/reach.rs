@@ -1,0 +1,88 @@
+//! Waiting until a guest lets us in.
+
+use crate::{Error, ErrorKind, Remote, Remotes, Result};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use vcl_types::Endpoint;
+
+/// For a guest that was there a moment ago, and that nobody waits for.
+pub(super) const NOW: Duration = Duration::from_secs(30);
+/// For a guest that was there a moment ago, by a job that may as well wait: the daemon may have been away for a while.
+pub(super) const AGAIN: Duration = Duration::from_secs(120);
+
+/// One try. A server that is there answers in far less; what swallows connections is better asked anew.
+const TRY: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(150);
+/// After a login was refused: each try costs the guest a key exchange, and a newer sshd shuts out who fails too often.
+const SLOW_POLL: Duration = Duration::from_secs(5);
+/// An account's keys may be put there after the ssh server is up (cloud-init does).
+const LOGIN_GRACE: Duration = Duration::from_secs(30);
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// How long.
+    limit: Duration,
+    /// Whether another host key may pass by itself: the server has just been told to use new ones.
+    keys_change: bool,
+}
+
+impl Patience {
+    pub(super) fn of(limit: Duration) -> Self {
+        Self { limit, keys_change: false }
+    }
+    /// For a server that was just told to use new host keys.
+    pub(super) fn for_new_keys(limit: Duration) -> Self {
+        Self { limit, keys_change: true }
+    }
+}
+
+/// A connection, as soon as the guest lets us in.
+pub(super) async fn reach(
+    remotes: &dyn Remotes,
+    to: &Endpoint,
+    patience: Patience,
+    cancel: &CancellationToken,
+) -> Result<Arc<dyn Remote>> {
+    let began = Instant::now();
+    let until = began + patience.limit;
+    let mut refused: Option<(Instant, Error)> = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match remotes.connect(to, left.min(TRY), cancel).await {
+            Ok(remote) => return Ok(remote),
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        // A server that has refused us a few times may not even listen any more; the reason is still that.
+        if let Some((since, first)) = refused.take_if(|(since, _)| now.duration_since(*since) >= LOGIN_GRACE)
+        {
+            let waited = now.duration_since(since).as_secs();
+            return Err(first.within(format!("{to} did not let us in for {waited} s")));
+        }
+        let (may_pass, wait) = match error.kind {
+            ErrorKind::LoginRefused => (true, SLOW_POLL),
+            ErrorKind::HostKeyChanged => (patience.keys_change, POLL),
+            kind => (kind.may_pass(), POLL),
+        };
+        if !may_pass {
+            return Err(error);
+        }
+        if now + wait >= until {
+            let waited = patience.limit.as_secs_f32();
+            return Err(error.within(format!("{to} did not let us in within {waited:.0} s")));
+        }
+        if error.kind == ErrorKind::LoginRefused && refused.is_none() {
+            refused = Some((now, error));
+        }
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                return Err(Error::new(ErrorKind::Cancelled, format!("waiting for {to} was given up")));
+            }
+            () = sleep(wait) => {}
+        }
+    }
+}
