@@ -7,8 +7,10 @@
 //!
 //! State is libvirt's and the file system's: this type holds a connection and its settings, nothing else.
 
+mod boot;
 mod capture;
 mod connection;
+mod console;
 mod definition;
 mod description;
 mod domain;
@@ -94,8 +96,8 @@ const STEPS: &[&dyn AnyStep<Libvirt>] = &[
     &load::PORTS,
     &load::DEFINE,
     &load::START,
-    &load::ADDRESS,
-    &load::HOST_KEYS,
+    &boot::ADDRESS,
+    &boot::HOST_KEYS,
     &capture::READ,
     &capture::WAIT_OFF,
     &capture::COPY,

@@ -74,12 +74,10 @@ impl Builder {
                 return check(file.as_ref().unwrap_or(&arguments.config), &known);
             }
             Some(Verb::ConfigSchema) => {
-                println!("{:#}", vcl_config::schema(&known));
-                return ExitCode::SUCCESS;
+                return print(&format!("{:#}", vcl_config::schema(&known)));
             }
             Some(Verb::Openapi) => {
-                println!("{}", http::openapi());
-                return ExitCode::SUCCESS;
+                return print(&http::openapi());
             }
             None => {}
         }
@@ -208,6 +206,15 @@ impl Builder {
             since: chrono::Utc::now(),
             config,
         })
+    }
+}
+
+/// Prints a document. A reader that has seen enough of it and goes away is no error.
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::Libvirt;
 use super::connection::CALL;
+use super::console::{last_lines, tail};
 use super::description::Description;
-use super::load::{last_lines, tail};
 use crate::{Error, ErrorKind, Plug, Result};
 use std::io::Cursor;
 use std::time::Duration;

@@ -7,9 +7,10 @@
 
 use super::Libvirt;
 use super::connection::CALL;
+use super::console::with_console;
 use super::definition::{Definition, NicPlug};
 use super::description::{DescribedNic, Description};
-use super::load::{Overlay, with_console};
+use super::load::Overlay;
 use crate::{Captured, Error, ErrorKind, Plug, Provisioning, Result, VmTarget};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};

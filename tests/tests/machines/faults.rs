@@ -148,7 +148,7 @@ fn a_capture_survives_a_stubborn_guest_and_a_killed_daemon() -> Result<()> {
     // It ignores being told to shut down.
     daemon.ssh(
         "a",
-        "printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/true\\n\
+        "printf '[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/true\\n\
          ExecStop=/bin/sleep 500\\nTimeoutStopSec=600\\n' > /run/systemd/system/stubborn.service; \
          systemctl daemon-reload; systemctl start stubborn; yes capture me | head -c 200000000 > /root/ballast; sync",
     )?;

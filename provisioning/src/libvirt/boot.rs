@@ -1,0 +1,228 @@
+//! From power to a guest that is ready: its address, its ssh server, its host keys, `post_load`.
+
+use super::Libvirt;
+use super::connection::CALL;
+use super::console::{printed_keys, tail, with_console};
+use super::definition::{DefinedNic, NicPlug};
+use crate::{ErrorKind, Result, Target};
+use camino::Utf8Path;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use vcl_job::{Cx, Job, Kind, Step, TRANSIENT, minutes};
+use vcl_types::{AddressSource, Endpoint, HostKeys, KeySource, Nic};
+use virt::sys;
+
+/// Waits that have a limit of their own from the configuration get this much from the executor.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How long a site's address hook may take.
+const HOOK_LIMIT: Duration = minutes(5);
+
+pub(super) const ADDRESS: Step<Libvirt, String> = Step::new("find address").deadline(LONG).retry(TRANSIENT);
+pub(super) const HOST_KEYS: Step<Libvirt, String> = Step::new("wait for ssh").deadline(LONG);
+
+impl Libvirt {
+    pub(super) async fn boot(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+        domain: &str,
+        directory: &Utf8Path,
+        nic: Option<&DefinedNic>,
+    ) -> vcl_job::Result<Endpoint> {
+        let console = directory.join("console.log");
+        self.start_step(job, domain, directory).await?;
+        let (address, port) = match (nic, target.computer.management()) {
+            (Some(DefinedNic { plug: NicPlug::User(port), .. }), _) => (IpAddr::from([127, 0, 0, 1]), *port),
+            (_, Some(management)) => {
+                let source = self.network(&management.network)?.address;
+                let hook = self.network(&management.network)?.hook.clone();
+                (
+                    self.find_address(job, domain, &console, management, source, hook, target.limits.boot)
+                        .await?,
+                    22,
+                )
+            }
+            (_, None) => {
+                let context = format!("{} has no management interface; give it a network", target.computer);
+                return Err(vcl_job::Error::new(Kind::Refused, context));
+            }
+        };
+        let generalised = target.revision.manifest.generalised;
+        let host_keys = self.host_keys(job, &console, address, port, generalised, target.limits.boot).await?;
+        let endpoint = Endpoint { address, port, user: target.user.to_owned(), host_keys };
+        let guest = target.guest(&endpoint);
+        match target.os.post_load(&mut job.part("post_load"), guest).await {
+            Err(e) if matches!(e.kind, Kind::Deadline | Kind::Unreachable) => Err(with_console(e, &console)),
+            result => result,
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own about one wait")]
+    pub(super) async fn find_address(
+        &self,
+        job: &mut Job,
+        domain: &str,
+        console: &Utf8Path,
+        nic: &Nic,
+        source: AddressSource,
+        hook: Option<String>,
+        limit: Duration,
+    ) -> vcl_job::Result<IpAddr> {
+        job.step(self, &ADDRESS, domain.to_owned())
+            .run(async |domain, cx| {
+                let fixed = || {
+                    nic.address.ok_or_else(|| {
+                        vcl_job::Error::new(
+                            Kind::Refused,
+                            format!("network {} is static and the computer has no address", nic.network),
+                        )
+                    })
+                };
+                match source {
+                    AddressSource::Static => return fixed(),
+                    AddressSource::Hook => return ask_hook(&cx, hook.as_deref(), &domain, &nic.mac).await,
+                    AddressSource::Lease | AddressSource::Agent => {}
+                }
+                let deadline = tokio::time::Instant::now() + limit;
+                loop {
+                    if let Some(address) = self.ask_address(&domain, &nic.mac, source).await? {
+                        return Ok(address);
+                    }
+                    if tokio::time::Instant::now() >= deadline {
+                        let (mac, network) = (&nic.mac, &nic.network);
+                        let asked = if source == AddressSource::Agent { "guest agent" } else { "DHCP lease" };
+                        let context = format!(
+                            "no {asked} told an address for {mac} on network {network} within {} s",
+                            limit.as_secs()
+                        );
+                        return Err(with_console(vcl_job::Error::new(Kind::Deadline, context), console));
+                    }
+                    tokio::select! {
+                        () = cx.stopped() => return Err(cx.stop_error()),
+                        () = tokio::time::sleep(Duration::from_millis(250)) => {} // why: a lease tells nobody of itself
+                    }
+                }
+            })
+            .await
+    }
+
+    async fn ask_address(&self, domain: &str, mac: &str, source: AddressSource) -> Result<Option<IpAddr>> {
+        let (name, mac) = (domain.to_owned(), mac.to_owned());
+        let what = format!("asking for the addresses of domain {domain}");
+        let asked = self
+            .connection
+            .call(what, CALL, move |c| {
+                let domain = c.lookup_domain_by_name(&name)?;
+                let sources: &[_] = if source == AddressSource::Agent {
+                    &[sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT]
+                } else {
+                    // A site's own DHCP server tells libvirt nothing; the host's ARP table does.
+                    &[
+                        sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+                        sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+                    ]
+                };
+                for source in sources {
+                    let interfaces = domain.interface_addresses(*source, 0).unwrap_or_default();
+                    let found = interfaces
+                        .iter()
+                        .filter(|i| i.hwaddr.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(&mac)))
+                        .flat_map(|i| i.addrs.iter())
+                        .filter_map(|a| a.addr.parse::<IpAddr>().ok())
+                        // A link-local address says that nobody gave it one.
+                        .find(|a| {
+                            !a.is_loopback() && !matches!(a, IpAddr::V6(v6) if v6.is_unicast_link_local())
+                        });
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Ok(None)
+            })
+            .await;
+        match asked {
+            Ok(address) => Ok(address),
+            Err(e) if e.kind == ErrorKind::Failed => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until the guest's ssh server speaks, and takes its host keys from the console when the guest prints them
+    /// there, as one that vcld generalised does.
+    pub(super) async fn host_keys(
+        &self,
+        job: &mut Job,
+        console: &Utf8Path,
+        address: IpAddr,
+        port: u16,
+        generalised: bool,
+        limit: Duration,
+    ) -> vcl_job::Result<HostKeys> {
+        job.step(self, &HOST_KEYS, format!("{address}:{port}"))
+            .run(async |at, cx| {
+                let deadline = tokio::time::Instant::now() + limit;
+                let mut last;
+                loop {
+                    match banner(address, port).await {
+                        Ok(()) => break,
+                        Err(why) => last = why,
+                    }
+                    if tokio::time::Instant::now() >= deadline {
+                        let context = format!("no ssh server spoke at {at} within {} s (the last try: {last})", limit.as_secs());
+                        return Err(with_console(vcl_job::Error::new(Kind::Deadline, context), console));
+                    }
+                    tokio::select! {
+                        () = cx.stopped() => return Err(cx.stop_error()),
+                        () = tokio::time::sleep(Duration::from_millis(150)) => {} // why: a booting guest announces itself to nobody
+                    }
+                }
+                let said = tail(console, 1024 * 1024).map_err(|e| {
+                    vcl_job::Error::caused(Kind::Fatal, format!("reading the console {console}"), e)
+                })?;
+                let keys = printed_keys(&said);
+                if keys.is_empty() {
+                    if generalised {
+                        cx.event("no-host-keys", "the guest printed no host keys on its console; the first connection's key is taken");
+                    }
+                    return Ok(HostKeys::first_use());
+                }
+                Ok(HostKeys { keys, source: KeySource::Console })
+            })
+            .await
+    }
+}
+
+/// Whether an ssh server speaks there. qemu's user networking takes connections long before the guest does.
+async fn banner(address: IpAddr, port: u16) -> Result<(), String> {
+    let limit = Duration::from_secs(3);
+    let read = async {
+        let mut stream = tokio::net::TcpStream::connect((address, port)).await?;
+        let mut first = [0u8; 4];
+        stream.read_exact(&mut first).await?;
+        Ok::<_, std::io::Error>(first)
+    };
+    match tokio::time::timeout(limit, read).await {
+        Ok(Ok(first)) if &first == b"SSH-" => Ok(()),
+        Ok(Ok(_)) => Err("something that is not an ssh server answered".into()),
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err("the connection was closed at once".into())
+        }
+        Ok(Err(e)) => Err(e.to_string().to_lowercase()),
+        Err(_) => Err("connected, and nothing was said".into()),
+    }
+}
+
+/// Asks a site's executable for an address: it gets the domain and the MAC as arguments and prints one line.
+async fn ask_hook(cx: &Cx, hook: Option<&str>, domain: &str, mac: &str) -> vcl_job::Result<IpAddr> {
+    let hook = hook.ok_or_else(|| {
+        vcl_job::Error::new(Kind::Refused, "the network's address is a hook and it names none")
+    })?;
+    let process = vcl_job::Process::new(hook).args([domain, mac]);
+    let output = cx.within("the address hook", HOOK_LIMIT, process.run(cx, |_| {})).await??;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|e| {
+        let said: String = text.trim().chars().take(80).collect();
+        vcl_job::Error::caused(Kind::Corrupt, format!("{hook} printed `{said}`, which is no address"), e)
+    })
+}

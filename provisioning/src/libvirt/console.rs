@@ -1,0 +1,88 @@
+//! A machine's serial console: its last lines for people, and the host keys that a guest prints on it.
+//!
+//! What is on a console is untrusted. A guest's user can write anything there, after the guest has booted.
+
+use camino::Utf8Path;
+use vcl_types::HostKey;
+
+/// The host keys that a guest printed on its console since it was started, the last of each algorithm.
+pub(super) fn printed_keys(console: &str) -> Vec<HostKey> {
+    let mut keys: Vec<HostKey> = Vec::new();
+    for line in console.lines() {
+        let Some((_, rest)) = line.split_once("vcld-host-key: ") else { continue };
+        if let Some(key) = HostKey::parse(rest.trim()) {
+            keys.retain(|k| k.algorithm != key.algorithm);
+            keys.push(key);
+        }
+    }
+    keys.truncate(8);
+    keys
+}
+
+/// The last bytes of a file as text.
+pub(super) fn tail(path: &Utf8Path, bytes: u64) -> std::io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut buffer = Vec::new();
+    file.take(bytes).read_to_end(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer).into_owned())
+}
+
+/// The last lines of a console, with what could drive a terminal taken out.
+pub(super) fn last_lines(console: &str, lines: usize) -> String {
+    let clean: Vec<String> =
+        console.lines().map(|line| strip_escapes(line.trim_end())).filter(|line| !line.is_empty()).collect();
+    clean[clean.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Takes out ANSI escape sequences and control characters.
+fn strip_escapes(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' {
+            if chars.next_if_eq(&'[').is_some() {
+                while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+            } else {
+                chars.next();
+            }
+        } else if c == '\t' || !c.is_control() {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The error with the console's last lines: what an admin would look at next.
+pub(super) fn with_console(error: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
+    let shown = tail(console, 16 * 1024).map(|text| last_lines(&text, 12)).unwrap_or_default();
+    let failure = error.failure();
+    let shown = if shown.is_empty() {
+        "its console shows nothing: it may have no boot loader, or no console on ttyS0".to_owned()
+    } else {
+        format!("the last lines of its console:\n{shown}")
+    };
+    vcl_job::Error::new(failure.kind, format!("{}; {shown}", failure.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_keys_are_read_from_among_what_a_guest_prints() {
+        let console = "[    1.0] boot\r\nvcld-host-key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFOLD000\r\nnoise\n\
+            vcld-host-key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINEW0000 root@a\r\nvcld-host-key: rubbish\n";
+        let keys = printed_keys(console);
+        assert_eq!(keys.len(), 1);
+        assert!(keys[0].key.ends_with("INEW0000"));
+    }
+
+    #[test]
+    fn a_console_cannot_drive_the_terminal_it_is_shown_on() {
+        let console = "a\n\u{1b}[2J\u{1b}[1;31mpanic\u{7}\u{1b}[0m\n\n\u{1b}]0;title\n";
+        assert_eq!(last_lines(console, 2), "panic\n0;title");
+    }
+}
