@@ -107,6 +107,14 @@ impl Shared {
         }
         Ok(hit)
     }
+    /// Whether the job has left the part of a recorded step behind: a step outside of it was begun after it. What the
+    /// part did may have been superseded on purpose since, as a start is by a shutdown.
+    pub(crate) fn left_behind(&self, key: &str) -> bool {
+        let part = &key[..name_of(key).0.rfind('/').map_or(0, |slash| slash + 1)];
+        let state = self.state();
+        let after = state.order.iter().skip_while(|k| *k != key).skip(1);
+        after.into_iter().any(|later| !later.starts_with(part))
+    }
     pub(crate) fn may_begin(&self) -> Result<()> {
         if self.control.cancel.is_cancelled() {
             Err(Error::new(Kind::Cancelled, "called off"))

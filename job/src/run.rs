@@ -233,7 +233,7 @@ impl<On: ?Sized + Sync, I: Serialize + DeserializeOwned + Clone + Send + Sync> S
         let intent: I = match seen {
             Some(Seen::Done(recorded, output)) => {
                 let recorded = read(recorded)?;
-                if step.still(on, recorded.clone(), output.clone()).await? {
+                if shared.left_behind(&key) || step.still(on, recorded.clone(), output.clone()).await? {
                     return serde_json::from_value(output).map_err(|e| {
                         Error::caused(Kind::Diverged, format!("reading the output of `{key}`"), e)
                     });

@@ -78,6 +78,10 @@ impl<On: ?Sized, I> Step<On, I> {
     }
     /// Asked once when a replay meets this step done: does what it did still hold (intent, recorded output)? `false`
     /// runs it again: the host was rebooted meanwhile, the domain it started is off.
+    ///
+    /// It is asked only while the job is in the step's part. Once a step outside of that part has begun, what the part
+    /// did is no longer for it to keep: a later step may have undone it on purpose. So what is started and then shut
+    /// down in one job is started in a part of its own.
     #[must_use]
     pub const fn holds(mut self, holds: HoldsFn<On, I>) -> Self {
         self.holds = Some(holds);

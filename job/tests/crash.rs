@@ -155,7 +155,8 @@ impl Host {
             part.step(self, &COPY, format!("copy-{n}")).run(async |n, _| self.world.make(&n).await).await
         };
         let (x, y) = tokio::join!(copy(&mut a, "0"), copy(&mut b, "1"));
-        (x?, y?);
+        x?;
+        y?;
         Ok(overlay)
     }
 }

@@ -137,6 +137,25 @@ async fn a_step_whose_effect_no_longer_holds_runs_again() {
     assert_eq!(runs.load(Ordering::SeqCst), 2, "it held");
 }
 
+#[tokio::test]
+async fn what_a_part_did_is_not_asked_after_once_the_job_has_left_it() {
+    let (host, journal) = (Host::default(), Arc::new(MemoryJournal::default()));
+    let runs = AtomicU32::new(0);
+    let life = async || {
+        let work = async |mut job: Job, _: Value| {
+            let count = async |(), _| Ok(runs.fetch_add(1, Ordering::SeqCst));
+            job.part("boot").step(&host, &UP, ()).run(count).await?;
+            // It is shut down here, on purpose.
+            job.step(&host, &A, "off".into()).run(async |_, _| Ok(())).await?;
+            Err::<(), _>(Error::new(Kind::LeaseLost, "end of this life"))
+        };
+        execute(run(&host, &journal), FLOW, nothing(), work).await
+    };
+    life().await;
+    life().await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_step_past_its_deadline_is_told_to_stop_and_waited_for() {
     let (host, journal) = (Host::default(), Arc::new(MemoryJournal::default()));

@@ -65,7 +65,7 @@ impl Line {
 pub fn quantile(samples: &mut [f64], q: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
     let last = samples.len().saturating_sub(1);
-    if samples.len() % 2 == 0 && (q - 0.5).abs() < f64::EPSILON && !samples.is_empty() {
+    if samples.len().is_multiple_of(2) && (q - 0.5).abs() < f64::EPSILON && !samples.is_empty() {
         return f64::midpoint(samples[last / 2], samples[last / 2 + 1]);
     }
     samples.get(((last as f64) * q).ceil() as usize).copied().unwrap_or(f64::NAN)

@@ -86,6 +86,18 @@ pub struct Endpoint {
     pub host_keys: HostKeys,
 }
 
+impl Endpoint {
+    /// The command that connects to it with OpenSSH.
+    #[must_use]
+    pub fn ssh_command(&self) -> String {
+        let (user, address) = (&self.user, self.address);
+        if self.port == 22 {
+            format!("ssh {user}@{address}")
+        } else {
+            format!("ssh -p {} {user}@{address}", self.port)
+        }
+    }
+}
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {

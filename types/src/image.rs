@@ -232,7 +232,8 @@ impl fmt::Display for Hardware {
         };
         let tpm = if self.tpm { " TPM" } else { "" };
         let (bus, cpus, memory) = (self.disk_bus.as_str(), self.cpus, self.memory);
-        write!(f, "{} {firmware}{tpm} {bus} {cpus} cpus {memory}", self.machine)
+        let plural = if cpus == 1 { "" } else { "s" };
+        write!(f, "{} {firmware}{tpm} {bus} {cpus} cpu{plural} {memory}", self.machine)
     }
 }
 

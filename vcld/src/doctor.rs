@@ -29,7 +29,7 @@ impl Node {
                 }
             }
             Err(e) => {
-                add("library", FindingLevel::Error, e.to_string(), Some("look at [library] path".into()))
+                add("library", FindingLevel::Error, e.to_string(), Some("look at [library] path".into()));
             }
         }
         match self.library.revisions() {
@@ -52,7 +52,7 @@ impl Node {
         for (stage, directory) in
             [("pre_capture", self.config.hooks.pre_capture()), ("post_load", self.config.hooks.post_load())]
         {
-            let count = std::fs::read_dir(&directory).map(|d| d.flatten().count()).unwrap_or(0);
+            let count = std::fs::read_dir(&directory).map_or(0, |d| d.flatten().count());
             add("hooks", FindingLevel::Ok, format!("{count} files in {directory} for {stage}"), None);
         }
         for backend in self.backends.values() {

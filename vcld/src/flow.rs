@@ -117,7 +117,7 @@ pub(crate) async fn run(
         JobRequest::CreateFromVm { image, backend, vm, note } => {
             let flow = Flow { name: "create-from-vm", version: 1 };
             let begin = running.begin_from_vm(&image, backend, vm, note);
-            stage.play(flow, begin, async |job, input| running.from_vm(job, input).await).await
+            stage.play(flow, begin, async |job, input| running.image_from_vm(job, input).await).await
         }
         JobRequest::Export { image, path, format } => {
             let flow = Flow { name: "export", version: 1 };

@@ -38,10 +38,10 @@ impl Node {
                 let held = row.loaded.as_ref().map(|l| self.library.get(&l.image)).transpose()?;
                 match held {
                     Some(old) => {
-                        steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?))
+                        steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?));
                     }
                     None => {
-                        steps.push(step("unload", "it holds nothing; leftovers of its machine are removed"))
+                        steps.push(step("unload", "it holds nothing; leftovers of its machine are removed"));
                     }
                 }
                 steps.push(step("release computer", format!("{computer} becomes available")));

@@ -295,7 +295,7 @@ impl Node {
         let mut backends = Vec::new();
         for (name, backend) in &self.backends {
             let findings = backend.findings().await;
-            let worst = findings.iter().filter(|f| f.level == FindingLevel::Error).next();
+            let worst = findings.iter().find(|f| f.level == FindingLevel::Error);
             let shown = worst.or_else(|| findings.first());
             backends.push(BackendStatus {
                 name: name.to_string(),

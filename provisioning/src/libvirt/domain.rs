@@ -7,6 +7,7 @@ use super::description::Description;
 use crate::{Error, ErrorKind, Result};
 use std::time::Duration;
 use vcl_job::{Cx, Kind};
+use vcl_types::Firmware;
 use vcl_types::api::{PowerAction, PowerState};
 use virt::domain::{Domain, DomainState};
 use virt::sys;
@@ -129,7 +130,7 @@ impl Libvirt {
             .call(format!("removing domain {name}"), CALL, move |c| {
                 let mut flags =
                     sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
-                if description.variables.is_some() {
+                if description.hardware.firmware != Firmware::Bios {
                     flags |= sys::VIR_DOMAIN_UNDEFINE_NVRAM;
                 }
                 c.lookup_domain_by_name(&domain)?.undefine_flags(flags)

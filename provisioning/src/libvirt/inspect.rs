@@ -149,9 +149,11 @@ impl Libvirt {
             }
         }
         match (self.kvm(), self.settings.accelerator) {
-            (Ok(true), _) => add("processor", FindingLevel::Ok, "KVM".into(), None),
+            (Ok(true), _) => {
+                add("processor", FindingLevel::Ok, "KVM".into(), None);
+            }
             (Ok(false), Accelerator::Tcg) => {
-                add("processor", FindingLevel::Ok, "emulated, as configured".into(), None)
+                add("processor", FindingLevel::Ok, "emulated, as configured".into(), None);
             }
             (Ok(false), _) => {
                 let way_out = "turn virtualisation on in the firmware, or enable nested virtualisation where this is a guest itself";
@@ -163,7 +165,7 @@ impl Libvirt {
                 );
             }
             (Err(e), _) => {
-                add("processor", FindingLevel::Error, e.chain(), Some("set accelerator = \"auto\"".into()))
+                add("processor", FindingLevel::Error, e.chain(), Some("set accelerator = \"auto\"".into()));
             }
         }
         let directory = &self.settings.directory;

@@ -67,23 +67,26 @@ impl Libvirt {
         let described = &source.description;
         let cards = plugs(&described.nics)?;
         // The throw-away machine is named after the staging, which is this job's alone.
-        let computer = throw_away(target.vm, &described.nics)?;
+        let computer = as_computer(target.vm, &described.nics)?;
         let domain = format!("vcl-capture-{}", staging.name());
         let directory = self.settings.directory.join(format!("capture-{}", staging.name()));
 
         self.shut_source(job, target, source.ran).await?;
-        self.prepare(job, &domain, &directory).await?;
+        // A part of its own: it is shut down again in this job, and then nobody must start it anew.
+        let mut throw_away = job.part("throw-away");
+        let making = &mut throw_away;
+        self.prepare(making, &domain, &directory).await?;
         let mut disks = Vec::new();
         for (n, disk) in described.disks.iter().filter(|d| !d.read_only).enumerate() {
             let path = directory.join(format!("disk{n}.qcow2")).into();
             let overlay = Overlay { path, backing: disk.path.clone(), format: disk.format.clone() };
-            disks.push(self.overlay(job, n, overlay).await?);
+            disks.push(self.overlay(making, n, overlay).await?);
         }
         let variables = match &described.variables {
-            Some(path) => Some(self.copy_variables(job, path, &directory).await?),
+            Some(path) => Some(self.copy_variables(making, path, &directory).await?),
             None => None,
         };
-        let nics = self.plug_in(job, cards).await?;
+        let nics = self.plug_in(making, cards).await?;
         let definition = Definition {
             domain: domain.clone(),
             owner: format!("throw-away copy of {}", target.vm),
@@ -95,20 +98,24 @@ impl Libvirt {
             variables: variables.clone(),
             boot: described.boot.clone(),
         };
-        self.define_step(job, definition.clone()).await?;
-        self.start_step(job, &domain, &directory).await?;
+        self.define_step(making, definition.clone()).await?;
+        self.start_step(making, &domain, &directory).await?;
         let console = directory.join("console.log");
         let (address, port) = match nics.first().map(|n| &n.plug) {
             Some(NicPlug::User(port)) => (IpAddr::from([127, 0, 0, 1]), *port),
             _ => {
                 let nic = &computer.nics[0];
                 let limit = target.limits.boot;
-                (self.find_address(job, &domain, &console, nic, AddressSource::Lease, None, limit).await?, 22)
+                (
+                    self.find_address(making, &domain, &console, nic, AddressSource::Lease, None, limit)
+                        .await?,
+                    22,
+                )
             }
         };
-        let host_keys = self.host_keys(job, &console, address, port, false, target.limits.boot).await?;
+        let host_keys = self.host_keys(making, &console, address, port, false, target.limits.boot).await?;
         let endpoint = Endpoint { address, port, user: target.user.to_owned(), host_keys };
-        let endpoint = job
+        let endpoint = making
             .step(self, &WAIT_LOGIN, endpoint.to_string())
             .run(async |_, cx| {
                 let guest = guest(&target, &computer, &endpoint);
@@ -147,7 +154,7 @@ impl Libvirt {
     }
 
     async fn read_source(&self, vm: &str) -> Result<SourceMachine> {
-        let Some(description) = self.describe(vm).await? else {
+        let Some(mut description) = self.describe(vm).await? else {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!(
@@ -170,7 +177,23 @@ impl Libvirt {
             ));
         }
         let ran = self.power_state(vm).await? != PowerState::Off;
+        if description.hardware.firmware != Firmware::Bios && description.variables.is_none() {
+            description.variables = self.chosen_variables(vm).await?;
+        }
         Ok(SourceMachine { description, ran })
+    }
+
+    /// Where the firmware variables are that libvirt chose for a machine whose definition says only `firmware='efi'`:
+    /// while it runs its XML tells; when it is off they are under the name that libvirt gives them.
+    async fn chosen_variables(&self, vm: &str) -> Result<Option<String>> {
+        let name = vm.to_owned();
+        let what = format!("reading the XML of domain {vm} as it runs");
+        let xml =
+            self.connection.call(what, CALL, move |c| c.lookup_domain_by_name(&name)?.xml_desc(0)).await?;
+        let running = Description::parse(&xml)
+            .map_err(|e| Error::caused(ErrorKind::Failed, format!("reading the XML of domain {vm}"), e))?;
+        let usual = format!("/var/lib/libvirt/qemu/nvram/{vm}_VARS.fd");
+        Ok(running.variables.or_else(|| Utf8Path::new(&usual).exists().then_some(usual)))
     }
 
     async fn shut_source(&self, job: &mut Job, target: VmTarget<'_>, ran: bool) -> vcl_job::Result<()> {
@@ -246,7 +269,7 @@ impl Libvirt {
         };
         let endpoint =
             Endpoint { address, port: 22, user: target.user.to_owned(), host_keys: HostKeys::first_use() };
-        let Ok(computer) = throw_away(target.vm, &description.nics) else { return };
+        let Ok(computer) = as_computer(target.vm, &description.nics) else { return };
         let mut guest = guest(&target, &computer, &endpoint);
         guest.limits.boot = Duration::from_secs(15);
         match target.os.wait_ready(guest, &CancellationToken::new()).await {
@@ -316,7 +339,7 @@ fn plugs(nics: &[DescribedNic]) -> Result<Vec<(String, Plug)>> {
 }
 
 /// The throw-away machine as a computer, for the OS module.
-fn throw_away(vm: &str, nics: &[DescribedNic]) -> Result<Computer> {
+fn as_computer(vm: &str, nics: &[DescribedNic]) -> Result<Computer> {
     let bad = |e| Error::caused(ErrorKind::Failed, format!("naming the throw-away copy of {vm}"), e);
     Ok(Computer {
         name: "vcld-capture".parse::<ComputerName>().map_err(bad)?,

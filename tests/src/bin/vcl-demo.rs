@@ -269,7 +269,7 @@ fn inside(arguments: &Arguments, before: &str) -> Result<ExitCode> {
         }
         let domains = world.virsh(&["list", "--all", "--name"])?.split_whitespace().count();
         let files = daemon.leftovers()?.len()
-            + fs::read_dir(daemon.library().join("debian")).map(Iterator::count).unwrap_or(0);
+            + fs::read_dir(daemon.library().join("debian")).map_or(0, Iterator::count);
         daemon.stop()?;
         let ports = listening()?;
         let said = format!("everything taken away (domains {domains}, files {files}, ports {ports})");

@@ -58,7 +58,7 @@ pub fn one(view: &ComputerView, clock: &Clock) -> String {
     facts.maybe("power", view.power.map(power)).add("backend", &computer.backend);
     if let Some(loaded) = &view.loaded {
         facts.add("image", format!("{}, loaded {}", loaded.image, clock.ago(loaded.since)));
-        facts.add("ssh", &loaded.endpoint);
+        facts.add("ssh", loaded.endpoint.ssh_command());
         let known = match loaded.endpoint.host_keys.source {
             KeySource::Console => "read from its console",
             KeySource::Agent => "asked of its agent",

@@ -134,7 +134,9 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
         JobRequest::Load { computer: name, image } => {
             let loaded = computer.and_then(|view| view.loaded.as_ref());
             match loaded {
-                Some(loaded) => format!("loaded {} on {name} (ssh {})", loaded.image, loaded.endpoint),
+                Some(loaded) => {
+                    format!("loaded {} on {name} ({})", loaded.image, loaded.endpoint.ssh_command())
+                }
                 None => format!("loaded {} on {name}", result(image)),
             }
         }

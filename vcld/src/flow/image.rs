@@ -146,7 +146,7 @@ impl Running {
         Ok(FromVmInput { making, backend, vm })
     }
 
-    pub(super) async fn from_vm(&self, mut job: Job, input: FromVmInput) -> Result<Made> {
+    pub(super) async fn image_from_vm(&self, mut job: Job, input: FromVmInput) -> Result<Made> {
         let job = &mut job;
         let FromVmInput { making, backend, vm } = input;
         let backend = self.backend(&backend)?;

@@ -121,28 +121,14 @@ impl Running {
             })
             .await?;
         self.announce(&computer.name, &image, &endpoint);
-        Ok(Some(format!("{image} on {computer} ({})", ssh(&endpoint))))
+        Ok(Some(format!("{image} on {computer} ({})", endpoint.ssh_command())))
     }
 
     /// Tells everybody where the computer answers.
     pub(super) fn announce(&self, computer: &ComputerName, image: &ImageRef, endpoint: &Endpoint) {
-        let keys = endpoint
-            .host_keys
-            .keys
-            .iter()
-            .map(|k| vcl_os::ssh::fingerprint(k))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let message = format!("{image} is ready on {computer}: {}  host keys {keys}", ssh(endpoint));
+        let keys =
+            endpoint.host_keys.keys.iter().map(vcl_os::ssh::fingerprint).collect::<Vec<_>>().join(", ");
+        let message = format!("{image} is ready on {computer}: {}  host keys {keys}", endpoint.ssh_command());
         self.node.queue.post_event("ready", Some(self.job()), Some(computer), &message);
-    }
-}
-
-/// The command that connects to it.
-pub(super) fn ssh(endpoint: &Endpoint) -> String {
-    if endpoint.port == 22 {
-        format!("ssh {}@{}", endpoint.user, endpoint.address)
-    } else {
-        format!("ssh -p {} {}@{}", endpoint.port, endpoint.user, endpoint.address)
     }
 }
