@@ -123,6 +123,9 @@ impl Provisioning for Libvirt {
     fn kind(&self) -> &'static str {
         "libvirt"
     }
+    fn host(&self) -> Option<String> {
+        Some(self.settings.uri.clone())
+    }
     fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep> {
         self.planned(work, target)
     }

@@ -149,6 +149,11 @@ pub struct Captured {
 pub trait Provisioning: Undo {
     /// Its type, as in `type = "libvirt"`.
     fn kind(&self) -> &'static str;
+    /// The host that its machines run on, where they all run on one: jobs of several instances on one host count
+    /// together against the host's limit.
+    fn host(&self) -> Option<String> {
+        None
+    }
     /// In what end state its captures want the OS to leave the computer.
     fn end_state(&self) -> EndState {
         EndState::Off

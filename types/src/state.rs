@@ -21,10 +21,10 @@ pub struct Refused {
 
 /// Declares an enum whose variants are also words: in JSON, in the database, on the screen.
 macro_rules! words {
-    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* $type:ident as $schema:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = $schema))]
         pub enum $type { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
         impl $type {
             /// All of them, in the order of the diagram.

@@ -24,10 +24,13 @@ impl Node {
         };
         let title = request.to_string();
         let computer = request.computer().cloned();
-        let job = self
-            .queue
-            .submit(NewJob { request, requester: requester.to_owned(), backend, host: None })
-            .await?;
+        let on = match &computer {
+            Some(name) => Some(self.queue.computer(name).await?.computer.backend),
+            None => backend.clone(),
+        };
+        let host = on.and_then(|on| self.backends.get(&on)).and_then(|backend| backend.host());
+        let job =
+            self.queue.submit(NewJob { request, requester: requester.to_owned(), backend, host }).await?;
         tracing::info!(job = job.0, requester, title, "job queued");
         self.queue.post_event(
             "job-queued",

@@ -26,16 +26,7 @@ pub(crate) struct Stop {
 /// Claims and runs jobs until it is told to stop, and returns when the last of them has.
 pub(crate) async fn work(node: Arc<Node>, stop: Stop) {
     let tasks = TaskTracker::new();
-    let limits = ClaimLimits {
-        node_max: u32::try_from(node.config.node.max_jobs).unwrap_or(u32::MAX),
-        per_backend: node
-            .config
-            .backends
-            .iter()
-            .map(|(name, b)| (name.clone(), u32::try_from(b.max_jobs).unwrap_or(u32::MAX)))
-            .collect(),
-        per_host: HashMap::new(),
-    };
+    let limits = limits(&node);
     let mut submitted = node.queue.submitted();
     loop {
         if stop.drain.is_cancelled() {
@@ -64,6 +55,25 @@ pub(crate) async fn work(node: Arc<Node>, stop: Stop) {
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// How many jobs may run at once: on this node, of each backend instance, and on each host. Two instances on one host
+/// together get no more than the larger of their limits.
+fn limits(node: &Node) -> ClaimLimits {
+    let mut limits = ClaimLimits {
+        node_max: u32::try_from(node.config.node.max_jobs).unwrap_or(u32::MAX),
+        per_backend: HashMap::new(),
+        per_host: HashMap::new(),
+    };
+    for (name, table) in &node.config.backends {
+        let most = u32::try_from(table.max_jobs).unwrap_or(u32::MAX);
+        limits.per_backend.insert(name.clone(), most);
+        if let Some(host) = node.backends.get(name).and_then(|backend| backend.host()) {
+            let of_host = limits.per_host.entry(host).or_default();
+            *of_host = most.max(*of_host);
+        }
+    }
+    limits
 }
 
 /// Runs one claimed job.

@@ -17,7 +17,7 @@ use super::Refused;
 
 super::words! {
     /// Where a computer is.
-    State {
+    State as ComputerState {
         /// Nothing is loaded on it; it can be given out.
         Available = "available",
         /// An image is being put on it.
@@ -34,7 +34,7 @@ super::words! {
 }
 super::words! {
     /// What happens to a computer.
-    Event {
+    Event as ComputerEvent {
         /// A load begins.
         Load = "load",
         /// The load is done and the machine is ready.

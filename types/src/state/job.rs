@@ -14,7 +14,7 @@ use super::Refused;
 
 super::words! {
     /// Where a job is.
-    State {
+    State as JobState {
         /// Nobody has it yet.
         Queued = "queued",
         /// A node has it.
@@ -33,7 +33,7 @@ super::words! {
 }
 super::words! {
     /// What happens to a job.
-    Event {
+    Event as JobEvent {
         /// A node takes it.
         Claim = "claim",
         /// Its node went away; it goes on where it was when another claims it.

@@ -14,7 +14,7 @@ use super::Refused;
 
 super::words! {
     /// Where a reservation is.
-    State {
+    State as ReservationState {
         /// It begins later.
         Scheduled = "scheduled",
         /// It waits for a computer.
@@ -33,7 +33,7 @@ super::words! {
 }
 super::words! {
     /// What happens to a reservation.
-    Event {
+    Event as ReservationEvent {
         /// Its time has come.
         Due = "due",
         /// A computer was found and its load begins.
