@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -27,16 +28,6 @@ pub(crate) enum Why {
     Cancelled,
     Interrupted,
     Deadline,
-}
-
-impl Control {
-    pub(crate) async fn why_stop(&self) -> Why {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Why::Interrupted,
-            () = self.cancel.cancelled() => Why::Cancelled,
-        }
-    }
 }
 
 #[derive(Clone)]
@@ -62,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) control: Control,
     pub(crate) version: u32,
+    /// Calling the job off comes too late.
+    pub(crate) committed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -72,6 +65,7 @@ impl Shared {
             observer: Arc::new(Silent),
             control: Control::default(),
             version: 0,
+            committed: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -115,8 +109,22 @@ impl Shared {
         let after = state.order.iter().skip_while(|k| *k != key).skip(1);
         after.into_iter().any(|later| !later.starts_with(part))
     }
+    /// Waits until a running step is to stop, and says why.
+    pub(crate) async fn why_stop(&self) -> Why {
+        let called_off = async {
+            self.control.cancel.cancelled().await;
+            if self.committed.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.control.stop.cancelled() => Why::Interrupted,
+            () = called_off => Why::Cancelled,
+        }
+    }
     pub(crate) fn may_begin(&self) -> Result<()> {
-        if self.control.cancel.is_cancelled() {
+        if self.control.cancel.is_cancelled() && !self.committed.load(Ordering::SeqCst) {
             Err(Error::new(Kind::Cancelled, "called off"))
         } else if self.control.stop.is_cancelled() || self.control.drain.is_cancelled() {
             Err(Error::new(Kind::Interrupted, "the daemon is stopping"))
@@ -132,7 +140,7 @@ impl Shared {
     pub(crate) async fn wait_or_stop(&self, wait: Duration) -> Result<()> {
         tokio::select! {
             biased;
-            why = self.control.why_stop() => Err(match why {
+            why = self.why_stop() => Err(match why {
                 Why::Cancelled => Error::new(Kind::Cancelled, "called off"),
                 _ => Error::new(Kind::Interrupted, "the daemon is stopping"),
             }),
@@ -209,6 +217,7 @@ impl Run<'_> {
             observer: self.observer.clone(),
             control: self.control.clone(),
             version,
+            committed: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }

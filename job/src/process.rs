@@ -165,21 +165,21 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Ends a process group and waits until its first process is gone. One whose first process has another start time is
+/// Ends a process group and waits until all of its processes are gone. One whose first process has another start time is
 /// not that group any more and is left alone.
 ///
 /// # Errors
 /// When it may not be signalled, or is still there after ten seconds.
 pub async fn end_group(group: i32, started: u64) -> io::Result<()> {
     let Some(pid) = rustix::process::Pid::from_raw(group).filter(|_| group > 1) else { return Ok(()) };
-    let theirs = || start_time(group) == Some(started) && !is_zombie(group);
-    if !theirs() {
+    if start_time(group) != Some(started) {
         return Ok(());
     }
     let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let mut killed = false;
-    while theirs() {
+    // Its id is not given to another group while it has members.
+    while has_members(group) {
         let now = tokio::time::Instant::now();
         if now > deadline {
             return Err(io::Error::new(
@@ -189,7 +189,7 @@ pub async fn end_group(group: i32, started: u64) -> io::Result<()> {
         }
         if !killed && now > deadline - Duration::from_secs(7) {
             killed = true;
-            rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)?;
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
         // why: nobody tells us of the end of a process that is not our child.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -197,9 +197,13 @@ pub async fn end_group(group: i32, started: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn is_zombie(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('Z')))
-        .unwrap_or(true)
+/// Whether a process of the group still runs. One that has ended and waits for its parent to ask does not.
+fn has_members(group: i32) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+        let (state, _parent, of) = (fields.next(), fields.next(), fields.next());
+        !matches!(state, None | Some("Z" | "X")) && of.and_then(|g| g.parse().ok()) == Some(group)
+    })
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,11 @@ impl Job {
     /// Tells a person something that is kept with the job.
     pub fn event(&self, kind: &str, message: impl AsRef<str>) {
         self.shared.observer.event(kind, message.as_ref());
+    }
+    /// From here on calling the job off comes too late: what it has made stays, and it goes on to its end. A replay
+    /// comes by here again, so nothing needs to be recorded.
+    pub fn commit(&mut self) {
+        self.shared.committed.store(true, Ordering::SeqCst);
     }
     /// The flow version that the job began with, which may be an older one than the program's.
     #[must_use]
@@ -337,7 +343,7 @@ async fn watch<O>(
     let why = tokio::select! {
         biased;
         result = &mut work => return result,
-        why = shared.control.why_stop() => why,
+        why = shared.why_stop() => why,
         () = tokio::time::sleep_until(deadline) => Why::Deadline,
     };
     token.cancel();

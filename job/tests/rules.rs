@@ -138,6 +138,26 @@ async fn a_step_whose_effect_no_longer_holds_runs_again() {
 }
 
 #[tokio::test]
+async fn a_job_that_has_committed_is_not_called_off_any_more() {
+    for commits in [false, true] {
+        let (host, journal) = (Host::default(), Arc::new(MemoryJournal::default()));
+        let run = run(&host, &journal);
+        let cancel = run.control.cancel.clone();
+        let work = async |mut job: Job, _: Value| {
+            job.step(&host, &A, "made".into()).run(async |_, _| Ok(())).await?;
+            if commits {
+                job.commit();
+            }
+            cancel.cancel();
+            job.step(&host, &FLAKY, ()).run(async |(), cx| cx.check().await).await
+        };
+        let outcome = execute(run, FLOW, nothing(), work).await;
+        assert_eq!(outcome == Outcome::Done(()), commits, "{outcome:?}");
+        assert_eq!(host.log.lock().unwrap().is_empty(), commits);
+    }
+}
+
+#[tokio::test]
 async fn what_a_part_did_is_not_asked_after_once_the_job_has_left_it() {
     let (host, journal) = (Host::default(), Arc::new(MemoryJournal::default()));
     let runs = AtomicU32::new(0);

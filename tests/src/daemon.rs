@@ -3,6 +3,7 @@
 //! Both binaries are those that were built beside the running one. The daemon is a child process: it can be killed,
 //! stopped and started again on the same directory, and it ends with its [`Daemon`].
 
+use crate::guest::{Guest, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
@@ -257,6 +258,15 @@ impl Daemon {
         ensure!(!output.status.success(), "vclctl {} succeeded", arguments.join(" "));
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
+    /// Imports a guest as the next revision of an image, with this behind its kernel's command line.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn import(&self, guest: &Guest, image: &str, cmdline: &str) -> Result<JobView> {
+        let words = import_arguments(guest, image, cmdline)?;
+        self.json(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
     /// Queues a job and does not wait for it.
     ///
     /// # Errors
@@ -403,6 +413,28 @@ impl Daemon {
         }
         Ok(left)
     }
+}
+
+/// The words of the verb that imports a guest as the next revision of an image, with this behind its kernel's command
+/// line.
+///
+/// # Errors
+///
+/// When the guest's files cannot be read.
+pub fn import_arguments(guest: &Guest, image: &str, cmdline: &str) -> Result<Vec<String>> {
+    let disk = guest.disk();
+    let mut words: Vec<String> =
+        ["image", "import", image, disk.as_str(), "--memory", "256M"].map(Into::into).into();
+    if let Some(boot) = guest.direct_boot()? {
+        let line = format!("{} {cmdline}", boot.cmdline);
+        let files =
+            ["--kernel", boot.kernel.as_str(), "--initrd", boot.initrd.as_str(), "--cmdline", line.trim()];
+        words.extend(files.map(str::to_owned));
+    }
+    if guest.kind() == Kind::Uefi {
+        words.extend(["--firmware", "uefi"].map(str::to_owned));
+    }
+    Ok(words)
 }
 
 impl Drop for Daemon {

@@ -1,7 +1,7 @@
 //! Real guests, real sshd, real libvirtd: the proof that vcld works.
 //!
 //! - [`world`]: a private libvirtd with its own processes, mounts and network; `vcl-world` runs a command in one.
-//! - [`bench`]: what vcld costs against the same work by hand; `vcl-bench` runs them.
+//! - [`mod@bench`]: what vcld costs against the same work by hand; `vcl-bench` runs them.
 //! - [`daemon`]: a real vcld with a configuration of its own, asked through the real vclctl.
 //! - [`guest`]: bootable test guests made from Debian packages; `vcl-guest` makes and boots them by hand.
 

@@ -48,21 +48,7 @@ pub fn run() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = Utf8Path::from_path(directory.path()).context("not UTF-8")?;
     let mut daemon = Daemon::start(Setup::new(path, &key, &["a"]))?;
-    let boot = guest.direct_boot()?.context("no kernel")?;
-    let _: JobView = daemon.json(&[
-        "image",
-        "import",
-        "debian",
-        guest.disk().as_str(),
-        "--kernel",
-        boot.kernel.as_str(),
-        "--initrd",
-        boot.initrd.as_str(),
-        "--cmdline",
-        &boot.cmdline,
-        "--memory",
-        "256M",
-    ])?;
+    daemon.import(&guest, "debian", "")?;
     // A captured revision is what is loaded every day: it makes itself an identity when it boots.
     let _: JobView = daemon.json(&["load", "a", "debian@1"])?;
     let _: JobView = daemon.json(&["capture", "a"])?;

@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
-use vcl_tests::daemon::{Daemon, Setup, binary};
+use vcl_tests::daemon::{Daemon, Setup, binary, import_arguments};
 use vcl_tests::guest::{self, Guest, Kind};
 use vcl_tests::world::World;
 use vcl_types::api::JobView;
@@ -181,27 +181,12 @@ fn inside(arguments: &Arguments, before: &str) -> Result<ExitCode> {
     let key = guest::cached_key(&cache)?;
     let public = fs::read_to_string(format!("{key}.pub"))?;
     let guest = Guest::make(Kind::Fast, &cache, &public, &mut |_| {})?;
-    let boot = guest.direct_boot()?.context("the guest has no kernel")?;
     let directory = Utf8PathBuf::from(std::env::var("VCL_DEMO_DIRECTORY")?);
     let mut daemon = Daemon::start(Setup::new(&directory.join("node"), &key, &["a", "b"]))?;
 
     screen.stage("import", |bar| {
-        let disk = guest.disk();
-        let arguments = [
-            "image",
-            "import",
-            "debian",
-            disk.as_str(),
-            "--kernel",
-            boot.kernel.as_str(),
-            "--initrd",
-            boot.initrd.as_str(),
-            "--cmdline",
-            &boot.cmdline,
-            "--memory",
-            "256M",
-        ];
-        verb(&daemon, bar, &arguments)?;
+        let words = import_arguments(&guest, "debian", "")?;
+        verb(&daemon, bar, &words.iter().map(String::as_str).collect::<Vec<_>>())?;
         let digest = daemon.image("debian")?.revisions[0].manifest.disks[0].file_digest.to_string();
         Ok(((), format!("image debian@1 published, sha256 {}", short(&digest, 8))))
     })?;

@@ -56,24 +56,7 @@ impl Case {
 
     /// Imports the guest as `name`@1, with this at the end of its kernel's command line.
     fn import(&self, daemon: &Daemon, name: &str, cmdline: &str) -> Result<JobView> {
-        let disk = self.guest.disk();
-        let mut arguments = vec!["image", "import", name, disk.as_str(), "--memory", "256M"];
-        let boot = self.guest.direct_boot()?;
-        let line = boot.as_ref().map(|b| format!("{} {cmdline}", b.cmdline));
-        if let (Some(boot), Some(line)) = (&boot, &line) {
-            arguments.extend([
-                "--kernel",
-                boot.kernel.as_str(),
-                "--initrd",
-                boot.initrd.as_str(),
-                "--cmdline",
-                line,
-            ]);
-        }
-        if self.guest.kind() == Kind::Uefi {
-            arguments.extend(["--firmware", "uefi"]);
-        }
-        daemon.json(&arguments)
+        daemon.import(&self.guest, name, cmdline)
     }
 
     /// Nothing is left of anything: no domain of vcld's, no file.

@@ -42,7 +42,7 @@ fn a_load_in_a_pipe_is_plain_lines_and_one_result() {
     let (code, out, err) = run(directory.path(), &["load", "b", "debian"]);
     assert_eq!(
         (code, out.as_str()),
-        (0, "loaded debian@2 on b (ssh root@127.0.0.1:40022) 12.1 s\n"),
+        (0, "loaded debian@2 on b (ssh -p 40022 root@127.0.0.1) 12.1 s\n"),
         "{err}"
     );
     assert_eq!(err, "12:03:00 job 12 create overlay … done 0.3 s\n12:03:00 job 12 start … done 0.3 s\n");

@@ -120,8 +120,9 @@ impl Running {
         self.node.remotes.forget(&endpoint).await;
         let image = self.publish(job, &making, &staging, captured, true).await?;
 
-        // The revision is there, whatever becomes of the computer: trouble from here on is the computer's, and a
-        // wish to call the job off comes too late to lose what was captured.
+        // The revision is there, whatever becomes of the computer: trouble from here on is the computer's, and a wish to
+        // call the job off comes too late to lose what was captured.
+        job.commit();
         let released = match after {
             After::KeepOff => Ok(()),
             After::Release => self.take_back(job, &computer, "captured").await,
