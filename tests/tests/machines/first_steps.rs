@@ -84,7 +84,7 @@ impl Newcomer<'_> {
             // Progress by bytes comes or not, as fast as the machine is.
             (r"(?m)^.*\d+% .*\n", ""),
             // Whether these are seen hangs on who is faster.
-            (r"(?m)^.* job \d+ (queued|.* is ready on .*)\n", ""),
+            (r"(?m)^.* job \d+ (queued|.* is (ready on|published:) .*)\n", ""),
             (r"\d\d:\d\d:\d\d", "14:03:05"),
             (r"\d{4}-\d\d-\d\d", "2026-11-21"),
             (r"\b\d+(\.\d+)? s\b", "… s"),
