@@ -84,7 +84,7 @@ impl Builder {
         let config = match vcl_config::load(&arguments.config, &known) {
             Ok(config) => config,
             Err(e) => {
-                eprintln!("{e}");
+                eprintln!("{}", explain(&e));
                 return ExitCode::from(2);
             }
         };
@@ -209,6 +209,11 @@ impl Builder {
     }
 }
 
+/// Everything that is wrong with a configuration, or why it could not be read.
+pub(crate) fn explain(e: &vcl_config::Error) -> String {
+    e.problems().map_or_else(|| crate::node::chain(e), ToString::to_string)
+}
+
 /// Prints a document. A reader that has seen enough of it and goes away is no error.
 fn print(text: &str) -> ExitCode {
     use std::io::Write;
@@ -229,7 +234,7 @@ fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("{e}");
+            eprintln!("{}", explain(&e));
             ExitCode::from(2)
         }
     }

@@ -75,7 +75,8 @@ impl Refusal {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

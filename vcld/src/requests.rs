@@ -188,7 +188,7 @@ impl Node {
     pub async fn apply_computers(&self, dry_run: bool) -> Result<Applied, Refusal> {
         let known = vcl_config::Known { backend_types: &self.known };
         let config = vcl_config::load(&self.config_path, &known)
-            .map_err(|e| Refusal::new(RefusalKind::Invalid, e.to_string()))?;
+            .map_err(|e| Refusal::new(RefusalKind::Invalid, crate::daemon::explain(&e)))?;
         let missing = config.computers.iter().find(|c| !self.backends.contains_key(&c.backend));
         if let Some(computer) = missing {
             let (backend, name) = (&computer.backend, &computer.name);
