@@ -227,20 +227,12 @@ fn inside(arguments: &Arguments, before: &str) -> Result<ExitCode> {
     let unchanged =
         digests(&daemon)? == original && daemon.vclctl(&["image", "verify", "debian@1"])?.status.success();
     if arguments.keep {
-        println!(
-            "\nboth machines run; in another terminal:\n  nsenter -a -t {} vclctl --socket {}/vcld.sock status",
-            std::process::id(),
-            daemon.directory()
-        );
+        // Process ids are the world's own in here, so the way in is looked up from outside.
+        println!("\nboth machines run; in another terminal:");
+        println!("  world=\"nsenter -a -t $(pgrep -nf 'vcl-demo --inside')\"");
+        println!("  $world {} --socket {}/vcld.sock status", binary("vclctl")?, daemon.directory());
         for name in ["a", "b"] {
-            let e = daemon.endpoint(name)?;
-            println!(
-                "  nsenter -a -t {} ssh -i {key} -p {} {}@{}",
-                std::process::id(),
-                e.port,
-                e.user,
-                e.address
-            );
+            println!("  $world {} -i {key}", daemon.endpoint(name)?.ssh_command());
         }
         println!("press Enter to take everything away");
         std::io::stdin().read_line(&mut String::new())?;
