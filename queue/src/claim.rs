@@ -1,10 +1,10 @@
 //! Who has a job: claiming, ending, calling off, trying again. Every change of a job's state is made here, and what a
 //! state may become is asked of [`vcl_types::state::job::next`].
 
-use crate::database::now;
+use crate::database::{Db, now};
 use crate::jobs::{JobRow, get};
 use crate::{Error, Kind, Queue, Result, guard, submit};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use std::collections::HashMap;
 use vcl_types::state::job::{Event, State, next};
 use vcl_types::{BackendName, ImageName, JobId};
@@ -197,7 +197,7 @@ fn changed(job: &JobRow, event: Event) -> Result<State> {
         .map_err(|e| Error::caused(Kind::Refused, format!("job {} ({})", job.id, job.request), e))
 }
 
-async fn claim(db: &mut SqliteConnection, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
+async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
     let mut here = 0;
     let mut backends: HashMap<String, u32> = HashMap::new();
     let mut hosts: HashMap<String, u32> = HashMap::new();
@@ -235,7 +235,7 @@ async fn claim(db: &mut SqliteConnection, node: &str, limits: &ClaimLimits) -> R
     Ok(None)
 }
 
-async fn take(db: &mut SqliteConnection, node: &str, id: JobId) -> Result<Claim> {
+async fn take(db: &mut Db, node: &str, id: JobId) -> Result<Claim> {
     let state = changed(&get(&mut *db, id).await?, Event::Claim)?;
     let now = now();
     sqlx::query(
@@ -253,7 +253,7 @@ async fn take(db: &mut SqliteConnection, node: &str, id: JobId) -> Result<Claim>
     Ok(Claim { token: job.token, job })
 }
 
-async fn recover(db: &mut SqliteConnection, node: String) -> Result<Vec<JobId>> {
+async fn recover(db: &mut Db, node: String) -> Result<Vec<JobId>> {
     let rows = sqlx::query("SELECT * FROM jobs WHERE state = 'running' AND node = ? ORDER BY id");
     let mut recovered = Vec::new();
     for row in rows.bind(node).fetch_all(&mut *db).await? {
@@ -264,7 +264,7 @@ async fn recover(db: &mut SqliteConnection, node: String) -> Result<Vec<JobId>> 
     Ok(recovered)
 }
 
-async fn requeue(db: &mut SqliteConnection, id: JobId, state: State, reason: Option<String>) -> Result<()> {
+async fn requeue(db: &mut Db, id: JobId, state: State, reason: Option<String>) -> Result<()> {
     let back =
         sqlx::query("UPDATE jobs SET state = ?, resumed = 1, reason = ?, ended_at = NULL WHERE id = ?");
     back.bind(state.as_str()).bind(reason).bind(id.0).execute(db).await?;
@@ -272,7 +272,7 @@ async fn requeue(db: &mut SqliteConnection, id: JobId, state: State, reason: Opt
 }
 
 async fn finish(
-    db: &mut SqliteConnection,
+    db: &mut Db,
     claim: Claim,
     event: Event,
     reason: Option<String>,
@@ -305,14 +305,14 @@ async fn finish(
 }
 
 /// A job that is over holds nothing, and no step of it runs again.
-async fn let_go(db: &mut SqliteConnection, id: JobId) -> Result<()> {
+async fn let_go(db: &mut Db, id: JobId) -> Result<()> {
     let free = sqlx::query("UPDATE jobs SET holds_computer = NULL, holds_image = NULL WHERE id = ?");
     free.bind(id.0).execute(&mut *db).await?;
     sqlx::query("DELETE FROM effects WHERE job_id = ?").bind(id.0).execute(db).await?;
     Ok(())
 }
 
-async fn cancel(db: &mut SqliteConnection, id: JobId) -> Result<CancelOutcome> {
+async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
     let job = get(&mut *db, id).await?;
     if job.state.is_final() {
         return Ok(CancelOutcome::Already(job.state));
@@ -334,7 +334,7 @@ async fn cancel(db: &mut SqliteConnection, id: JobId) -> Result<CancelOutcome> {
     Ok(CancelOutcome::Cancelled)
 }
 
-async fn retry(db: &mut SqliteConnection, id: JobId) -> Result<()> {
+async fn retry(db: &mut Db, id: JobId) -> Result<()> {
     let job = get(&mut *db, id).await?;
     let state = changed(&job, Event::Retry)?;
     if job.state == State::Stuck {
@@ -354,7 +354,7 @@ async fn retry(db: &mut SqliteConnection, id: JobId) -> Result<()> {
     Ok(())
 }
 
-async fn abandon(db: &mut SqliteConnection, id: JobId, reason: String) -> Result<()> {
+async fn abandon(db: &mut Db, id: JobId, reason: String) -> Result<()> {
     let state = changed(&get(&mut *db, id).await?, Event::Abandon)?;
     let given_up = sqlx::query("UPDATE jobs SET state = ?, reason = ?, ended_at = ? WHERE id = ?");
     given_up.bind(state.as_str()).bind(reason).bind(now()).bind(id.0).execute(&mut *db).await?;

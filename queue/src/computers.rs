@@ -1,10 +1,9 @@
 //! Computers: what the configuration says of them, where they are, what they hold.
 
-use crate::database::{json, parsed, to_json};
+use crate::database::{Db, DbRow, json, parsed, to_json};
 use crate::jobs::holder_of;
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use vcl_types::api::{Applied, ComputerView, PowerState};
 use vcl_types::state::computer::{Event, State, next};
 use vcl_types::{Computer, ComputerName, JobId, Loaded, ReservationId};
@@ -27,7 +26,7 @@ pub struct ComputerRow {
 }
 
 impl ComputerRow {
-    fn read(row: &SqliteRow) -> Result<Self> {
+    fn read(row: &DbRow) -> Result<Self> {
         let loaded: Option<&str> = row.try_get("loaded")?;
         Ok(Self {
             computer: json(row, "spec")?,
@@ -62,7 +61,7 @@ impl ComputerRow {
 }
 
 /// The computer, inside somebody's transaction; an unknown one is an error that names near ones.
-pub(crate) async fn get(db: &mut SqliteConnection, name: &ComputerName) -> Result<ComputerRow> {
+pub(crate) async fn get(db: &mut Db, name: &ComputerName) -> Result<ComputerRow> {
     match find(&mut *db, name).await? {
         Some(row) => Ok(row),
         None => {
@@ -74,7 +73,7 @@ pub(crate) async fn get(db: &mut SqliteConnection, name: &ComputerName) -> Resul
     }
 }
 
-async fn find(db: &mut SqliteConnection, name: &ComputerName) -> Result<Option<ComputerRow>> {
+async fn find(db: &mut Db, name: &ComputerName) -> Result<Option<ComputerRow>> {
     let row = sqlx::query(
         "SELECT c.*, (SELECT id FROM jobs WHERE holds_computer = c.name) AS job, \
          (SELECT MAX(id) FROM reservations WHERE computer = c.name AND state <> 'ended') AS reservation \
@@ -83,7 +82,7 @@ async fn find(db: &mut SqliteConnection, name: &ComputerName) -> Result<Option<C
     row.bind(name.as_str()).fetch_optional(db).await?.as_ref().map(ComputerRow::read).transpose()
 }
 
-async fn all(db: &mut SqliteConnection) -> Result<Vec<ComputerRow>> {
+async fn all(db: &mut Db) -> Result<Vec<ComputerRow>> {
     let rows = sqlx::query(
         "SELECT c.*, (SELECT id FROM jobs WHERE holds_computer = c.name) AS job, \
          (SELECT MAX(id) FROM reservations WHERE computer = c.name AND state <> 'ended') AS reservation \
@@ -125,7 +124,7 @@ impl Queue {
     /// When the database cannot be read.
     pub async fn computer_counts(&self) -> Result<Vec<(State, u64)>> {
         let rows = sqlx::query("SELECT state, COUNT(*) AS count FROM computers GROUP BY state");
-        let count = |row: &SqliteRow| {
+        let count = |row: &DbRow| {
             let count: i64 = row.try_get("count")?;
             Ok::<_, Error>((parsed(row, "state")?, count.unsigned_abs()))
         };
@@ -254,19 +253,19 @@ fn leads_to(event: Event, state: State) -> bool {
     State::ALL.iter().any(|from| next(*from, event) == Ok(state))
 }
 
-async fn set_state(db: &mut SqliteConnection, name: &ComputerName, state: State) -> Result<()> {
+async fn set_state(db: &mut Db, name: &ComputerName, state: State) -> Result<()> {
     let set = sqlx::query("UPDATE computers SET state = ? WHERE name = ?");
     set.bind(state.as_str()).bind(name.as_str()).execute(db).await?;
     Ok(())
 }
 
-async fn set_reason(db: &mut SqliteConnection, name: &ComputerName, reason: Option<String>) -> Result<()> {
+async fn set_reason(db: &mut Db, name: &ComputerName, reason: Option<String>) -> Result<()> {
     let set = sqlx::query("UPDATE computers SET reason = ? WHERE name = ?");
     set.bind(reason).bind(name.as_str()).execute(db).await?;
     Ok(())
 }
 
-async fn apply(db: &mut SqliteConnection, computers: Vec<Computer>, dry_run: bool) -> Result<Applied> {
+async fn apply(db: &mut Db, computers: Vec<Computer>, dry_run: bool) -> Result<Applied> {
     let mut applied = Applied::default();
     let mut there: std::collections::BTreeMap<ComputerName, ComputerRow> =
         all(&mut *db).await?.into_iter().map(|row| (row.computer.name.clone(), row)).collect();

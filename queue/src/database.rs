@@ -5,10 +5,8 @@ use crate::writer::Writer;
 use crate::{Error, Kind, Result};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Row, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row};
 use std::collections::HashMap;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +16,13 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use vcl_types::JobId;
 use vcl_types::api::{Progress, StreamItem};
+
+/// A connection of the engine. One name for it, so that what is asked of it is written once for all engines.
+pub(crate) type Db = sqlx::SqliteConnection;
+/// A row of its answer.
+pub(crate) type DbRow = sqlx::sqlite::SqliteRow;
+/// Connections that read.
+pub(crate) type DbPool = sqlx::SqlitePool;
 
 /// How many connections read at the same time.
 const READERS: u32 = 4;
@@ -32,7 +37,7 @@ pub struct Queue(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) writer: Writer,
-    readers: SqlitePool,
+    readers: DbPool,
     path: PathBuf,
     /// Changes whenever a claim might find something.
     pub(crate) submitted: watch::Sender<u64>,
@@ -114,14 +119,14 @@ impl Queue {
         self.0.cancelled.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    pub(crate) fn readers(&self) -> &SqlitePool {
+    pub(crate) fn readers(&self) -> &DbPool {
         &self.0.readers
     }
     /// A change of several statements: all of it, or nothing.
     pub(crate) async fn write<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         self.0.writer.write(false, Box::new(change), None).await
     }
@@ -133,7 +138,7 @@ impl Queue {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         self.0.writer.write(false, Box::new(change), Some(Box::new(after))).await
     }
@@ -141,7 +146,7 @@ impl Queue {
     pub(crate) async fn write_one<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         self.0.writer.write(true, Box::new(change), None).await
     }
@@ -149,7 +154,7 @@ impl Queue {
     pub(crate) fn post<T, F>(&self, change: F, after: impl FnOnce(&T) + Send + 'static) -> Result<()>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         self.0.writer.post(false, Box::new(change), Some(Box::new(after)))
     }
@@ -199,7 +204,7 @@ fn lock(path: &Path) -> Result<std::fs::File> {
 }
 
 /// Reads the whole file once: damage is to show now, not in the middle of a job.
-async fn check(db: &mut SqliteConnection) -> Result<()> {
+async fn check(db: &mut Db) -> Result<()> {
     let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(db).await?;
     if found == "ok" { Ok(()) } else { Err(Error::caused(Kind::Corrupt, "the database is damaged", found)) }
 }
@@ -228,7 +233,7 @@ pub(crate) fn time(millis: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(millis).unwrap_or_default()
 }
 /// A column that is a word or a name with rules of its own.
-pub(crate) fn parsed<T>(row: &SqliteRow, column: &'static str) -> Result<T>
+pub(crate) fn parsed<T>(row: &DbRow, column: &'static str) -> Result<T>
 where
     T: std::str::FromStr,
     T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -237,7 +242,7 @@ where
     text.parse().map_err(|e: T::Err| Error::corrupt(format!("a `{column}`"), e))
 }
 /// The same for one that may be null.
-pub(crate) fn parsed_or_null<T>(row: &SqliteRow, column: &'static str) -> Result<Option<T>>
+pub(crate) fn parsed_or_null<T>(row: &DbRow, column: &'static str) -> Result<Option<T>>
 where
     T: std::str::FromStr,
     T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -246,7 +251,7 @@ where
     text.map(|t| t.parse().map_err(|e: T::Err| Error::corrupt(format!("a `{column}`"), e))).transpose()
 }
 /// A column of JSON.
-pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &DbRow, column: &'static str) -> Result<T> {
     let text: &str = row.try_get(column)?;
     serde_json::from_str(text).map_err(|e| Error::corrupt(format!("a `{column}`"), e))
 }

@@ -1,10 +1,9 @@
 //! Events: what happened, kept for a while, and the stream of it for whoever watches.
 
-use crate::database::{now, parsed_or_null, time};
+use crate::database::{Db, DbRow, now, parsed_or_null, time};
 use crate::{Queue, Result};
 use futures::future::BoxFuture;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use std::sync::PoisonError;
 use tokio::sync::broadcast;
 use vcl_types::api::{EventView, Progress, StreamItem};
@@ -16,7 +15,7 @@ const MORE: i64 = 1_000;
 /// How many bytes of a message are kept. It may quote what a guest has sent.
 const MESSAGE: usize = 8 * 1024;
 
-fn read(row: &SqliteRow) -> Result<EventView> {
+fn read(row: &DbRow) -> Result<EventView> {
     Ok(EventView {
         id: row.try_get("id")?,
         at: time(row.try_get("at")?),
@@ -126,7 +125,7 @@ fn new(kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message:
 }
 
 /// Keeps the event, and now and then forgets the oldest ones.
-fn keep(db: &mut SqliteConnection, mut event: EventView, kept: i64) -> BoxFuture<'_, Result<EventView>> {
+fn keep(db: &mut Db, mut event: EventView, kept: i64) -> BoxFuture<'_, Result<EventView>> {
     Box::pin(async move {
         let done =
             sqlx::query("INSERT INTO events (at, kind, job_id, computer, message) VALUES (?, ?, ?, ?, ?)")

@@ -1,8 +1,9 @@
 //! What a claim entitles to: the fencing token's check, and the table `effects`, which makes what steps change here
 //! happen once.
 
+use crate::database::Db;
 use crate::{Claim, Error, Kind, Result};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use vcl_types::{ComputerName, ImageName};
 
 /// What the job of a claim holds.
@@ -13,7 +14,7 @@ pub(crate) struct Held {
 
 /// Refuses a claim that is not the job's newest, or whose job is over. Asked inside the transaction that changes
 /// something in the job's name.
-pub(crate) async fn check(db: &mut SqliteConnection, claim: &Claim) -> Result<Held> {
+pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
     let row = sqlx::query(
         "SELECT holds_computer, holds_image FROM jobs WHERE id = ? AND token = ? AND state = 'running'",
     )
@@ -36,7 +37,7 @@ pub(crate) fn lost(claim: &Claim) -> Error {
 }
 
 /// [`check`], and that the job holds this computer.
-pub(crate) async fn holding(db: &mut SqliteConnection, claim: &Claim, computer: &ComputerName) -> Result<()> {
+pub(crate) async fn holding(db: &mut Db, claim: &Claim, computer: &ComputerName) -> Result<()> {
     let held = check(db, claim).await?;
     if held.computer.as_deref() == Some(computer.as_str()) {
         return Ok(());
@@ -46,7 +47,7 @@ pub(crate) async fn holding(db: &mut SqliteConnection, claim: &Claim, computer: 
 }
 
 /// [`check`], and that the job has this image to itself.
-pub(crate) async fn holding_image(db: &mut SqliteConnection, claim: &Claim, image: &ImageName) -> Result<()> {
+pub(crate) async fn holding_image(db: &mut Db, claim: &Claim, image: &ImageName) -> Result<()> {
     let held = check(db, claim).await?;
     if held.image.as_deref() == Some(image.as_str()) {
         return Ok(());
@@ -56,12 +57,7 @@ pub(crate) async fn holding_image(db: &mut SqliteConnection, claim: &Claim, imag
 }
 
 /// What came of an effect when this job's step had it before.
-pub(crate) async fn effect(
-    db: &mut SqliteConnection,
-    claim: &Claim,
-    step: &str,
-    effect: &str,
-) -> Result<Option<String>> {
+pub(crate) async fn effect(db: &mut Db, claim: &Claim, step: &str, effect: &str) -> Result<Option<String>> {
     let state: Option<String> = sqlx::query_scalar(
         "SELECT state FROM effects WHERE job_id = ? AND attempt = ? AND step = ? AND effect = ?",
     )
@@ -76,7 +72,7 @@ pub(crate) async fn effect(
 
 /// Remembers an effect with what came of it.
 pub(crate) async fn remember(
-    db: &mut SqliteConnection,
+    db: &mut Db,
     claim: &Claim,
     step: &str,
     effect: &str,

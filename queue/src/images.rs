@@ -1,9 +1,8 @@
 //! Images and their revisions. A revision's row says that it exists; which node holds its files, its manifest says.
 
-use crate::database::{json, now, parsed, to_json};
+use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::RevisionView;
 use vcl_types::{ByteSize, ComputerName, ImageName, ImageRef, Manifest};
@@ -53,7 +52,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn read(row: &SqliteRow) -> Result<Self> {
+    fn read(row: &DbRow) -> Result<Self> {
         let size: i64 = row.try_get("size")?;
         let size = ByteSize(size.unsigned_abs());
         Ok(Self { number: row.try_get("number")?, manifest: json(row, "manifest")?, size })
@@ -61,7 +60,7 @@ impl Found {
 }
 
 /// The newest revision of an image.
-pub(crate) async fn newest(db: &mut SqliteConnection, image: &ImageName) -> Result<Option<Found>> {
+pub(crate) async fn newest(db: &mut Db, image: &ImageName) -> Result<Option<Found>> {
     let row = sqlx::query(
         "SELECT * FROM revisions WHERE image = ? AND deleted_at IS NULL ORDER BY number DESC LIMIT 1",
     );
@@ -69,7 +68,7 @@ pub(crate) async fn newest(db: &mut SqliteConnection, image: &ImageName) -> Resu
 }
 
 /// The revision, the newest where the reference has no number; an unknown one is an error that names near ones.
-pub(crate) async fn find(db: &mut SqliteConnection, image: &ImageRef) -> Result<Found> {
+pub(crate) async fn find(db: &mut Db, image: &ImageRef) -> Result<Found> {
     let Some(newest) = newest(&mut *db, &image.name).await? else {
         let names: Vec<String> = sqlx::query_scalar(
             "SELECT DISTINCT image FROM revisions WHERE deleted_at IS NULL ORDER BY image",
@@ -97,7 +96,7 @@ pub(crate) async fn find(db: &mut SqliteConnection, image: &ImageRef) -> Result<
 }
 
 /// Refuses when a computer is loaded from the revision.
-pub(crate) async fn unused(db: &mut SqliteConnection, image: &ImageRef) -> Result<()> {
+pub(crate) async fn unused(db: &mut Db, image: &ImageRef) -> Result<()> {
     let users = users(db, image).await?;
     if users.is_empty() {
         return Ok(());
@@ -107,7 +106,7 @@ pub(crate) async fn unused(db: &mut SqliteConnection, image: &ImageRef) -> Resul
     Err(Error::new(Kind::Refused, message))
 }
 
-async fn users(db: &mut SqliteConnection, image: &ImageRef) -> Result<Vec<ComputerName>> {
+async fn users(db: &mut Db, image: &ImageRef) -> Result<Vec<ComputerName>> {
     let rows = sqlx::query(
         "SELECT name FROM computers WHERE loaded_image = ? AND (? IS NULL OR loaded_revision = ?) ORDER BY name",
     );
@@ -254,17 +253,17 @@ impl Queue {
     }
 }
 
-async fn with_users(db: &mut SqliteConnection, found: Found) -> Result<RevisionRow> {
+async fn with_users(db: &mut Db, found: Found) -> Result<RevisionRow> {
     let used_by = users(db, &found.manifest.image_ref()).await?;
     Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by })
 }
 
-async fn row(db: &mut SqliteConnection, manifest: &Manifest) -> Result<Option<SqliteRow>> {
+async fn row(db: &mut Db, manifest: &Manifest) -> Result<Option<DbRow>> {
     let row = sqlx::query("SELECT * FROM revisions WHERE image = ? AND number = ?");
     Ok(row.bind(manifest.image.as_str()).bind(manifest.revision).fetch_optional(db).await?)
 }
 
-async fn record(db: &mut SqliteConnection, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
+async fn record(db: &mut Db, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
     let Some(there) = row(&mut *db, manifest).await? else {
         return insert(db, manifest, size, Some(claim.job.id.0)).await;
     };
@@ -290,12 +289,7 @@ async fn record(db: &mut SqliteConnection, claim: &Claim, manifest: &Manifest, s
     Ok(())
 }
 
-async fn insert(
-    db: &mut SqliteConnection,
-    manifest: &Manifest,
-    size: ByteSize,
-    job: Option<i64>,
-) -> Result<()> {
+async fn insert(db: &mut Db, manifest: &Manifest, size: ByteSize, job: Option<i64>) -> Result<()> {
     sqlx::query(
         "INSERT INTO revisions (image, number, manifest, size, job_id, recorded_at) VALUES (?, ?, ?, ?, ?, ?)",
     )
@@ -310,7 +304,7 @@ async fn insert(
     Ok(())
 }
 
-async fn rebuild(db: &mut SqliteConnection, manifests: Vec<Manifest>) -> Result<Rebuilt> {
+async fn rebuild(db: &mut Db, manifests: Vec<Manifest>) -> Result<Rebuilt> {
     let mut rebuilt = Rebuilt::default();
     for manifest in manifests {
         let image = manifest.image_ref();

@@ -1,10 +1,9 @@
 //! Jobs as they are looked at: rows, lists, counts.
 
-use crate::database::{json, parsed, parsed_or_null, time};
+use crate::database::{Db, DbRow, json, parsed, parsed_or_null, time};
 use crate::{Error, Kind, Queue, Result};
 use chrono::{DateTime, Local, Utc};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use vcl_types::api::{JobView, StepView};
 use vcl_types::state::job::State;
 use vcl_types::{BackendName, ComputerName, JobId, JobRequest};
@@ -47,7 +46,7 @@ pub struct JobRow {
 }
 
 impl JobRow {
-    pub(crate) fn read(row: &SqliteRow) -> Result<Self> {
+    pub(crate) fn read(row: &DbRow) -> Result<Self> {
         let at = |column| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(time));
         Ok(Self {
             id: JobId(row.try_get("id")?),
@@ -133,7 +132,7 @@ impl Default for JobFilter {
 }
 
 /// The job, inside somebody's transaction.
-pub(crate) async fn get(db: &mut SqliteConnection, id: JobId) -> Result<JobRow> {
+pub(crate) async fn get(db: &mut Db, id: JobId) -> Result<JobRow> {
     let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0).fetch_optional(db).await?;
     row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
 }
@@ -143,7 +142,7 @@ fn unknown(id: JobId) -> Error {
 }
 
 /// The job that holds a computer, inside somebody's transaction.
-pub(crate) async fn holder_of(db: &mut SqliteConnection, computer: &ComputerName) -> Result<Option<JobRow>> {
+pub(crate) async fn holder_of(db: &mut Db, computer: &ComputerName) -> Result<Option<JobRow>> {
     let row = sqlx::query("SELECT * FROM jobs WHERE holds_computer = ?").bind(computer.as_str());
     row.fetch_optional(db).await?.as_ref().map(JobRow::read).transpose()
 }
@@ -198,7 +197,7 @@ impl Queue {
     pub async fn job_counts(&self) -> Result<Vec<(State, u64)>> {
         let rows = sqlx::query("SELECT state, COUNT(*) AS count FROM jobs GROUP BY state");
         let rows = rows.fetch_all(self.readers()).await?;
-        let count = |row: &SqliteRow| {
+        let count = |row: &DbRow| {
             let count: i64 = row.try_get("count")?;
             Ok::<_, Error>((parsed(row, "state")?, count.unsigned_abs()))
         };

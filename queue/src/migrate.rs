@@ -1,7 +1,8 @@
 //! The schema's versions. The table `schema_version` is this module's.
 
+use crate::database::Db;
 use crate::{Error, Kind, Result};
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection, Row};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,11 +21,7 @@ pub(crate) const MIGRATIONS: &[Migration] =
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
 /// Brings the database to the newest schema. A database that has data is copied first, beside itself.
-pub(crate) async fn migrate(
-    db: &mut SqliteConnection,
-    path: &Path,
-    migrations: &'static [Migration],
-) -> Result<()> {
+pub(crate) async fn migrate(db: &mut Db, path: &Path, migrations: &'static [Migration]) -> Result<()> {
     sqlx::query(
         "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL PRIMARY KEY, name VARCHAR(63) NOT NULL, \
          program VARCHAR(63) NOT NULL, applied_at BIGINT NOT NULL)",
@@ -70,7 +67,7 @@ pub(crate) async fn migrate(
 }
 
 /// Copies the database as it is before an upgrade to `<db>.schema-<version>`.
-async fn copy(db: &mut SqliteConnection, path: &Path, version: i64) -> Result<()> {
+async fn copy(db: &mut Db, path: &Path, version: i64) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".schema-{version}"));
     let copy = PathBuf::from(name);
@@ -108,7 +105,7 @@ mod tests {
 
     async fn tables(path: &Path) -> Vec<String> {
         let url = format!("sqlite://{}", path.display());
-        let mut db = SqliteConnection::connect(&url).await.unwrap();
+        let mut db = Db::connect(&url).await.unwrap();
         let tables = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
         let tables = tables.fetch_all(&mut db).await.unwrap();
         db.close().await.unwrap();

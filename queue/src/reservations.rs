@@ -1,14 +1,13 @@
 //! Reservations, as far as loading and unloading make and end them.
 
-use crate::database::{now, parsed, time};
+use crate::database::{Db, DbRow, now, parsed, time};
 use crate::{Claim, Error, Kind, Queue, Result, guard};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 use vcl_types::api::ReservationView;
 use vcl_types::state::reservation::{Event, State, next};
 use vcl_types::{ComputerName, ImageRef, ReservationId};
 
-fn read(row: &SqliteRow) -> Result<ReservationView> {
+fn read(row: &DbRow) -> Result<ReservationView> {
     Ok(ReservationView {
         id: ReservationId(row.try_get("id")?),
         owner: row.try_get("owner")?,
@@ -20,14 +19,14 @@ fn read(row: &SqliteRow) -> Result<ReservationView> {
     })
 }
 
-async fn get(db: &mut SqliteConnection, id: ReservationId) -> Result<ReservationView> {
+async fn get(db: &mut Db, id: ReservationId) -> Result<ReservationView> {
     let row = sqlx::query("SELECT * FROM reservations WHERE id = ?").bind(id.0).fetch_optional(db).await?;
     let unknown = || Error::new(Kind::NotFound, format!("there is no reservation {id}"));
     read(&row.ok_or_else(unknown)?)
 }
 
 /// [`guard::check`], and that the job holds the reservation's computer.
-async fn held(db: &mut SqliteConnection, claim: &Claim, id: ReservationId) -> Result<ReservationView> {
+async fn held(db: &mut Db, claim: &Claim, id: ReservationId) -> Result<ReservationView> {
     guard::check(&mut *db, claim).await?;
     let reservation = get(&mut *db, id).await?;
     guard::holding(db, claim, &reservation.computer).await?;
@@ -141,7 +140,7 @@ fn leads_to(event: Event, state: State) -> bool {
 }
 
 async fn open(
-    db: &mut SqliteConnection,
+    db: &mut Db,
     claim: Claim,
     owner: String,
     computer: ComputerName,
@@ -183,7 +182,7 @@ async fn open(
     Ok(ReservationId(done.last_insert_rowid()))
 }
 
-async fn set_state(db: &mut SqliteConnection, id: ReservationId, state: State) -> Result<()> {
+async fn set_state(db: &mut Db, id: ReservationId, state: State) -> Result<()> {
     let ended = (state == State::Ended).then(now);
     let set = sqlx::query("UPDATE reservations SET state = ?, ended_at = ? WHERE id = ?");
     set.bind(state.as_str()).bind(ended).bind(id.0).execute(db).await?;

@@ -1,10 +1,10 @@
 //! What may be queued: one job at a time has a computer, one at a time changes an image.
 
-use crate::database::{now, to_json};
+use crate::database::{Db, now, to_json};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
 use crate::{Error, Kind, Queue, Result, computers};
-use sqlx::SqliteConnection;
+
 use vcl_types::state::job::State;
 use vcl_types::{BackendName, CaptureInto, ImageName, ImageRef, JobId, JobRequest};
 
@@ -44,7 +44,7 @@ impl Queue {
     }
 }
 
-async fn submit(db: &mut SqliteConnection, job: NewJob) -> Result<JobId> {
+async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
     let needs = check(db, &job.request).await?;
     let backend = job.backend.map(String::from).or(needs.backend);
     let computer = job.request.computer().map(|c| c.as_str());
@@ -71,7 +71,7 @@ async fn submit(db: &mut SqliteConnection, job: NewJob) -> Result<JobId> {
 }
 
 /// Whether a request can be had now, and what it needs.
-pub(crate) async fn check(db: &mut SqliteConnection, request: &JobRequest) -> Result<Needs> {
+pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
     let mut needs = Needs { backend: None, image: None, reads: None };
     if let Some(name) = request.computer() {
         let computer = computers::get(db, name).await?;

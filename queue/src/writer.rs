@@ -5,9 +5,10 @@
 //! answered before the commit is durable, and operations take effect in the order in which they were sent, even those
 //! whose sender has stopped waiting.
 
+use crate::database::Db;
 use crate::{Error, Kind, Result};
 use futures::future::BoxFuture;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 /// How many operations one transaction takes at most.
@@ -16,13 +17,12 @@ const BATCH: usize = 128;
 const WAITING: usize = 1024;
 
 /// A change of the database: gets the connection inside a transaction.
-pub(crate) type Change<T> =
-    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send>;
+pub(crate) type Change<T> = Box<dyn for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send>;
 /// What is to be done right after the commit, whether or not somebody still waits for the answer.
 pub(crate) type After<T> = Box<dyn FnOnce(&T) + Send>;
 
 trait Operation: Send {
-    fn run<'a>(&'a mut self, db: &'a mut SqliteConnection) -> BoxFuture<'a, Result<()>>;
+    fn run<'a>(&'a mut self, db: &'a mut Db) -> BoxFuture<'a, Result<()>>;
     /// Whether it is one statement, which SQLite takes back by itself when it fails.
     fn is_single(&self) -> bool;
     fn answer(self: Box<Self>, committed: Result<()>);
@@ -37,7 +37,7 @@ struct Sent<T> {
 }
 
 impl<T: Send> Operation for Sent<T> {
-    fn run<'a>(&'a mut self, db: &'a mut SqliteConnection) -> BoxFuture<'a, Result<()>> {
+    fn run<'a>(&'a mut self, db: &'a mut Db) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             if let Some(change) = self.change.take() {
                 self.result = Some(change(db).await?);
@@ -73,7 +73,7 @@ pub(crate) struct Writer(mpsc::Sender<Message>);
 
 impl Writer {
     /// Starts the task. `lock` is let go when the connection is closed.
-    pub(crate) fn start(db: SqliteConnection, lock: std::fs::File) -> Self {
+    pub(crate) fn start(db: Db, lock: std::fs::File) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             work(db, receiver).await;
@@ -124,7 +124,7 @@ fn closed() -> Error {
     Error::new(Kind::Unavailable, "the database is closed")
 }
 
-async fn work(mut db: SqliteConnection, mut messages: mpsc::Receiver<Message>) {
+async fn work(mut db: Db, mut messages: mpsc::Receiver<Message>) {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = messages.recv().await else { break };
@@ -149,7 +149,7 @@ async fn work(mut db: SqliteConnection, mut messages: mpsc::Receiver<Message>) {
 }
 
 /// Runs a batch in one transaction and answers each of its operations.
-async fn commit(db: &mut SqliteConnection, mut batch: Vec<Box<dyn Operation>>) {
+async fn commit(db: &mut Db, mut batch: Vec<Box<dyn Operation>>) {
     let outcomes = match batch.as_mut_slice() {
         // SQLite commits a statement that stands outside of a transaction.
         [lone] if lone.is_single() => vec![lone.run(db).await],
@@ -161,7 +161,7 @@ async fn commit(db: &mut SqliteConnection, mut batch: Vec<Box<dyn Operation>>) {
 }
 
 /// One outcome for each operation.
-async fn transaction(db: &mut SqliteConnection, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>> {
+async fn transaction(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>> {
     let all = |n: usize, e: Error| (0..n).map(|_| Err(e.shared())).collect::<Vec<_>>();
     let count = batch.len();
     if count == 0 {
@@ -219,8 +219,8 @@ impl Failed {
 }
 
 /// Runs an operation inside a savepoint.
-async fn guarded(db: &mut SqliteConnection, operation: &mut dyn Operation) -> Result<(), Failed> {
-    let step = async |db: &mut SqliteConnection, sql: &'static str| {
+async fn guarded(db: &mut Db, operation: &mut dyn Operation) -> Result<(), Failed> {
+    let step = async |db: &mut Db, sql: &'static str| {
         sqlx::query(sql).execute(db).await.map(|_| ()).map_err(|e| Failed::All(e.into()))
     };
     step(&mut *db, "SAVEPOINT one").await?;
@@ -238,7 +238,7 @@ async fn guarded(db: &mut SqliteConnection, operation: &mut dyn Operation) -> Re
     step(db, "RELEASE one").await
 }
 
-async fn begin(db: &mut SqliteConnection) -> Result<()> {
+async fn begin(db: &mut Db) -> Result<()> {
     match sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await {
         Ok(_) => Ok(()),
         Err(_) => {
@@ -251,7 +251,7 @@ async fn begin(db: &mut SqliteConnection) -> Result<()> {
 }
 
 /// An error here means that there is nothing to roll back any more.
-async fn roll_back(db: &mut SqliteConnection) {
+async fn roll_back(db: &mut Db) {
     if let Err(error) = sqlx::query("ROLLBACK").execute(db).await {
         tracing::debug!(error = %error, "rolled back already");
     }
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::Queue;
 
-    async fn note(db: &mut SqliteConnection, message: &'static str) -> Result<()> {
+    async fn note(db: &mut Db, message: &'static str) -> Result<()> {
         let insert = sqlx::query("INSERT INTO events (at, kind, message) VALUES (0, 'noted', ?)");
         insert.bind(message).execute(db).await?;
         Ok(())
@@ -275,7 +275,7 @@ mod tests {
         Err(Error::new(Kind::Refused, "no"))
     }
     /// As SQLite does when its disk is full: the whole transaction is gone.
-    async fn full(db: &mut SqliteConnection) -> Result<()> {
+    async fn full(db: &mut Db) -> Result<()> {
         sqlx::query("ROLLBACK").execute(db).await?;
         Err(Error::new(Kind::NoSpace, "full"))
     }
