@@ -159,7 +159,10 @@ impl Stage<'_> {
         let Running { node, claim } = self.running;
         // A job of a backend that is no longer configured can still run what needs none, and be undone as far as that.
         let backend = claim.job.backend.as_ref().and_then(|name| node.backends.get(name));
-        let os: &dyn Undo = &*node.linux;
+        let os: &dyn Undo = match backend.and_then(|backend| backend.os()) {
+            Some(own) => own,
+            None => &*node.linux,
+        };
         let mut parts: Vec<(&str, &dyn Undo)> = vec![("post_load", os), ("pre_capture", os)];
         if let Some(backend) = backend {
             let backend: &dyn Undo = &**backend;
