@@ -316,6 +316,23 @@ impl Daemon {
     pub fn wait_end(&self, id: JobId, limit: Duration) -> Result<JobView> {
         self.wait_job(id, limit, |job| job.state.is_final())
     }
+    /// As [`wait_end`](Self::wait_end), showing each look at the job to somebody.
+    ///
+    /// # Errors
+    ///
+    /// When it has not ended within `limit`.
+    pub fn wait_end_with(
+        &self,
+        id: JobId,
+        limit: Duration,
+        mut look: impl FnMut(&JobView),
+    ) -> Result<JobView> {
+        let look = std::cell::RefCell::new(&mut look);
+        self.wait_job(id, limit, |job| {
+            (look.borrow_mut())(job);
+            job.state.is_final()
+        })
+    }
     /// A computer.
     ///
     /// # Errors
