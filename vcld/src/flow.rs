@@ -89,7 +89,7 @@ pub(crate) async fn run(
     let stage = Stage { running: &running, observer, control };
     match request {
         JobRequest::Load { computer, image } => {
-            let flow = Flow { name: "load", version: 1 };
+            let flow = Flow { name: "load", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_load(&computer, &image), async |job, input| {
                     running.load(job, input).await
@@ -97,7 +97,7 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Unload { computer } => {
-            let flow = Flow { name: "unload", version: 1 };
+            let flow = Flow { name: "unload", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_unload(&computer), async |job, input| {
                     running.unload(job, input).await
@@ -105,22 +105,22 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Capture { computer, into, after, power_on, note } => {
-            let flow = Flow { name: "capture", version: 1 };
+            let flow = Flow { name: "capture", version: 1, deadline: None };
             let begin = running.begin_capture(&computer, &into, after, power_on, note);
             stage.play(flow, begin, async |job, input| running.capture(job, input).await).await
         }
         JobRequest::Import { image, path, boot, hardware, note } => {
-            let flow = Flow { name: "import", version: 1 };
+            let flow = Flow { name: "import", version: 1, deadline: None };
             let begin = running.begin_import(&image, path, boot, hardware, note);
             stage.play(flow, begin, async |job, input| running.import(job, input).await).await
         }
         JobRequest::CreateFromVm { image, backend, vm, note } => {
-            let flow = Flow { name: "create-from-vm", version: 1 };
+            let flow = Flow { name: "create-from-vm", version: 1, deadline: None };
             let begin = running.begin_from_vm(&image, backend, vm, note);
             stage.play(flow, begin, async |job, input| running.image_from_vm(job, input).await).await
         }
         JobRequest::Export { image, path, format } => {
-            let flow = Flow { name: "export", version: 1 };
+            let flow = Flow { name: "export", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_export(&image, path, &format), async |job, input| {
                     running.export(job, input).await
@@ -128,13 +128,13 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Verify { image } => {
-            let flow = Flow { name: "verify", version: 1 };
+            let flow = Flow { name: "verify", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
                 .await
         }
         JobRequest::DeleteImage { image } => {
-            let flow = Flow { name: "delete-image", version: 1 };
+            let flow = Flow { name: "delete-image", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await)
                 .await

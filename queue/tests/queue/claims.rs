@@ -6,7 +6,7 @@ use vcl_types::JobId;
 use vcl_types::state::job::{Event, State};
 
 fn begun() -> Record {
-    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null }
+    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null, at: None }
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ impl Site {
             control,
             owners: Owners { flow: self, parts: &[] },
         };
-        let flow = Flow { name: "load", version: 1 };
+        let flow = Flow { name: "load", version: 1, deadline: None };
         execute(run, flow, async { Ok(nonce) }, |job, nonce| self.load(job, nonce)).await
     }
 }

@@ -6,7 +6,7 @@ use vcl_job::Record;
 use vcl_queue::ClaimLimits;
 
 fn record(n: usize) -> Record {
-    Record::Started { key: format!("load/step {n}"), intent: "x".repeat(300).into() }
+    Record::Started { key: format!("load/step {n}"), intent: "x".repeat(300).into(), at: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,7 +41,7 @@ impl Running {
             control: Control::default(),
             owners: Owners { flow: &nobody, parts: &[] },
         };
-        let flow = Flow { name: "bring back", version: 1 };
+        let flow = Flow { name: "bring back", version: 1, deadline: None };
         let work = async |mut job: Job, ()| backend.resume(&mut job, target).await;
         match vcl_job::execute(run, flow, async { Ok(()) }, work).await {
             Outcome::Done(endpoint) => {
