@@ -352,8 +352,7 @@ async fn a_process_that_dies_in_the_middle_of_an_effect_leaves_all_of_it_or_noth
     }
     // The log's last line is cut anywhere: it has not happened, and the next effect comes after what has.
     let last = text[..text.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
-    let before =
-        fold("vcl-a", &bench.sim.world.log("vcl-a").unwrap().split_last().unwrap().1.to_vec()).unwrap();
+    let before = fold("vcl-a", bench.sim.world.log("vcl-a").unwrap().split_last().unwrap().1).unwrap();
     for cut in [last, last + 1, last + 20, text.len() - 1] {
         let _ = std::fs::remove_file(&state);
         std::fs::write(&log, &text[..cut]).unwrap();
