@@ -94,7 +94,7 @@ impl Bench {
             owners: Owners { flow: &self.sim, parts: &parts },
         };
         let work = async |mut job: Job, ()| work(&self.sim, &mut job.part("work")).await;
-        execute(run, Flow { name: "test", version: 1 }, async { Ok(()) }, work).await
+        execute(run, Flow { name: "test", version: 1, deadline: None }, async { Ok(()) }, work).await
     }
     async fn load(&self, name: &str, revision: &Revision) -> Outcome<Endpoint> {
         let (computer, remotes) = (self.computer(name), MockRemotes::new());
