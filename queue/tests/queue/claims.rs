@@ -1,4 +1,4 @@
-use crate::world::{NODE, World, computer, import, load, name, unload};
+use super::world::{NODE, World, computer, import, load, name, unload};
 use std::collections::{BTreeSet, HashMap};
 use vcl_job::{Kind as JobKind, Record};
 use vcl_queue::{CancelOutcome, ClaimLimits, Kind, NewJob};

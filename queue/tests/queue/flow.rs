@@ -1,6 +1,6 @@
 //! A job of `vcl-job` over this journal: it dies, the database is opened anew, it goes on.
 
-use crate::world::{NODE, World, load, name};
+use super::world::{NODE, World, load, name};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use vcl_job::{

@@ -1,4 +1,4 @@
-use crate::world::{World, import, load};
+use super::world::{World, import, load};
 use serde_json::{Value, json};
 use vcl_job::{Failure, Kind, Record};
 use vcl_types::JobId;

@@ -1,6 +1,6 @@
 //! How fast a journal is written on this machine: `cargo test -p vcl-queue --release -- --ignored --nocapture speed`.
 
-use crate::world::{World, import};
+use super::world::{World, import};
 use std::time::{Duration, Instant};
 use vcl_job::Record;
 use vcl_queue::ClaimLimits;
