@@ -14,8 +14,6 @@ use virt::sys;
 
 /// How often a power state is asked for while it is waited for.
 const POLL: Duration = Duration::from_millis(150);
-/// How long an undo waits for a host that does not answer.
-const UNDO_PATIENCE: Duration = Duration::from_secs(600);
 
 fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
     Ok(domain.state()?.0.unwrap_or(DomainState::NoState))
@@ -189,7 +187,7 @@ impl Libvirt {
             ),
         );
         cx.check().await?;
-        self.cut_power(name).await?;
+        self.waiting(cx, || self.cut_power(name)).await?;
         if self.wait_off(name, cx, Duration::from_secs(60)).await? {
             return Ok(true);
         }
