@@ -93,8 +93,8 @@ impl Running {
                 Ok(())
             })
             .await?;
-        // The same directory in every life: its name is in the journal.
-        Ok(self.node.library.staging(&making.staging)?)
+        // The same directory in every life: its name is in the journal. A life that begins after publishing has none.
+        Ok(self.node.library.staging_made(&making.staging)?)
     }
 
     /// Verifies, digests, publishes and records what the staging holds.
