@@ -9,7 +9,7 @@ use super::Libvirt;
 use crate::{ErrorKind, Result};
 use std::future::Future;
 use std::time::Duration;
-use vcl_job::{Cx, Kind};
+use vcl_job::{Kind, doing};
 
 /// How long a host is waited for. A node that is upgraded or repaired is back within that; a job that waits longer for one
 /// that stays away keeps a computer from everybody.
@@ -19,55 +19,23 @@ pub(super) const STEP: Duration = Duration::from_secs(2 * 3600 + 600);
 /// How often it is asked whether it is back.
 const ASK: Duration = Duration::from_millis(500);
 
-/// Whom the waiting is told, and who ends it.
-pub(super) trait Waiter: Send + Sync {
-    /// Tells a person.
-    fn say(&self, kind: &str, message: &str);
-    /// Returns when it is to be given up, with the error that says so.
-    fn given_up(&self) -> impl Future<Output = vcl_job::Error> + Send;
-}
-
-impl Waiter for Cx {
-    fn say(&self, kind: &str, message: &str) {
-        self.event(kind, message);
-    }
-    async fn given_up(&self) -> vcl_job::Error {
-        self.stopped().await;
-        self.stop_error()
-    }
-}
-
-/// An undo, or a look at whether a step still holds: nobody stops them, and the log has what they say.
-pub(super) struct Unattended;
-
-impl Waiter for Unattended {
-    fn say(&self, kind: &str, message: &str) {
-        tracing::warn!(kind, message, "event");
-    }
-    async fn given_up(&self) -> vcl_job::Error {
-        std::future::pending().await
-    }
-}
-
 impl Libvirt {
-    /// Does something with libvirt and waits while it is away. `work` is done again from its beginning.
-    pub(super) async fn waiting<T, Fut>(
-        &self,
-        waiter: &impl Waiter,
-        work: impl Fn() -> Fut + Send,
-    ) -> vcl_job::Result<T>
+    /// Does something with libvirt for the step that this task runs, undoes or asks about, and waits while libvirt is
+    /// away. `work` is done again from its beginning. Outside of any job nothing is waited for.
+    pub(super) async fn waiting<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
     where
         Fut: Future<Output = Result<T>> + Send,
     {
         let began = tokio::time::Instant::now();
         let mut told = false;
         loop {
-            let error = match work().await {
-                Err(e) if e.kind == ErrorKind::Unreachable => e,
-                result => {
-                    if told {
+            let result = work().await;
+            let (doing, error) = match (doing(), result) {
+                (Some(doing), Err(e)) if e.kind == ErrorKind::Unreachable => (doing, e),
+                (doing, result) => {
+                    if let Some(doing) = doing.filter(|_| told) {
                         let (uri, away) = (&self.settings.uri, began.elapsed().as_secs());
-                        waiter.say("host-back", &format!("libvirtd at {uri} answers again after {away} s"));
+                        doing.event("host-back", format!("libvirtd at {uri} answers again after {away} s"));
                     }
                     return Ok(result?);
                 }
@@ -85,20 +53,12 @@ impl Libvirt {
                     self.settings.uri,
                     error.chain()
                 );
-                waiter.say("host-away", &message);
+                doing.event("host-away", message);
             }
             tokio::select! {
-                error = waiter.given_up() => return Err(error),
+                () = doing.stopped() => return Err(doing.stop_error()),
                 () = tokio::time::sleep(ASK) => {} // why: nobody tells us when it is back
             }
         }
-    }
-
-    /// As [`waiting`](Self::waiting), for an undo.
-    pub(super) async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
-    where
-        Fut: Future<Output = Result<T>> + Send,
-    {
-        self.waiting(&Unattended, work).await
     }
 }

@@ -87,7 +87,7 @@ impl Libvirt {
                 let mut deadline = tokio::time::Instant::now() + limit;
                 loop {
                     let asked = tokio::time::Instant::now();
-                    let found = self.waiting(&cx, || self.ask_address(&domain, &nic.mac, source)).await?;
+                    let found = self.waiting(|| self.ask_address(&domain, &nic.mac, source)).await?;
                     if let Some(address) = found {
                         return Ok(address);
                     }

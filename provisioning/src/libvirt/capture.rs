@@ -91,7 +91,7 @@ impl Libvirt {
                 .step(self, &LOOK, domain.to_owned())
                 .key(n)
                 .run(async |domain, cx| {
-                    let power = self.waiting(&cx, || self.power_state(&domain)).await?;
+                    let power = self.waiting(|| self.power_state(&domain)).await?;
                     if power == PowerState::Off {
                         let message = format!(
                             "{domain} was powered off from outside; it is started again ({})",
@@ -111,8 +111,8 @@ impl Libvirt {
 
     pub(super) async fn read(&self, job: &mut Job, domain: &str) -> vcl_job::Result<Description> {
         job.step(self, &READ, domain.to_owned())
-            .run(async |domain, cx| {
-                self.waiting(&cx, || self.describe(&domain)).await?.ok_or_else(|| {
+            .run(async |domain, _| {
+                self.waiting(|| self.describe(&domain)).await?.ok_or_else(|| {
                     Error::new(
                         Kind::NotFound,
                         format!("domain {domain} is gone: somebody removed it behind vcld's back"),
@@ -206,16 +206,16 @@ impl Libvirt {
         job.step(self, &STOP, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;
-                if self.waiting(&cx, || self.ours(&domain)).await?.is_none() {
+                if self.waiting(|| self.ours(&domain)).await?.is_none() {
                     return Ok(());
                 }
-                self.waiting(&cx, || self.cut_power(&domain)).await
+                self.waiting(|| self.cut_power(&domain)).await
             })
             .await?;
         job.step(self, &UNDEFINE, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;
-                self.waiting(&cx, || self.remove(&domain)).await
+                self.waiting(|| self.remove(&domain)).await
             })
             .await?;
         job.step(self, &DELETE, directory)

@@ -154,8 +154,11 @@ impl Libvirt {
         let mut deadline = tokio::time::Instant::now() + limit;
         loop {
             let asked = tokio::time::Instant::now();
-            match self.waiting(cx, || self.power_state(name)).await? {
-                PowerState::Off | PowerState::Absent => return Ok(true),
+            match self.waiting(|| self.power_state(name)).await? {
+                power @ (PowerState::Off | PowerState::Absent) => {
+                    tracing::info!(name, ?power, "it is off");
+                    return Ok(true);
+                }
                 _ if asked >= deadline => return Ok(false),
                 _ => {}
             }
@@ -187,7 +190,7 @@ impl Libvirt {
             ),
         );
         cx.check().await?;
-        self.waiting(cx, || self.cut_power(name)).await?;
+        self.waiting(|| self.cut_power(name)).await?;
         if self.wait_off(name, cx, Duration::from_secs(60)).await? {
             return Ok(true);
         }

@@ -33,7 +33,7 @@ pub(super) struct FileCopy {
 pub(super) const PREPARE: Step<Libvirt, Place> =
     Step::new("prepare host").deadline(STEP).retry(TRANSIENT).undo(|host, place| {
         Box::pin(async move {
-            host.patiently(|| host.remove(&place.domain)).await?;
+            host.waiting(|| host.remove(&place.domain)).await?;
             remove_directory(&place.directory)
         })
     });
@@ -46,7 +46,7 @@ pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
 pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
     .deadline(STEP)
     .retry(TRANSIENT)
-    .undo(|host, domain| Box::pin(async move { host.patiently(|| host.remove(&domain)).await }));
+    .undo(|host, domain| Box::pin(async move { host.waiting(|| host.remove(&domain)).await }));
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) domain: String,
@@ -55,11 +55,11 @@ pub(super) struct Start {
 pub(super) const START: Step<Libvirt, Start> = Step::<Libvirt, Start>::new("start")
     .deadline(STEP)
     .retry(TRANSIENT)
-    .undo(|host, start| Box::pin(async move { host.patiently(|| host.cut_power(&start.domain)).await }))
+    .undo(|host, start| Box::pin(async move { host.waiting(|| host.cut_power(&start.domain)).await }))
     .holds(|host, start, _| {
         Box::pin(async move {
             use vcl_types::api::PowerState;
-            Ok(host.patiently(|| host.power_state(&start.domain)).await? == PowerState::On)
+            Ok(host.waiting(|| host.power_state(&start.domain)).await? == PowerState::On)
         })
     });
 
@@ -163,12 +163,12 @@ impl Libvirt {
         job.step(self, &PREPARE, place)
             .run(async |place, cx| {
                 cx.check().await?;
-                if self.waiting(&cx, || self.ours(&place.domain)).await?.is_some() {
+                if self.waiting(|| self.ours(&place.domain)).await?.is_some() {
                     cx.event(
                         "cleared-leftover",
                         format!("domain {} was there from an earlier load and is removed", place.domain),
                     );
-                    self.waiting(&cx, || self.remove(&place.domain)).await?;
+                    self.waiting(|| self.remove(&place.domain)).await?;
                 }
                 remove_directory(&place.directory)?;
                 std::fs::create_dir_all(&place.directory).map_err(|e| {
@@ -247,7 +247,7 @@ impl Libvirt {
         job.step(self, &DEFINE, definition.domain.clone())
             .run(async |_, cx| {
                 cx.check().await?;
-                self.waiting(&cx, || self.define(&definition)).await
+                self.waiting(|| self.define(&definition)).await
             })
             .await
     }
@@ -262,11 +262,11 @@ impl Libvirt {
         job.step(self, &START, start)
             .run(async |start, cx| {
                 cx.check().await?;
-                let power = self.waiting(&cx, || self.power_state(&start.domain)).await?;
+                let power = self.waiting(|| self.power_state(&start.domain)).await?;
                 if power != vcl_types::api::PowerState::On {
                     new_console(&start.console)?;
                 }
-                self.waiting(&cx, || self.start(&start.domain)).await.map(drop)
+                self.waiting(|| self.start(&start.domain)).await.map(drop)
             })
             .await
     }

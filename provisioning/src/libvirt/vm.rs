@@ -47,7 +47,7 @@ pub(super) const SHUT_SOURCE: Step<Libvirt, SourcePower> =
     Step::new("shut source down").deadline(LONG).retry(TRANSIENT).undo(|host, source| {
         Box::pin(async move {
             if source.ran {
-                host.patiently(|| host.start(&source.vm)).await?;
+                host.waiting(|| host.start(&source.vm)).await?;
             }
             Ok(())
         })
@@ -65,7 +65,7 @@ impl Libvirt {
     ) -> vcl_job::Result<Captured> {
         let source = job
             .step(self, &READ_SOURCE, target.vm.to_owned())
-            .run(async |vm, cx| self.waiting(&cx, || self.read_source(&vm)).await)
+            .run(async |vm, _| self.waiting(|| self.read_source(&vm)).await)
             .await?;
         let described = &source.description;
         let cards = plugs(&described.nics)?;
@@ -147,7 +147,7 @@ impl Libvirt {
             job.step(self, &START_SOURCE, target.vm.to_owned())
                 .run(async |vm, cx| {
                     cx.check().await?;
-                    self.waiting(&cx, || self.start(&vm)).await?;
+                    self.waiting(|| self.start(&vm)).await?;
                     cx.event("source-started", format!("{vm} runs again"));
                     Ok(())
                 })
@@ -202,11 +202,11 @@ impl Libvirt {
     async fn shut_source(&self, job: &mut Job, target: VmTarget<'_>, ran: bool) -> vcl_job::Result<()> {
         job.step(self, &SHUT_SOURCE, SourcePower { vm: target.vm.to_owned(), ran })
             .run(async |source, cx| {
-                if self.waiting(&cx, || self.power_state(&source.vm)).await? == PowerState::Off {
+                if self.waiting(|| self.power_state(&source.vm)).await? == PowerState::Off {
                     return Ok(());
                 }
                 cx.check().await?;
-                self.waiting(&cx, || {
+                self.waiting(|| {
                     let vm = source.vm.clone();
                     let what = format!("asking {vm} to shut down");
                     self.connection.call(what, CALL, move |c| c.lookup_domain_by_name(&vm)?.shutdown())

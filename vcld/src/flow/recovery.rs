@@ -37,6 +37,8 @@ impl Running {
         // The steps of bringing it back are undone with nothing and run again from the top if this process dies: the
         // undo that they are part of is not recorded as done before they are.
         let nobody = Nobody;
+        let stop = vcl_job::doing().map(|doing| doing.stop().clone()).unwrap_or_default();
+        let control = Control { stop, ..Control::default() };
         let run = Run {
             journal: Arc::new(MemoryJournal::default()),
             observer: Arc::new(Telling {
@@ -44,7 +46,7 @@ impl Running {
                 job: self.job(),
                 computer: name.clone(),
             }),
-            control: Control::default(),
+            control,
             owners: Owners { flow: &nobody, parts: &[] },
         };
         let flow = Flow { name: "bring back", version: 1, deadline: None };
@@ -60,6 +62,8 @@ impl Running {
                 let reason = format!("a capture failed, and bringing the computer back did too: {f}");
                 self.out_of_use(name, &reason).await
             }
+            // The next life tries again.
+            Outcome::Interrupted => Err(vcl_job::Error::new(Kind::Interrupted, "the daemon is stopping")),
             _ => Err(vcl_job::Error::new(Kind::LeaseLost, "the job is another's now")),
         }
     }
