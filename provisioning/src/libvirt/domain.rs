@@ -10,13 +10,19 @@ use vcl_job::{Cx, Kind};
 use vcl_types::Firmware;
 use vcl_types::api::{PowerAction, PowerState};
 use virt::domain::{Domain, DomainState};
+use virt::enumutil::Enum;
 use virt::sys;
 
 /// How often a power state is asked for while it is waited for.
 const POLL: Duration = Duration::from_millis(150);
 
-fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
-    Ok(domain.state()?.0.unwrap_or(DomainState::NoState))
+/// The binding answers a state that there is not, instead of the error, when libvirt could not be asked. Taken for off, a
+/// running machine would be copied or counted as shut down.
+pub(super) fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
+    match domain.state()?.0 {
+        Enum::Known(state) => Ok(state),
+        Enum::Unknown(_) => Err(virt::error::Error::last_error()),
+    }
 }
 
 impl Libvirt {
@@ -155,10 +161,7 @@ impl Libvirt {
         loop {
             let asked = tokio::time::Instant::now();
             match self.waiting(|| self.power_state(name)).await? {
-                power @ (PowerState::Off | PowerState::Absent) => {
-                    tracing::info!(name, ?power, "it is off");
-                    return Ok(true);
-                }
+                PowerState::Off | PowerState::Absent => return Ok(true),
                 _ if asked >= deadline => return Ok(false),
                 _ => {}
             }

@@ -30,7 +30,7 @@ fn see(domain: &Domain) -> VirtResult<Seen> {
         let info = domain.block_info(&disk.path, 0).ok();
         disks.push((disk.path, info.as_ref().map(|i| i.capacity), info.as_ref().map(|i| i.allocation)));
     }
-    Ok(Seen { name: domain.name()?, state: domain.state()?.0.unwrap_or(DomainState::NoState), xml, disks })
+    Ok(Seen { name: domain.name()?, state: super::domain::state_of(domain)?, xml, disks })
 }
 
 fn view(seen: Seen) -> VmView {
