@@ -48,7 +48,10 @@ macro_rules! migration {
 
 /// All of them, oldest first. One that was released is never changed.
 pub(crate) const MIGRATIONS: &[Migration] =
-    &[migration!(1, "initial", readable_from: 1, "0001_initial.sql")];
+    &[
+        migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
+        migration!(2, "insight", readable_from: 1, "0002_insight.sql"),
+    ];
 
 /// The migrations of this program.
 pub(crate) fn migrations() -> &'static [Migration] {
