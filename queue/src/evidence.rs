@@ -75,7 +75,8 @@ impl Queue {
             "SELECT name, media_type, bytes FROM evidence WHERE job_id = ? AND name = ? AND (? IS NULL OR attempt = ?) \
              ORDER BY attempt DESC LIMIT 1",
         );
-        let row = row.bind(id.0).bind(name).bind(attempt).bind(attempt).fetch_optional(self.readers()).await?;
+        let row =
+            row.bind(id.0).bind(name).bind(attempt).bind(attempt).fetch_optional(self.readers()).await?;
         if let Some(row) = row {
             return Ok(Part {
                 name: row.try_get("name")?,

@@ -97,8 +97,15 @@ async fn note(db: &mut Db, places: Vec<String>, seen: Vec<Sight>) -> Result<Hash
             Some(noted) => noted,
             None => {
                 let at = now();
-                let insert = sqlx::query("INSERT INTO orphans (place, kind, name, first_seen) VALUES (?, ?, ?, ?)");
-                insert.bind(&sight.place).bind(&sight.kind).bind(&sight.name).bind(at).execute(&mut *db).await?;
+                let insert =
+                    sqlx::query("INSERT INTO orphans (place, kind, name, first_seen) VALUES (?, ?, ?, ?)");
+                insert
+                    .bind(&sight.place)
+                    .bind(&sight.kind)
+                    .bind(&sight.name)
+                    .bind(at)
+                    .execute(&mut *db)
+                    .await?;
                 Noted { since: time(at), ignored: None, new: true }
             }
         };

@@ -75,13 +75,15 @@ impl History {
                 return None;
             }
             let left = run.steps.iter().filter(|(name, _)| !done.contains(&name.as_str()));
-            Some(left.map(|(name, took)| match current {
-                Some((step, since)) if step == name => {
-                    took.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-                }
-                _ => *took,
-            })
-            .sum())
+            Some(
+                left.map(|(name, took)| match current {
+                    Some((step, since)) if step == name => {
+                        took.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+                    }
+                    _ => *took,
+                })
+                .sum(),
+            )
         };
         usual(self.runs.iter().filter_map(rest).collect())
     }

@@ -29,6 +29,8 @@ pub struct Purged {
 pub struct Stance {
     /// Its name.
     pub computer: ComputerName,
+    /// The backend instance that has its machine.
+    pub backend: vcl_types::BackendName,
     /// Where it is.
     pub state: computer::State,
     /// What is said of it.
@@ -95,12 +97,13 @@ impl Queue {
     /// When the database cannot be read.
     pub async fn stances(&self) -> Result<Vec<Stance>> {
         let rows = sqlx::query(
-            "SELECT c.name, c.state, c.reason, c.loaded_image, j.id AS job FROM computers c \
+            "SELECT c.name, c.backend, c.state, c.reason, c.loaded_image, j.id AS job FROM computers c \
              LEFT JOIN jobs j ON j.holds_computer = c.name ORDER BY c.name",
         );
         let read = |row: &crate::database::DbRow| {
             Ok(Stance {
                 computer: crate::database::parsed(row, "name")?,
+                backend: crate::database::parsed(row, "backend")?,
                 state: crate::database::parsed(row, "state")?,
                 reason: row.try_get("reason")?,
                 loaded: row.try_get::<Option<String>, _>("loaded_image")?.is_some(),
@@ -115,7 +118,12 @@ impl Queue {
     ///
     /// # Errors
     /// When the database cannot be used.
-    pub async fn note_computer(&self, name: &ComputerName, old: Option<&str>, new: Option<&str>) -> Result<bool> {
+    pub async fn note_computer(
+        &self,
+        name: &ComputerName,
+        old: Option<&str>,
+        new: Option<&str>,
+    ) -> Result<bool> {
         let (name, old, new) = (name.clone(), old.map(str::to_owned), new.map(str::to_owned));
         self.write(move |db| {
             Box::pin(async move {
@@ -157,7 +165,8 @@ impl Queue {
                 }
             }
         }
-        let message = format!("no journal tells what {name} was loaded with; it may have been forgotten since");
+        let message =
+            format!("no journal tells what {name} was loaded with; it may have been forgotten since");
         Err(Error::new(Kind::NotFound, message))
     }
 
@@ -217,12 +226,11 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn last_event_of(&self, job: JobId, kind: &str) -> Result<Option<DateTime<Utc>>> {
-        let at: Option<i64> =
-            sqlx::query_scalar("SELECT MAX(at) FROM events WHERE job_id = ? AND kind = ?")
-                .bind(job.0)
-                .bind(kind)
-                .fetch_one(self.readers())
-                .await?;
+        let at: Option<i64> = sqlx::query_scalar("SELECT MAX(at) FROM events WHERE job_id = ? AND kind = ?")
+            .bind(job.0)
+            .bind(kind)
+            .fetch_one(self.readers())
+            .await?;
         Ok(at.map(time))
     }
 }
@@ -250,11 +258,16 @@ async fn undo(db: &mut Db, id: JobId, cause: Failure) -> Result<()> {
             job::State::Queued | job::State::Running | job::State::Waiting => {
                 format!("call it off, which takes back what it did: vclctl job cancel {id}")
             }
-            job::State::Done => "what it made is given back by a job of its own, such as vclctl unload".into(),
+            job::State::Done => {
+                "what it made is given back by a job of its own, such as vclctl unload".into()
+            }
             _ => "it has taken back what it did".to_owned(),
         };
         let state = row.state;
-        return Err(Error::new(Kind::Refused, format!("job {id} ({}) is {state}, not stuck; {way_out}", row.request)));
+        return Err(Error::new(
+            Kind::Refused,
+            format!("job {id} ({}) is {state}, not stuck; {way_out}", row.request),
+        ));
     }
     let state = job::next(row.state, job::Event::Retry)
         .map_err(|e| Error::caused(Kind::Refused, format!("job {id}"), e))?;
@@ -285,7 +298,8 @@ async fn undo(db: &mut Db, id: JobId, cause: Failure) -> Result<()> {
         .execute(&mut *db)
         .await?;
     }
-    let back = sqlx::query("UPDATE jobs SET state = ?, resumed = 1, reason = NULL, ended_at = NULL WHERE id = ?");
+    let back =
+        sqlx::query("UPDATE jobs SET state = ?, resumed = 1, reason = NULL, ended_at = NULL WHERE id = ?");
     back.bind(state.as_str()).bind(id.0).execute(db).await?;
     Ok(())
 }

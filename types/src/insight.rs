@@ -195,7 +195,9 @@ impl std::str::FromStr for Asked {
             let number = text.parse().map_err(|_| format!("`{text}` is no number of a job"))?;
             return Ok(Self::Job(JobId(number)));
         }
-        text.parse().map(Self::Computer).map_err(|e| format!("{e}; a job is a number, a reservation reservation:3"))
+        text.parse()
+            .map(Self::Computer)
+            .map_err(|e| format!("{e}; a job is a number, a reservation reservation:3"))
     }
 }
 

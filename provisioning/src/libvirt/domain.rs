@@ -15,7 +15,7 @@ use virt::sys;
 /// How often a power state is asked for while it is waited for.
 const POLL: Duration = Duration::from_millis(150);
 
-fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
+pub(super) fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
     Ok(domain.state()?.0.unwrap_or(DomainState::NoState))
 }
 
