@@ -27,7 +27,7 @@ const ASK: Duration = Duration::from_secs(10);
 /// How long the guest may take to hand its journal over.
 const GUEST: Duration = Duration::from_secs(12);
 /// How long all of it may take, writing included.
-const ALL: Duration = Duration::from_secs(30);
+const ALL: Duration = Duration::from_secs(25);
 /// What the guest is asked for.
 const JOURNAL: &str = "journalctl -b --no-pager -n 300 2>&1 || dmesg 2>&1 | tail -n 300";
 
