@@ -9,6 +9,7 @@ use crate::network::{self, Networks};
 use crate::problem::{Findings, Position, Problems, shown};
 use crate::section::Section;
 use crate::tree;
+use crate::upkeep::{self, Upkeep};
 use crate::values::{self, CredentialName, KeySource};
 use camino::Utf8PathBuf;
 use serde::Deserialize;
@@ -125,6 +126,8 @@ pub struct Node {
     pub max_jobs: usize,
     /// How long jobs may go on when the daemon is asked to stop.
     pub drain: Duration,
+    /// How it looks after what is left of jobs and computers.
+    pub upkeep: Upkeep,
 }
 
 /// What the daemon writes about what it does.
@@ -326,8 +329,9 @@ fn read_deadlines(table: &Section<'_>) -> Option<Deadlines> {
 fn read_node(table: &Section<'_>) -> Option<Node> {
     let name = table.text("name");
     let max_jobs = table.integer("max_jobs");
+    let upkeep = upkeep::read(table);
     let drain = table.duration("drain");
-    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain? })
+    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain?, upkeep: upkeep? })
 }
 
 fn read_log(table: &Section<'_>) -> Option<Log> {

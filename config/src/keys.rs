@@ -173,6 +173,7 @@ impl Kind {
 
 const MIB: u64 = 1024 * 1024;
 const JOBS: Kind = Kind::Integer { min: 1, max: 1000 };
+const DAYS: Kind = Kind::Integer { min: 1, max: 36_500 };
 const DEADLINE: Kind = Kind::Duration { min: 1000 };
 
 /// The whole file.
@@ -285,6 +286,26 @@ pub const NODE: &[Key] = &[
         Kind::Duration { min: 0 },
         "30s",
         "How long jobs may go on to their next step when the daemon is asked to stop.",
+    ),
+    Key::default("evidence_days", DAYS, "30", "How many days what was kept of failed jobs stays."),
+    Key::default(
+        "history_days",
+        DAYS,
+        "90",
+        "How many days the journals of jobs that ended, and events, stay. The jobs themselves stay in the lists.",
+    ),
+    Key::default(
+        "look",
+        DEADLINE,
+        "10m",
+        "How often the records are compared with what is there; what belongs to nobody is told, and stays.",
+    ),
+    Key::default("look_power", DEADLINE, "1m", "How often the power of all loaded computers is looked at."),
+    Key::default(
+        "restart_stopped",
+        Kind::Boolean,
+        "false",
+        "Whether a loaded computer that was switched off from outside is switched on again. Otherwise it is only told.",
     ),
 ];
 

@@ -30,6 +30,7 @@ mod schema;
 mod section;
 mod sim;
 mod tree;
+mod upkeep;
 mod values;
 
 #[cfg(test)]
@@ -48,4 +49,5 @@ pub use reference::reference;
 pub use schema::schema;
 pub use section::Section;
 pub use sim::{KEYS as SIM_KEYS, Sim, SimEndState, SimFailures};
+pub use upkeep::Upkeep;
 pub use values::{CredentialName, InvalidCredentialName, KeySource};

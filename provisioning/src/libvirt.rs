@@ -19,15 +19,17 @@ mod inspect;
 mod load;
 #[cfg(test)]
 mod tests;
+mod things;
 mod vm;
 
 use crate::{Captured, Error, ErrorKind, Network, Networks, Provisioning, Result, Target, VmTarget, Work};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use connection::Connection;
+use std::collections::BTreeMap;
 use vcl_images::Staging;
 use vcl_job::{AnyStep, Job, Undo, undo_in};
-use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, VmPreview, VmView};
+use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
 use vcl_types::{Accelerator, BackendName, Computer, ComputerName, Endpoint, NetworkName};
 
 /// What a libvirt backend instance is made of.
@@ -173,6 +175,21 @@ impl Provisioning for Libvirt {
     }
     async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>> {
         self.display(&Self::domain_name(&computer.name)).await
+    }
+    async fn description(&self, computer: &Computer) -> Result<String> {
+        self.live_xml(&Self::domain_name(&computer.name)).await
+    }
+    async fn things(&self) -> Result<Vec<Thing>> {
+        self.made_things().await
+    }
+    async fn remove_thing(&self, thing: &Thing) -> Result<()> {
+        self.unmake(thing).await
+    }
+    async fn powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
+        self.all_powers().await
+    }
+    async fn free_space(&self) -> Result<Option<u64>> {
+        self.free_here()
     }
     async fn findings(&self) -> Vec<Finding> {
         self.look().await

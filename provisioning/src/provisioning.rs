@@ -15,12 +15,13 @@ use crate::Result;
 use async_trait::async_trait;
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use vcl_images::Staging;
 use vcl_job::{Job, Undo};
 use vcl_os::{EndState, Guest, Os, Remotes};
 use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
-use vcl_types::{Computer, DirectBoot, Endpoint, Hardware, Revision};
+use vcl_types::{Computer, ComputerName, DirectBoot, Endpoint, Hardware, Revision};
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,6 +282,27 @@ pub trait Provisioning: Undo {
             crate::ErrorKind::Unsupported,
             format!("the {kind} {name} cannot be removed by a backend of type {}", self.kind()),
         ))
+    }
+    /// The power state of every computer of vcld's that has a machine here, in as few calls as the backend can: it is
+    /// asked for all of them every minute.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
+        let state = |word: &str| match word {
+            "running" | "shutting down" => PowerState::On,
+            "paused" => PowerState::Paused,
+            _ => PowerState::Off,
+        };
+        let vms = self.vms().await?;
+        Ok(vms.into_iter().filter_map(|vm| vm.managed.map(|name| (name, state(&vm.state)))).collect())
+    }
+    /// How many bytes are free where a load puts what a machine writes; `None` where that is not known.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn free_space(&self) -> Result<Option<u64>> {
+        Ok(None)
     }
     /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
     async fn findings(&self) -> Vec<Finding>;

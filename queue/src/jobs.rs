@@ -84,6 +84,8 @@ impl JobRow {
             ended: self.ended,
             result: self.result,
             steps,
+            left: None,
+            evidence: Vec::new(),
         }
     }
     /// Who holds a thing, and what to do about it.

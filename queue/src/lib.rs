@@ -13,6 +13,10 @@
 //! | `images` | `revisions` |
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
+//! | `evidence` | `evidence`: what was kept of a failure |
+//! | `timings` | `timings`: how long steps took in jobs that ended well |
+//! | `orphans` | `orphans`: what was seen to belong to nobody, and what somebody said about it |
+//! | `upkeep` | what reconcilers change: old rows, what is said of a computer's power |
 //!
 //! Two engines keep it: SQLite for one node, MariaDB or MySQL for several (`engine` says what differs). `sqlite` and
 //! `mariadb` open them, `migrate` owns their schema, `server` is how a batch survives a server that goes away, `nearby`
@@ -28,6 +32,7 @@ mod database;
 mod engine;
 mod error;
 mod events;
+mod evidence;
 mod guard;
 mod images;
 mod jobs;
@@ -36,12 +41,15 @@ mod mariadb;
 mod migrate;
 mod names;
 mod nearby;
+mod orphans;
 mod reservations;
 mod server;
 mod sqlite;
 mod submit;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod timings;
+mod upkeep;
 mod writer;
 
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
@@ -49,7 +57,11 @@ pub use computers::ComputerRow;
 pub use database::Queue;
 pub use engine::Engine;
 pub use error::{Error, Kind, Result};
+pub use evidence::{EVIDENCE_LIMIT, Part};
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
 pub use mariadb::MariaDb;
+pub use orphans::{Noted, Sight};
 pub use submit::NewJob;
+pub use timings::{History, usual};
+pub use upkeep::{Purged, Stance};

@@ -10,6 +10,11 @@ use crate::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use crate::insight::{
+    Action, Asked, EvidenceView, Ignored, Mismatch, OrphanRequest, OrphanView, OrphanWish, Orphans, Usual,
+    Why,
+};
+
 /// An answer that is not what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -101,6 +106,12 @@ pub struct JobView {
     pub result: Option<String>,
     /// Its steps; empty in lists.
     pub steps: Vec<StepView>,
+    /// How long what is left of it usually takes, while it runs and enough is known.
+    #[serde(default)]
+    pub left: Option<Usual>,
+    /// The names of what was kept of its failure; empty in lists.
+    #[serde(default)]
+    pub evidence: Vec<String>,
 }
 
 /// A computer with what is known of it.
@@ -431,4 +442,10 @@ pub struct Plan {
     pub title: String,
     /// Its steps in order.
     pub steps: Vec<PlannedStep>,
+    /// How long it usually takes, where enough is known.
+    #[serde(default)]
+    pub usual: Option<Usual>,
+    /// Why it would be refused or would wait if it were asked for now.
+    #[serde(default)]
+    pub hindrance: Option<String>,
 }

@@ -11,6 +11,7 @@ mod computer;
 mod endpoint;
 mod ids;
 mod image;
+mod insight;
 mod request;
 mod secret;
 mod size;

@@ -3,10 +3,12 @@
 mod computer;
 mod image;
 mod job;
+mod orphans;
 
 pub use computer::{ComputerVerb, PowerWord};
 pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
+pub use orphans::OrphansVerb;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -79,6 +81,19 @@ pub enum Verb {
     /// Look at jobs, watch them, call them off.
     #[command(subcommand, after_help = "Example: vclctl job watch 12")]
     Job(JobVerb),
+    /// Say why a job, a computer or a reservation is where it is: what it waits for, since when, what comes next.
+    #[command(
+        after_help = "Examples:\n  vclctl why 12               a job\n  vclctl why gis-01           a computer\n  \
+            vclctl why reservation:3    a reservation"
+    )]
+    Why {
+        /// A job's number, a computer's name, or `reservation:` and its number.
+        #[arg(value_name = "JOB|COMPUTER|RESERVATION")]
+        what: vcl_types::api::Asked,
+    },
+    /// Look at what is there and belongs to nobody, and decide what becomes of it.
+    #[command(subcommand, after_help = "Example: vclctl orphans list")]
+    Orphans(OrphansVerb),
     /// Show what happened.
     #[command(after_help = "Examples:\n  vclctl events --limit 50\n  vclctl events -f --job 12\n  \
             vclctl events -f --json        one JSON object a line")]
@@ -192,6 +207,9 @@ mod tests {
             "vclctl job list --state nonsense",
             "vclctl job show x",
             "vclctl computer power a sideways",
+            "vclctl orphans ignore kvm1/domain/x",
+            "vclctl job evidence 12 -o x",
+            "vclctl why",
         ] {
             let refused = Cli::try_parse_from(wrong.split_whitespace()).unwrap_err();
             assert_eq!(refused.exit_code(), 2, "{wrong}");

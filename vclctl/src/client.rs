@@ -10,8 +10,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
-    Applied, ComputerView, Console, EventView, Finding, ImageView, JobView, Plan, PowerAction, PowerRequest,
-    Problem, Status, StreamItem, Submitted, VmPreview, VmView,
+    Action, Applied, Asked, ComputerView, Console, EventView, EvidenceView, Finding, ImageView, JobView,
+    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, Status, StreamItem, Submitted,
+    VmPreview, VmView, Why,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, JobId, JobRequest};
@@ -142,6 +143,42 @@ impl Client {
     /// Gives a stuck job up as it is.
     pub async fn abandon(&self, id: JobId) -> Result<JobView> {
         self.post(&["jobs", &id.to_string(), "abandon"], &[], &()).await
+    }
+    /// Takes a stuck job back.
+    pub async fn undo(&self, id: JobId) -> Result<JobView> {
+        self.post(&["jobs", &id.to_string(), "undo"], &[], &()).await
+    }
+    /// What an action that is no job would do.
+    pub async fn plan_action(&self, action: &Action) -> Result<Plan> {
+        self.post(&["plan", "action"], &[], action).await
+    }
+    /// What was kept of a job's failure.
+    pub async fn evidence(&self, id: JobId) -> Result<Vec<EvidenceView>> {
+        self.get(&["jobs", &id.to_string(), "evidence"], &[], QUICK).await
+    }
+    /// One piece of it.
+    pub async fn evidence_part(&self, id: JobId, name: &str, attempt: Option<u32>) -> Result<Vec<u8>> {
+        let query: Vec<_> = attempt.map(|n| ("attempt", n.to_string())).into_iter().collect();
+        let request = self.request(Method::GET, &["jobs", &id.to_string(), "evidence", name], &query)?;
+        let answer = self.send(request.timeout(QUICK)).await?;
+        Ok(answer.bytes().await.map_err(|cause| self.lost(cause))?.to_vec())
+    }
+    /// Why something is where it is.
+    pub async fn why(&self, what: &Asked) -> Result<Why> {
+        let (kind, name) = match what {
+            Asked::Job(id) => ("jobs", id.to_string()),
+            Asked::Computer(name) => ("computers", name.to_string()),
+            Asked::Reservation(id) => ("reservations", id.to_string()),
+        };
+        self.get(&[kind, &name, "why"], &[], QUICK).await
+    }
+    /// What is there and belongs to nobody.
+    pub async fn orphans(&self, all: bool) -> Result<Orphans> {
+        self.get(&["orphans"], &[("all", all.to_string())], SLOW).await
+    }
+    /// Does something about one of them, or says what that would be.
+    pub async fn orphan(&self, asked: &OrphanRequest) -> Result<Plan> {
+        self.post(&["orphans"], &[], asked).await
     }
     /// Events of one job or of all, oldest first: those after one, or the newest.
     pub async fn events(&self, job: Option<JobId>, after: Option<i64>, limit: u32) -> Result<Vec<EventView>> {

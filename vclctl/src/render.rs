@@ -3,6 +3,7 @@
 pub mod computers;
 pub mod events;
 pub mod images;
+pub mod insight;
 pub mod jobs;
 pub mod live;
 pub mod plain;

@@ -2,9 +2,11 @@
 
 mod computer;
 mod events;
+mod evidence;
 mod image;
 mod jobs;
 mod local;
+mod orphans;
 
 pub use computer::appended;
 pub use jobs::watch;
@@ -39,6 +41,8 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
             screen.answer(&client.vms(&backend).await?, |vms, _| render::vms::list(vms))
         }
         Verb::Job(verb) => jobs::run(verb, client, screen).await,
+        Verb::Why { what } => screen.answer(&client.why(&what).await?, render::insight::why),
+        Verb::Orphans(verb) => orphans::run(verb, client, screen).await,
         Verb::Events(asked) => events::run(asked, client, screen).await,
         Verb::Doctor => doctor(client, screen).await,
         Verb::Completions { shell } => local::completions(shell, screen),

@@ -125,6 +125,7 @@ impl Builder {
             let (queue, closing) = (node.queue.clone(), closing.clone());
             notify::watchdog(closing, queue)
         });
+        let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
         let mut working = tokio::spawn(worker::work(node.clone(), stop.clone()));
         tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
@@ -160,6 +161,7 @@ impl Builder {
         closing.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), looking).await;
         node.queue.close().await;
         tracing::info!("vcld has stopped");
         Ok(())
@@ -206,6 +208,7 @@ impl Builder {
             public_key,
             linux: Node::linux(),
             since: chrono::Utc::now(),
+            insight: crate::reconcile::Insight::default(),
             config,
         })
     }

@@ -55,6 +55,18 @@ impl Node {
             let count = std::fs::read_dir(&directory).map_or(0, |d| d.flatten().count());
             add("hooks", FindingLevel::Ok, format!("{count} files in {directory} for {stage}"), None);
         }
+        match self.insight.orphans() {
+            0 => {}
+            n => {
+                let found = format!("{n} things belong to nobody, or should be there and are not");
+                add(
+                    "orphans",
+                    FindingLevel::Warning,
+                    found,
+                    Some("look at them: vclctl orphans list".into()),
+                );
+            }
+        }
         for backend in self.backends.values() {
             findings.extend(backend.findings().await);
         }

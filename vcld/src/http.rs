@@ -5,6 +5,7 @@
 
 mod access;
 mod handlers;
+mod insight;
 mod problem;
 mod stream;
 
@@ -53,6 +54,14 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(handlers::retry))
         .routes(routes!(handlers::abandon))
         .routes(routes!(handlers::plan))
+        .routes(routes!(insight::evidence))
+        .routes(routes!(insight::evidence_part))
+        .routes(routes!(insight::why_job))
+        .routes(routes!(insight::why_computer))
+        .routes(routes!(insight::why_reservation))
+        .routes(routes!(insight::undo))
+        .routes(routes!(insight::plan_action))
+        .routes(routes!(insight::orphans, insight::orphan))
         .routes(routes!(handlers::events))
         .routes(routes!(handlers::openapi))
 }

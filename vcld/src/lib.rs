@@ -13,17 +13,24 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod admission;
 mod backends;
 mod cli;
 mod daemon;
 mod doctor;
+mod dryrun;
+mod evidence;
 mod flow;
 pub mod http;
 pub mod node;
 mod notify;
+mod orphans;
 mod plan;
+pub mod reconcile;
 mod requests;
 mod telemetry;
+mod why;
+mod witness;
 mod worker;
 
 pub use backends::{Factory, Making};

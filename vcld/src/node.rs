@@ -39,6 +39,8 @@ pub struct Node {
     pub linux: Arc<dyn Os>,
     /// When the daemon started.
     pub since: DateTime<Utc>,
+    /// What its reconcilers remember.
+    pub insight: crate::reconcile::Insight,
 }
 
 /// Why something that was asked for cannot be had. The HTTP API turns the kind into a status.

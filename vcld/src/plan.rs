@@ -125,7 +125,8 @@ impl Node {
                 steps.push(step("delete files", format!("{} are freed", known.size)));
             }
         }
-        Ok(Plan { title: request.to_string(), steps })
+        let (usual, hindrance) = self.prospects(request).await;
+        Ok(Plan { title: request.to_string(), steps, usual, hindrance })
     }
 
     fn backend_plan(

@@ -1,10 +1,10 @@
 //! What can be asked of a node: each a method that answers a wire type.
 
 use crate::node::{Node, Refusal, RefusalKind};
-use vcl_queue::{CancelOutcome, JobFilter, NewJob};
+use vcl_queue::{CancelOutcome, JobFilter, JobRow, NewJob};
 use vcl_types::api::{
     Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView,
-    PowerAction, PowerState, Status, Submitted, VmPreview, VmView,
+    PowerAction, PowerState, Status, StepView, Submitted, VmPreview, VmView,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ByteSize, ComputerName, ImageName, JobId, JobRequest, OsName};
@@ -56,7 +56,20 @@ impl Node {
     /// There is no such job.
     pub async fn job(&self, id: JobId) -> Result<JobView, Refusal> {
         let row = self.queue.job(id).await?;
-        Ok(row.view(self.queue.steps(id).await?))
+        let mut names: Vec<String> = self.queue.evidence(id).await?.into_iter().map(|e| e.name).collect();
+        names.dedup();
+        let steps = self.queue.steps(id).await?;
+        Ok(JobView { evidence: names, ..self.with_time_left(row, steps).await? })
+    }
+
+    /// A job with how long what is left of it usually takes.
+    async fn with_time_left(&self, row: JobRow, steps: Vec<StepView>) -> Result<JobView, Refusal> {
+        let mut left = None;
+        if row.state == job::State::Running {
+            let history = self.queue.history(row.request.kind(), row.backend.as_ref()).await?;
+            left = crate::why::left(&steps, &history, chrono::Utc::now());
+        }
+        Ok(JobView { left, ..row.view(steps) })
     }
 
     /// Calls a job off. One that runs is told to stop and takes back what it did.
@@ -311,7 +324,7 @@ impl Node {
         let filter = JobFilter { state: Some(job::State::Running), limit: 20, ..JobFilter::default() };
         for row in self.queue.jobs(&filter).await? {
             let steps = self.queue.steps(row.id).await?;
-            running.push(row.view(steps));
+            running.push(self.with_time_left(row, steps).await?);
         }
         let count = |(name, count): (String, u64)| Count { name, count };
         let computers = self.queue.computer_counts().await?;

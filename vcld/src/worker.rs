@@ -5,13 +5,14 @@
 
 use crate::flow;
 use crate::node::Node;
+use crate::witness::Witness;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use vcl_job::{Control, Kind, Observer, Outcome, Record};
+use vcl_job::{Control, Failure, Kind, Observer, Outcome, Record};
 use vcl_queue::{Claim, ClaimLimits, Queue};
 use vcl_types::JobId;
 use vcl_types::state::job::Event;
@@ -101,18 +102,19 @@ async fn one(node: Arc<Node>, claim: Claim, stop: Stop) {
             }
             std::future::pending::<std::convert::Infallible>().await
         };
-        let observer = Arc::new(Watcher::new(node.queue.clone(), &claim));
+        let witness = Arc::new(Witness::new(node.clone(), claim.clone(), again, stop.now.clone()));
+        let observer = Arc::new(Watcher::new(node.queue.clone(), &claim, witness.clone()));
         let outcome = tokio::select! {
             outcome = flow::run(node.clone(), claim.clone(), observer, control) => outcome,
             never = listening => match never {},
         };
-        end(&node, &claim, outcome, &stop).await;
+        end(&node, &claim, outcome, &stop, &witness).await;
     }
     .instrument(span)
     .await;
 }
 
-async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, stop: &Stop) {
+async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, stop: &Stop, witness: &Witness) {
     let id = claim.id();
     let computer = claim.job.request.computer().cloned();
     let (event, reason, made) = match outcome {
@@ -130,6 +132,7 @@ async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, stop:
         }
         Outcome::Lost(f) => (Event::Lost, Some(f.message), None),
     };
+    let reason = witness.ended(event, reason);
     let word = match event {
         Event::Done => "job-done",
         Event::RolledBack => "job-cancelled",
@@ -171,21 +174,27 @@ struct Watcher {
     queue: Queue,
     job: JobId,
     computer: Option<vcl_types::ComputerName>,
+    witness: Arc<Witness>,
     last: Mutex<Option<Instant>>,
 }
 
 impl Watcher {
-    fn new(queue: Queue, claim: &Claim) -> Self {
+    fn new(queue: Queue, claim: &Claim, witness: Arc<Witness>) -> Self {
         Self {
             queue,
             job: claim.id(),
             computer: claim.job.request.computer().cloned(),
+            witness,
             last: Mutex::new(None),
         }
     }
 }
 
+#[async_trait::async_trait]
 impl Observer for Watcher {
+    async fn failing(&self, key: &str, failure: &Failure) {
+        self.witness.failing(key, failure).await;
+    }
     fn progress(&self, step: &str, done: u64, total: u64) {
         // A few times a second is what an eye can use.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,6 +209,7 @@ impl Observer for Watcher {
         self.queue.post_event(kind, Some(self.job), self.computer.as_ref(), message);
     }
     fn recorded(&self, record: &Record) {
+        self.witness.recorded(record);
         match record {
             Record::Started { key, .. } => tracing::info!(step = key, "step started"),
             Record::Done { key, .. } => tracing::info!(step = key, "step done"),

@@ -242,3 +242,48 @@ async fn a_host_that_is_not_there_is_named_with_the_way_out() {
             .any(|f| f.way_out.as_deref().is_some_and(|w| w.contains("systemctl start")))
     );
 }
+
+#[tokio::test]
+async fn what_was_made_on_the_host_is_listed_and_only_that_is_removed() {
+    let bench = Bench::new();
+    let machines = bench.directory.path().join("machines");
+    for made in ["a", "capture-job7-token2", ".probe"] {
+        std::fs::create_dir_all(machines.join(made)).unwrap();
+    }
+    std::fs::write(machines.join("a/disk0.qcow2"), vec![1; 10_000]).unwrap();
+    let things = bench.host.things().await.unwrap();
+    let told: Vec<_> =
+        things.iter().map(|t| (t.kind.as_str(), t.name.as_str(), t.job.map(|j| j.0))).collect();
+    // The admin's vcl-b has no owner tag.
+    assert_eq!(
+        told,
+        [("domain", "vcl-a", None), ("overlays", "a", None), ("overlays", "capture-job7-token2", Some(7))]
+    );
+    assert_eq!(things[0].computer, Some("a".parse().unwrap()));
+    assert!(things[1].bytes.unwrap() >= 10_000, "{things:?}");
+
+    let thing = |kind: &str, name: &str| Thing {
+        kind: kind.into(),
+        name: name.into(),
+        computer: None,
+        job: None,
+        bytes: None,
+    };
+    let refused = bench.host.remove_thing(&thing("overlays", "a")).await.unwrap_err();
+    assert!(refused.to_string().contains("delete the domain first"), "{refused}");
+    assert_eq!(
+        bench.host.remove_thing(&thing("domain", "vcl-b")).await.unwrap_err().kind,
+        ErrorKind::NotOurs
+    );
+    for wrong in ["../../etc", "", ".probe"] {
+        assert!(bench.host.remove_thing(&thing("overlays", wrong)).await.is_err(), "{wrong}");
+    }
+    for gone in [thing("domain", "vcl-a"), thing("overlays", "a"), thing("overlays", "capture-job7-token2")] {
+        bench.host.remove_thing(&gone).await.unwrap();
+        bench.host.remove_thing(&gone).await.unwrap();
+    }
+    assert_eq!(bench.host.things().await.unwrap(), []);
+    // The power of all by one listing: what is left is the admin's, under a name of ours.
+    assert_eq!(bench.host.powers().await.unwrap().len(), 1);
+    assert!(bench.host.free_space().await.unwrap().unwrap() > 0);
+}

@@ -15,6 +15,8 @@ mod events;
 mod flow;
 #[path = "images.rs"]
 mod images;
+#[path = "insight.rs"]
+mod insight;
 #[path = "jobs.rs"]
 mod jobs;
 #[path = "journal.rs"]

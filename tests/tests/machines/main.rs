@@ -8,6 +8,7 @@ mod end_states;
 mod faults;
 mod first_steps;
 mod from_vm;
+mod insight;
 mod kills;
 mod lifecycle;
 mod outages;

@@ -54,6 +54,9 @@ pub enum ComputerVerb {
         /// What is wanted.
         #[arg(value_enum)]
         action: PowerWord,
+        /// Show what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

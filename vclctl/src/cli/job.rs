@@ -33,18 +33,53 @@ pub enum JobVerb {
     Retry {
         /// Its number.
         id: JobId,
+        /// Show what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take a stuck job back as far as it got, from its journal alone, newest step first.
+    #[command(
+        after_help = "Examples:\n  vclctl job undo 12 --dry-run    what would be undone, in order\n  vclctl job undo 12"
+    )]
+    Undo {
+        /// Its number.
+        id: JobId,
+        /// Show what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what was kept of a job's failure: console, display, the guest's journal, the failing command.
+    #[command(after_help = "Examples:\n  vclctl job evidence 12                          what there is\n  \
+            vclctl job evidence 12 console.txt\n  vclctl job evidence 12 screen.png -o screen.png")]
+    Evidence {
+        /// Its number.
+        id: JobId,
+        /// Which piece; without it they are listed.
+        name: Option<String>,
+        /// Save it to a file; `-` is stdout.
+        #[arg(short, long, value_name = "FILE", requires = "name")]
+        output: Option<std::path::PathBuf>,
+        /// Of which attempt; without it, of the newest that has it.
+        #[arg(long, value_name = "N", requires = "name")]
+        attempt: Option<u32>,
     },
     /// Give a stuck job up as it is; what it could not take back stays.
     #[command(after_help = "Example: vclctl job abandon 12")]
     Abandon {
         /// Its number.
         id: JobId,
+        /// Show what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Call a job off. What it has done is taken back.
     #[command(after_help = "Example: vclctl job cancel 12")]
     Cancel {
         /// Its number.
         id: JobId,
+        /// Show what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

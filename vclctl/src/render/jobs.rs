@@ -1,7 +1,7 @@
 //! Jobs: lists, single ones, plans, and the one line that says how a job ended.
 
 use super::table::{maybe, quiet};
-use super::{Clock, Facts, Table, Tone, text, took};
+use super::{Clock, Facts, Table, Tone, insight, text, took};
 use std::fmt::Write as _;
 use vcl_types::api::{ComputerView, JobView, Plan, StepState, StepView};
 use vcl_types::state::{self, job::State};
@@ -74,6 +74,10 @@ pub fn one(job: &JobView, clock: &Clock) -> String {
     facts.add("asked", format!("{} by {}", clock.full(job.submitted), job.requester));
     facts.maybe("began", job.started.map(|at| clock.full(at)));
     facts.maybe("ended", job.ended.map(|at| clock.full(at))).maybe("took", time(job, clock));
+    facts.maybe("left", job.left.as_ref().map(|left| format!("about {}", insight::usual(left))));
+    if !job.evidence.is_empty() {
+        facts.add("evidence", format!("{}: vclctl job evidence {}", job.evidence.join(", "), job.id));
+    }
     let mut shown = facts.text();
     if !job.steps.is_empty() {
         shown.push('\n');
@@ -122,6 +126,12 @@ pub fn plan(plan: &Plan) -> String {
         let (number, name, what) = (number + 1, text::one_line(&step.name), text::one_line(&step.what));
         let line = format!("{number:3} {name:width$}  {what}");
         let _ = writeln!(shown, "{}", line.trim_end());
+    }
+    if let Some(usual) = &plan.usual {
+        let _ = writeln!(shown, "it usually takes {}", insight::usual(usual));
+    }
+    if let Some(hindrance) = &plan.hindrance {
+        let _ = writeln!(shown, "not now: {}", text::one_line(hindrance));
     }
     shown
 }

@@ -38,13 +38,18 @@ pub fn screen(status: &Status, clock: &Clock) -> String {
     let _ = writeln!(shown, "computers  {}", counts(&status.computers, "none"));
     let _ = writeln!(shown, "jobs       {}", counts(&status.jobs, "none"));
     if !status.running.is_empty() {
-        let mut table = Table::new(&["JOB", "WHAT", "FOR", "NOW"], "");
+        let mut table = Table::new(&["JOB", "WHAT", "FOR", "LEFT", "NOW"], "");
         for job in &status.running {
             let now = jobs::running_step(job).or_else(|| job.reason.clone());
             table.row([
                 quiet(job.id),
                 quiet(&job.title),
                 maybe(job.started.map(|at| clock.since(at))),
+                maybe(job.left.map(|left| {
+                    super::took(chrono::TimeDelta::milliseconds(
+                        i64::try_from(left.p50_ms).unwrap_or(i64::MAX / 2),
+                    ))
+                })),
                 quiet(now.unwrap_or_else(|| job.state.to_string())),
             ]);
         }

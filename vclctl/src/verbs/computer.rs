@@ -8,6 +8,7 @@ use crate::render::{computers, text};
 use crate::screen::Screen;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vcl_types::api::Action;
 use vcl_types::{ByteSize, ComputerName};
 
 /// How often a console that is followed is read.
@@ -42,7 +43,10 @@ pub(super) async fn run(verb: ComputerVerb, client: &Client, screen: &mut Screen
             }
         }
         ComputerVerb::Screenshot { name, output } => screenshot(client, screen, &name, output).await,
-        ComputerVerb::Power { name, action } => {
+        ComputerVerb::Power { name, action, dry_run: true } => {
+            super::jobs::would(client, screen, Action::Power { computer: name, power: action.into() }).await
+        }
+        ComputerVerb::Power { name, action, dry_run: false } => {
             screen.answer(&client.power(&name, action.into()).await?, |view, _| {
                 let power = view.power.map_or("in a state that vcld did not tell", computers::power);
                 format!("{} is {power}", view.computer.name)

@@ -8,7 +8,7 @@ use crate::outage::Patience;
 use crate::render;
 use crate::screen::Screen;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use vcl_types::api::JobView;
+use vcl_types::api::{Action, JobView};
 use vcl_types::state::job::State;
 use vcl_types::{CaptureInto, JobId, JobRequest};
 
@@ -23,18 +23,34 @@ pub(super) async fn run(verb: JobVerb, client: &Client, screen: &mut Screen) -> 
             let interrupt = interrupt()?;
             watch(client, screen, id, interrupt, Patience::default()).await
         }
-        JobVerb::Retry { id } => screen.answer(&client.retry(id).await?, |_, _| {
+        JobVerb::Retry { id, dry_run: true } => would(client, screen, Action::Retry { job: id }).await,
+        JobVerb::Retry { id, dry_run: false } => screen.answer(&client.retry(id).await?, |_, _| {
             format!("job {id} is tried again: vclctl job watch {id}")
         }),
-        JobVerb::Abandon { id } => screen.answer(&client.abandon(id).await?, |_, _| {
+        JobVerb::Undo { id, dry_run: true } => would(client, screen, Action::Undo { job: id }).await,
+        JobVerb::Undo { id, dry_run: false } => screen
+            .answer(&client.undo(id).await?, |_, _| format!("job {id} is taken back: vclctl job watch {id}")),
+        JobVerb::Evidence { id, name, output, attempt } => {
+            super::evidence::run(client, screen, id, name, output, attempt).await
+        }
+        JobVerb::Abandon { id, dry_run: true } => would(client, screen, Action::Abandon { job: id }).await,
+        JobVerb::Abandon { id, dry_run: false } => screen.answer(&client.abandon(id).await?, |_, _| {
             format!("job {id} is given up; what it could not take back stays: vclctl job show {id}")
         }),
-        JobVerb::Cancel { id } => screen.answer(&client.cancel(id).await?, |job, _| match job.state {
-            State::Cancelled => format!("job {id} is cancelled"),
-            state if state.is_final() => format!("job {id} had ended: it is {state}"),
-            _ => format!("job {id} is told to stop and take back what it did: vclctl job watch {id}"),
-        }),
+        JobVerb::Cancel { id, dry_run: true } => would(client, screen, Action::Cancel { job: id }).await,
+        JobVerb::Cancel { id, dry_run: false } => {
+            screen.answer(&client.cancel(id).await?, |job, _| match job.state {
+                State::Cancelled => format!("job {id} is cancelled"),
+                state if state.is_final() => format!("job {id} had ended: it is {state}"),
+                _ => format!("job {id} is told to stop and take back what it did: vclctl job watch {id}"),
+            })
+        }
     }
+}
+
+/// What an action would do.
+pub(super) async fn would(client: &Client, screen: &mut Screen, action: Action) -> Result<()> {
+    screen.answer(&client.plan_action(&action).await?, |plan, _| render::jobs::plan(plan))
 }
 
 /// `capture`.

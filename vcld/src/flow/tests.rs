@@ -55,6 +55,7 @@ impl Case {
             public_key: String::new(),
             linux: Arc::new(os),
             since: chrono::Utc::now(),
+            insight: crate::reconcile::Insight::default(),
             config,
         };
         let disk = path.join("disk.raw");

@@ -1,0 +1,117 @@
+//! Paths about what goes wrong: evidence, why, orphans, what an action would do.
+
+use super::access::Requester;
+use super::problem::{Answer, Body, Path, Query};
+use crate::node::{Node, Refusal};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::sync::Arc;
+use utoipa::IntoParams;
+use vcl_types::api::*;
+use vcl_types::{ComputerName, JobId, ReservationId};
+
+type Daemon = State<Arc<Node>>;
+
+/// What was kept of a job that failed.
+#[utoipa::path(get, path = "/v1/jobs/{id}/evidence", params(("id" = i64, Path, description = "The job's number")),
+    responses((status = 200, body = [EvidenceView]), (status = 404, body = Problem)))]
+pub(super) async fn evidence(State(node): Daemon, Path(id): Path<JobId>) -> Answer<Vec<EvidenceView>> {
+    node.queue.evidence(id).await.map_err(Refusal::from).into()
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Attempt {
+    /// Of which attempt; the newest that has it, if not said
+    attempt: Option<u32>,
+}
+
+/// One piece of it. Its bytes may have been written by a guest: they are never shown as a page.
+#[utoipa::path(get, path = "/v1/jobs/{id}/evidence/{name}",
+    params(("id" = i64, Path, description = "The job's number"), ("name" = String, Path, description = "Its name"), Attempt),
+    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = 404, body = Problem)))]
+pub(super) async fn evidence_part(
+    State(node): Daemon,
+    Path((id, name)): Path<(JobId, String)>,
+    Query(Attempt { attempt }): Query<Attempt>,
+) -> Response {
+    match node.queue.evidence_part(id, &name, attempt).await {
+        Ok(part) => (
+            [
+                (header::CONTENT_TYPE, part.media_type),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
+                (header::CONTENT_DISPOSITION, "attachment".into()),
+            ],
+            part.bytes,
+        )
+            .into_response(),
+        Err(error) => Refusal::from(error).into_response(),
+    }
+}
+
+/// Why a job is where it is.
+#[utoipa::path(get, path = "/v1/jobs/{id}/why", params(("id" = i64, Path, description = "The job's number")),
+    responses((status = 200, body = Why), (status = 404, body = Problem)))]
+pub(super) async fn why_job(State(node): Daemon, Path(id): Path<JobId>) -> Answer<Why> {
+    node.why_job(id).await.into()
+}
+
+/// Why a computer is where it is.
+#[utoipa::path(get, path = "/v1/computers/{name}/why", params(("name" = String, Path, description = "The computer")),
+    responses((status = 200, body = Why), (status = 404, body = Problem)))]
+pub(super) async fn why_computer(State(node): Daemon, Path(name): Path<ComputerName>) -> Answer<Why> {
+    node.why_computer(&name).await.into()
+}
+
+/// Why a reservation is where it is.
+#[utoipa::path(get, path = "/v1/reservations/{id}/why", params(("id" = i64, Path, description = "The reservation's number")),
+    responses((status = 200, body = Why), (status = 404, body = Problem)))]
+pub(super) async fn why_reservation(State(node): Daemon, Path(id): Path<ReservationId>) -> Answer<Why> {
+    node.why_reservation(id).await.into()
+}
+
+/// Take a stuck job back from its journal.
+#[utoipa::path(post, path = "/v1/jobs/{id}/undo", params(("id" = i64, Path, description = "The job's number")),
+    responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn undo(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(id): Path<JobId>,
+) -> Answer<JobView> {
+    node.undo(id, &requester).await.into()
+}
+
+/// What an action that is no job would do, without doing it.
+#[utoipa::path(post, path = "/v1/plan/action", request_body = Action,
+    responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn plan_action(State(node): Daemon, Body(action): Body<Action>) -> Answer<Plan> {
+    node.plan_action(&action).await.into()
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OrphansAsked {
+    /// Also those that somebody ignores
+    #[serde(default)]
+    all: bool,
+}
+
+/// What is there and belongs to nobody, and what should be there and is not.
+#[utoipa::path(get, path = "/v1/orphans", params(OrphansAsked),
+    responses((status = 200, body = Orphans), (status = 503, body = Problem)))]
+pub(super) async fn orphans(State(node): Daemon, Query(asked): Query<OrphansAsked>) -> Answer<Orphans> {
+    node.orphans(asked.all).await.into()
+}
+
+/// Adopt, delete or ignore one of them.
+#[utoipa::path(post, path = "/v1/orphans", request_body = OrphanRequest,
+    responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn orphan(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Body(asked): Body<OrphanRequest>,
+) -> Answer<Plan> {
+    node.orphan(&asked, &requester).await.into()
+}

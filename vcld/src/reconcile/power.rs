@@ -1,0 +1,230 @@
+//! Computers whose power is not what the queue believes: loaded, in nobody's hands, and not on.
+//!
+//! One listing a backend and one query, so that a thousand computers cost what one does. What is seen once may be a
+//! guest that reboots; what is seen twice is told: an event, and the computer's reason, which goes when it is on again.
+
+use crate::node::{Node, Refusal};
+use chrono::{DateTime, Local, Utc};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use vcl_queue::Stance;
+use vcl_types::api::{PowerAction, PowerState};
+use vcl_types::state::computer::State;
+use vcl_types::{BackendName, ComputerName};
+
+/// How long a backend may take to list its machines.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What was seen of computers that are not on.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    off: HashMap<ComputerName, (PowerState, DateTime<Utc>)>,
+}
+
+/// What is to be said or done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It has not been on for two looks.
+    Off { computer: ComputerName, power: PowerState, reason: String, old: Option<String> },
+    /// It is on again.
+    On { computer: ComputerName, old: String },
+}
+
+fn word(power: PowerState) -> &'static str {
+    match power {
+        PowerState::Off => "off",
+        PowerState::Paused => "paused",
+        PowerState::Absent => "gone from its host",
+        PowerState::On => "on",
+    }
+}
+
+/// Whether a reason is one of this reconciler's, also of an earlier life of it.
+fn is_ours(reason: &str) -> bool {
+    ["off", "paused", "gone from its host"]
+        .iter()
+        .any(|word| reason.strip_prefix(word).is_some_and(|rest| rest.starts_with(" since ")))
+}
+
+impl Memory {
+    /// What there is to say after a look: `powers` has every machine of the backends that answered, `asked` the
+    /// computers of these backends.
+    pub(crate) fn look(
+        &mut self,
+        asked: &[Stance],
+        powers: &BTreeMap<ComputerName, PowerState>,
+        now: DateTime<Utc>,
+    ) -> Vec<Word> {
+        let mut words = Vec::new();
+        for stance in asked {
+            let name = &stance.computer;
+            let ours = stance.reason.as_deref().filter(|r| is_ours(r));
+            let watched =
+                stance.loaded && !stance.held && matches!(stance.state, State::Reserved | State::InUse);
+            if !watched {
+                self.off.remove(name);
+                continue;
+            }
+            let power = powers.get(name).copied().unwrap_or(PowerState::Absent);
+            if power == PowerState::On {
+                self.off.remove(name);
+                if let Some(old) = ours {
+                    words.push(Word::On { computer: name.clone(), old: old.to_owned() });
+                }
+                continue;
+            }
+            match self.off.get(name) {
+                Some((seen, since)) if *seen == power => {
+                    let said = ours.is_some_and(|r| r.starts_with(word(power)));
+                    // Somebody else's reason stands.
+                    if !said && (stance.reason.is_none() || ours.is_some()) {
+                        let at = since.with_timezone(&Local).format("%Y-%m-%d %H:%M");
+                        let way = match power {
+                            PowerState::Off => format!("power it on: vclctl computer power {name} on"),
+                            PowerState::Paused => "resume it on its host".to_owned(),
+                            _ => format!("take it back: vclctl unload {name}"),
+                        };
+                        let reason = format!("{} since {at}; {way}", word(power));
+                        words.push(Word::Off {
+                            computer: name.clone(),
+                            power,
+                            reason,
+                            old: stance.reason.clone(),
+                        });
+                    }
+                }
+                _ => {
+                    self.off.insert(name.clone(), (power, now));
+                }
+            }
+        }
+        words
+    }
+}
+
+impl Node {
+    /// Looks at the power of all computers once.
+    pub(crate) async fn look_at_powers(&self) -> Result<(), Refusal> {
+        let mut powers = BTreeMap::new();
+        let mut answered: Vec<&BackendName> = Vec::new();
+        for (name, backend) in &self.backends {
+            match tokio::time::timeout(LOOK, backend.powers()).await {
+                Ok(Ok(all)) => {
+                    answered.push(name);
+                    powers.extend(all);
+                }
+                Ok(Err(error)) => tracing::debug!(backend = %name, error = error.chain(), "no power states"),
+                Err(_) => tracing::debug!(backend = %name, "no power states in time"),
+            }
+        }
+        // Read after the world: what a job has changed since then is held by it, or was changed to what it now is.
+        let mut asked = self.queue.stances().await?;
+        asked.retain(|stance| answered.contains(&&stance.backend));
+        let words = self.insight.power().look(&asked, &powers, Utc::now());
+        for said in words {
+            match said {
+                Word::Off { computer, power, reason, old } => {
+                    if !self.queue.note_computer(&computer, old.as_deref(), Some(&reason)).await? {
+                        continue;
+                    }
+                    let message = format!("{computer} should be on and is {reason}");
+                    self.queue.post_event("power-lost", None, Some(&computer), &message);
+                    if self.config.node.upkeep.restart_stopped && power == PowerState::Off {
+                        match self.power(&computer, PowerAction::On, "vcld (node.restart_stopped)").await {
+                            Ok(_) => {}
+                            Err(refusal) => {
+                                self.queue.post_event("power-lost", None, Some(&computer), &refusal.message)
+                            }
+                        }
+                    }
+                }
+                Word::On { computer, old } => {
+                    if self.queue.note_computer(&computer, Some(&old), None).await? {
+                        let message = format!("{computer} is on again");
+                        self.queue.post_event("power-back", None, Some(&computer), &message);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stance(state: State, reason: Option<&str>, held: bool) -> Stance {
+        Stance {
+            computer: "a".parse().unwrap(),
+            backend: "kvm".parse().unwrap(),
+            state,
+            reason: reason.map(str::to_owned),
+            loaded: true,
+            held,
+        }
+    }
+    fn power(power: Option<PowerState>) -> BTreeMap<ComputerName, PowerState> {
+        power.map(|p| ("a".parse().unwrap(), p)).into_iter().collect()
+    }
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+    }
+
+    #[test]
+    fn what_is_seen_off_twice_is_told_once_and_taken_back_when_it_is_on() {
+        let mut memory = Memory::default();
+        let off = power(Some(PowerState::Off));
+        let quiet = [stance(State::Reserved, None, false)];
+        assert_eq!(memory.look(&quiet, &off, now()), []);
+        let told = memory.look(&quiet, &off, now());
+        let [Word::Off { reason, power: PowerState::Off, old: None, .. }] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert!(
+            reason.starts_with("off since ") && reason.contains("vclctl computer power a on"),
+            "{reason}"
+        );
+        let said = [stance(State::Reserved, Some(reason), false)];
+        assert_eq!(memory.look(&said, &off, now()), []);
+        // It vanishes altogether: that is news, when it has been seen twice.
+        assert_eq!(memory.look(&said, &power(None), now()), []);
+        let told = memory.look(&said, &power(None), now());
+        assert!(
+            matches!(told.as_slice(), [Word::Off { power: PowerState::Absent, old: Some(_), .. }]),
+            "{told:?}"
+        );
+        let back = memory.look(&said, &power(Some(PowerState::On)), now());
+        assert_eq!(back, [Word::On { computer: "a".parse().unwrap(), old: reason.clone() }]);
+        assert!(memory.off.is_empty());
+        // A daemon that was started in between knows its own words.
+        let back = Memory::default().look(&said, &power(Some(PowerState::On)), now());
+        assert!(matches!(back.as_slice(), [Word::On { .. }]), "{back:?}");
+    }
+
+    #[test]
+    fn a_guest_that_reboots_and_a_computer_in_somebodys_hands_are_left_alone() {
+        let off = power(Some(PowerState::Off));
+        let mut memory = Memory::default();
+        let quiet = [stance(State::Reserved, None, false)];
+        assert_eq!(memory.look(&quiet, &off, now()), []);
+        assert_eq!(memory.look(&quiet, &power(Some(PowerState::On)), now()), []);
+        assert_eq!(memory.look(&quiet, &off, now()), []);
+        for other in [
+            stance(State::Reserved, None, true),
+            stance(State::Maintenance, Some("disk errors"), false),
+            Stance { loaded: false, ..stance(State::Available, None, false) },
+        ] {
+            let mut memory = Memory::default();
+            for _ in 0..3 {
+                assert_eq!(memory.look(std::slice::from_ref(&other), &off, now()), [], "{other:?}");
+            }
+        }
+        // Somebody said something else of it: that stays.
+        let mut memory = Memory::default();
+        let noted = [stance(State::InUse, Some("kept off over the weekend"), false)];
+        for _ in 0..3 {
+            assert_eq!(memory.look(&noted, &off, now()), []);
+        }
+    }
+}
