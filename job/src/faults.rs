@@ -33,11 +33,18 @@
 //! use vcl_job::{faults::*, *};
 //!
 //! /// A world of names, and the owner of the steps.
-//! struct Host { names: Mutex<BTreeSet<String>>, points: Points, journal: Arc<MemoryJournal> }
+//! struct Host { names: Mutex<BTreeSet<String>>, fence: Fence, points: Points, journal: Arc<MemoryJournal> }
 //!
 //! const MAKE: Step<Host, String> = Step::new("make").undo(|on, name| Box::pin(async move {
-//!     on.points.effect("host", "unmake", async || { on.names.lock().unwrap().remove(&name); Ok(()) }).await
+//!     on.change("unmake", |names| names.remove(&name)).await.map(drop)
 //! }));
+//! impl Host {
+//!     async fn change(&self, what: &str, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> Result<bool> {
+//!         // No check of the lease helps a process that freezes after it: the world itself has to refuse it then.
+//!         let guarded = async || { self.fence.enter("host")?; Ok(change(&mut self.names.lock().unwrap())) };
+//!         self.points.effect("host", what, guarded).await
+//!     }
+//! }
 //! #[async_trait::async_trait]
 //! impl Undo for Host {
 //!     async fn undo(&self, step: &str, intent: serde_json::Value) -> Result<()> {
@@ -56,7 +63,7 @@
 //!             for name in ["a", "b"] {
 //!                 job.step(self, &MAKE, name.to_owned()).key(name).run(async |name, cx| {
 //!                     cx.check().await?;
-//!                     self.points.effect("host", "make", async || Ok(self.names.lock().unwrap().insert(name))).await
+//!                     self.change("make", |names| names.insert(name)).await
 //!                 }).await?;
 //!             }
 //!             Ok(())
@@ -76,7 +83,9 @@
 //! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
-//! let make = async |points| Host { names: Mutex::default(), points, journal: Arc::default() };
+//! let make = async |points| Host {
+//!     names: Mutex::default(), fence: Fence::default(), points, journal: Arc::default(),
+//! };
 //! let report = Matrix::of("example", make).run().await;
 //! assert!(report.steps >= 2 && report.histories > 500);
 //! println!("{}", report.expect_clean());
