@@ -14,13 +14,16 @@ tokio::task_local! {
     static DOING: Doing;
 }
 
+/// Between the key of a step and that of a step of a job which runs inside it.
+pub(crate) const INSIDE: &str = " > ";
+
 /// The step that this task runs, undoes or asks about.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Doing {
-    /// The step with its parts and key.
+    /// The step with its parts and key; of a job that runs inside a step, behind that step's: `hold > resume/start`.
     pub key: String,
-    /// The fencing token of the claim under which it does. Steps of a job inside a job's step have that one's.
+    /// The fencing token of the claim under which it does. Steps of a job inside a step have that one's.
     pub token: i64,
     /// Whether it is being undone.
     pub undoing: bool,
@@ -36,11 +39,15 @@ pub fn doing() -> Option<Doing> {
 
 impl Doing {
     pub(crate) fn new(shared: &Arc<Shared>, key: &str, undoing: bool, stop: CancellationToken) -> Self {
-        let token = match shared.journal.token() {
-            0 => DOING.try_with(|outer| outer.token).unwrap_or(0),
-            token => token,
+        let token = shared.journal.token();
+        let outer = DOING.try_with(|outer| (outer.key.clone(), outer.token, outer.undoing));
+        let (key, token, undoing) = match outer {
+            Ok((outer, of, back)) => {
+                (format!("{outer}{INSIDE}{key}"), if token == 0 { of } else { token }, undoing || back)
+            }
+            Err(_) => (key.to_owned(), token, undoing),
         };
-        Self { key: key.to_owned(), token, undoing, shared: shared.clone(), stop }
+        Self { key, token, undoing, shared: shared.clone(), stop }
     }
     /// Tells a person something that is kept with the job.
     pub fn event(&self, kind: &str, message: impl AsRef<str>) {
@@ -48,7 +55,8 @@ impl Doing {
     }
     /// Counts bytes.
     pub fn progress(&self, done: u64, total: u64) {
-        self.shared.observer.progress(&self.key, done, total);
+        let step = self.key.rsplit(INSIDE).next().unwrap_or(&self.key);
+        self.shared.observer.progress(step, done, total);
     }
     /// Fires when it is to stop: a step for any reason, an undo when the daemon stops or the lease is lost. An undo
     /// that was told so and returns an error is tried again by the next life.

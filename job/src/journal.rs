@@ -85,6 +85,37 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// Its kind in one word, as its JSON has it.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Begun { .. } => "begun",
+            Self::Started { .. } => "started",
+            Self::Process { .. } => "process",
+            Self::Done { .. } => "done",
+            Self::Failed { .. } => "failed",
+            Self::Unwinding { .. } => "unwinding",
+            Self::Undone { .. } => "undone",
+            Self::Finished { .. } => "finished",
+            Self::Stuck { .. } => "stuck",
+        }
+    }
+    /// The step that it is of.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Started { key, .. }
+            | Self::Process { key, .. }
+            | Self::Done { key, .. }
+            | Self::Failed { key, .. }
+            | Self::Undone { key }
+            | Self::Stuck { key, .. } => Some(key),
+            Self::Begun { .. } | Self::Unwinding { .. } | Self::Finished { .. } => None,
+        }
+    }
+}
+
 /// Where a job's records become durable, guarded by the job's lease.
 #[async_trait::async_trait]
 pub trait Journal: Send + Sync {

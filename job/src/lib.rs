@@ -29,6 +29,8 @@
 mod doing;
 mod error;
 mod execute;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod journal;
 mod life;
 mod observe;
