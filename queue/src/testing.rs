@@ -131,12 +131,19 @@ impl MariaDbServer {
             .arg(format!("--socket={}", self.socket()))
             .arg(format!("--port={}", self.port))
             .arg(format!("--init-file={}", self.dir.join("init.sql").display()))
-            .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", "--performance-schema=OFF"])
+            .args([
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+                "--skip-log-bin",
+                "--performance-schema=OFF",
+            ])
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=32M"])
             .args(["--innodb-log-file-size=8M", "--max-connections=600", "--table-open-cache=2000"])
             .args(as_root())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // The shell says whom it has killed.
+            .stderr(Stdio::null())
             .spawn()?;
         let mut pid = String::new();
         if let Some(stdout) = keeper.stdout.take() {
