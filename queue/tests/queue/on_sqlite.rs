@@ -9,6 +9,8 @@ mod claims;
 mod computers;
 #[path = "damage.rs"]
 mod damage;
+#[path = "dump.rs"]
+mod dump;
 #[path = "events.rs"]
 mod events;
 #[path = "flow.rs"]
@@ -29,5 +31,7 @@ mod opening;
 mod reservations;
 #[path = "speed.rs"]
 mod speed;
+#[path = "wal.rs"]
+mod wal;
 #[path = "world.rs"]
 mod world;

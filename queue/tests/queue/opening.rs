@@ -70,3 +70,17 @@ async fn a_directory_that_is_not_there_is_named() {
     assert_eq!(error.kind, Kind::Unavailable);
     assert!(chain(&error).contains("/nonexistent/vcl.db"), "{}", chain(&error));
 }
+
+#[tokio::test]
+async fn a_newer_schema_that_lets_this_version_in_is_worked_with() {
+    let world = World::new().await;
+    let id = world.submit(load("a", "debian")).await.unwrap();
+    world.queue.close().await;
+    vcl_queue::testing::open_next(world.path()).await.unwrap().close().await;
+    let queue = Queue::open(world.path()).await.unwrap();
+    let claim = queue.claim("n", &vcl_queue::ClaimLimits::default()).await.unwrap().unwrap();
+    assert_eq!(claim.id(), id);
+    queue.event("noted", Some(id), None, "x").await.unwrap();
+    queue.close().await;
+    vcl_queue::testing::open_next(world.path()).await.unwrap();
+}
