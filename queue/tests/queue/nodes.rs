@@ -301,8 +301,8 @@ async fn names_compare_exactly_and_texts_are_kept_whole() {
 async fn the_next_version_brings_the_schema_up_and_this_one_goes_on_beside_it() {
     let world = World::new().await;
     let claim = world.running(load("a", "debian")).await;
-    let (next, twice) =
-        tokio::join!(connect_next(&server(&world.address)), connect_next(&server(&world.address)));
+    let there = server(&world.address);
+    let (next, twice) = tokio::join!(connect_next(&there), connect_next(&there));
     let next = next.unwrap();
     twice.unwrap().close().await;
     world.queue.journal(&claim).append(&record(0)).await.unwrap();

@@ -35,3 +35,8 @@ mod speed;
 mod wal;
 #[path = "world.rs"]
 mod world;
+
+/// The database's file.
+fn path(world: &world::World) -> std::path::PathBuf {
+    std::path::PathBuf::from(&world.address)
+}

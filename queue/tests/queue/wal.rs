@@ -33,8 +33,10 @@ async fn a_log_that_ends_at_any_frame_opens_and_its_jobs_go_on() {
     }
     world.done(&claims[2]).await;
     // As the disk is at this moment: nothing was closed.
-    let (db, wal) =
-        (std::fs::read(world.path()).unwrap(), std::fs::read(world.path().with_extension("db-wal")).unwrap());
+    let (db, wal) = (
+        std::fs::read(super::path(&world)).unwrap(),
+        std::fs::read(super::path(&world).with_extension("db-wal")).unwrap(),
+    );
     let frames = (wal.len() - HEADER) / FRAME;
     assert!(frames > 60 && (wal.len() - HEADER) % FRAME == 0, "{frames} frames");
     let whole = (0..=frames).map(|n| HEADER + n * FRAME);
