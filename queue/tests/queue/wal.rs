@@ -38,7 +38,7 @@ async fn a_log_that_ends_at_any_frame_opens_and_its_jobs_go_on() {
         std::fs::read(super::path(&world).with_extension("db-wal")).unwrap(),
     );
     let frames = (wal.len() - HEADER) / FRAME;
-    assert!(frames > 60 && (wal.len() - HEADER) % FRAME == 0, "{frames} frames");
+    assert!(frames > 60 && (wal.len() - HEADER).is_multiple_of(FRAME), "{frames} frames");
     let whole = (0..=frames).map(|n| HEADER + n * FRAME);
     let within = [
         0,
