@@ -62,6 +62,13 @@ pub enum Database {
         /// The file, absolute.
         path: Utf8PathBuf,
     },
+    /// A database on a MariaDB or MySQL server, which several nodes may share.
+    MariaDb {
+        /// `mysql://user@host:port/database`, with `?socket=` and the `ssl-` options where they are given. No password.
+        url: String,
+        /// Where the user's password is, if it has one.
+        password: Option<KeySource>,
+    },
 }
 
 /// How clients on this machine reach the daemon.
@@ -234,9 +241,7 @@ fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Datab
     let default =
         library.and_then(|library| library.path.parent()).map(|directory| directory.join("vcld.db"));
     let password = table.has("password");
-    if password {
-        let _reported_where_it_is_wrong = table.credential("password");
-    }
+    let secret = table.field("password").filter(|_| password).map(|field| field.key_source());
     if !table.has("url") {
         if password {
             table.report("password", "SQLite has no password", "leave it out");
@@ -255,19 +260,32 @@ fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Datab
     }
     let text = shown(&url);
     if ["mysql:", "mariadb:"].iter().any(|scheme| url.starts_with(scheme)) {
-        let instead = default.map(|path| format!(": SQLite is used then, in `{path}`")).unwrap_or_default();
-        table.report(
-            "url",
-            format!("`{text}`: MySQL/MariaDB is not built yet"),
-            format!("leave [database] out{instead}"),
-        );
-        return None;
+        let rest = url.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
+        let whole = rest
+            .split('?')
+            .next()
+            .and_then(|r| r.split_once('/'))
+            .is_some_and(|(host, name)| !host.is_empty() && !name.is_empty() && !name.contains('/'));
+        if !whole {
+            table.report(
+                "url",
+                format!("`{text}` does not name a server and a database on it"),
+                "write \"mysql://user@host/database\"",
+            );
+            return None;
+        }
+        // A password that cannot be read was reported where it stands.
+        let password = match secret {
+            None => None,
+            Some(source) => Some(source?),
+        };
+        return Some(Database::MariaDb { url, password });
     }
     let Some(path) = url.strip_prefix("sqlite:") else {
         table.report(
             "url",
             format!("`{text}` is not a database"),
-            "write \"sqlite:/path/of/a/file\", or leave [database] out",
+            "write \"sqlite:/path/of/a/file\" or \"mysql://user@host/database\", or leave [database] out",
         );
         return None;
     };

@@ -238,9 +238,9 @@ pub const DATABASE: &[Key] = &[
         "url",
         Kind::Text,
         "`vcld.db` in the directory that the library's directory is in",
-        "`sqlite:/path/of/a/file`. `mysql://user@host/database` is reserved for the version that has it.",
+        "`sqlite:/path/of/a/file` for one node; `mysql://user@host:port/database` for several, on MariaDB 10.6 or newer or MySQL 8.0.1 or newer. After a `?`, separated by `&`: `socket=/path` for a Unix socket, `ssl-mode` (`disabled`, `preferred`, `required`, `verify_ca`, `verify_identity`), `ssl-ca`, `ssl-cert` and `ssl-key` with files in PEM form.",
     ),
-    Key::optional("password", Kind::Credential, "no password", "The database's password. SQLite has none."),
+    Key::optional("password", Kind::KeySource, "no password", "The database's password. SQLite has none."),
 ];
 
 /// `[api]`.

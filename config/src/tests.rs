@@ -119,6 +119,37 @@ fn sqlite_is_named_by_a_path() {
 }
 
 #[test]
+fn a_server_is_named_by_a_url_and_its_password_stands_elsewhere() {
+    let url = "mysql://vcl@db1:3307/vcl?ssl-mode=verify_ca&ssl-ca=/etc/ssl/db.pem";
+    let config =
+        good(&with(&format!("database = {{ url = \"{url}\", password = {{ credential = \"db\" }} }}")));
+    let password = Some(KeySource::Credential("db".parse().unwrap()));
+    assert_eq!(config.database, Database::MariaDb { url: url.into(), password });
+    let config = good(&with(
+        "database = { url = \"mariadb://vcl@localhost/vcl?socket=/run/db\", password = { file = \"/x\" } }",
+    ));
+    assert!(matches!(config.database, Database::MariaDb { password: Some(KeySource::File(_)), .. }));
+    let config = good(&with("database.url = \"mysql://vcl@db1/vcl\""));
+    assert!(matches!(config.database, Database::MariaDb { password: None, .. }));
+    for url in [
+        "mysql://vcl@db1",
+        "mysql://vcl@db1/",
+        "mysql:vcl",
+        "mysql:///vcl",
+        "mysql://h/a/b",
+        "mysql://vcl:pw@db1/vcl",
+    ] {
+        assert_eq!(bad(&with(&format!("database.url = \"{url}\""))).0.len(), 1, "{url}");
+    }
+    let problems =
+        bad(&with("database = { url = \"mysql://vcl@db1/vcl\", password = \"hunter2\" }")).to_string();
+    assert!(
+        problems.contains("credential = \"database-password\"") && !problems.contains("hunter2"),
+        "{problems}"
+    );
+}
+
+#[test]
 fn the_management_interface_comes_first_and_keeps_the_mac_of_its_place() {
     let config = good(&with(
         "[computers]\na = { backend = \"kvm1\", networks = [{ network = \"fix\", role = \"public\", address = \"10.0.0.9\" }, \"lab\"] }\n\

@@ -4,6 +4,7 @@ use crate::database::{Db, DbRow, json, parsed, parsed_or_null, time};
 use crate::engine::{flag, locked, number};
 use crate::{Error, Kind, Queue, Result};
 use chrono::{DateTime, Local, Utc};
+use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
 use vcl_types::api::{JobView, StepView};
 use vcl_types::state::job::State;
@@ -157,8 +158,12 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], or when the database cannot be read.
     pub async fn job(&self, id: JobId) -> Result<JobRow> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0);
-        let row = row.fetch_optional(self.readers()).await?;
+        let row: Option<DbRow> = self
+            .read(move |db| {
+                let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0);
+                row.fetch_optional(db).map_err(Error::from).boxed()
+            })
+            .await?;
         row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
     }
 

@@ -3,6 +3,7 @@
 use crate::database::{json, now, time, to_json};
 use crate::engine::locked;
 use crate::{Claim, Error, Queue, Result, guard};
+use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
 use std::sync::{Arc, PoisonError};
 use vcl_job::{Journal, Record};
@@ -41,10 +42,15 @@ impl Queue {
 
     /// An attempt's records with their times.
     async fn records(&self, id: JobId, attempt: u32) -> Result<Vec<(i64, Record)>> {
-        let rows = sqlx::query(
-            "SELECT recorded_at, record FROM journal WHERE job_id = ? AND attempt = ? ORDER BY seq",
-        );
-        let rows = rows.bind(id.0).bind(i64::from(attempt)).fetch_all(self.readers()).await?;
+        let rows = self
+            .read(move |db| {
+                let rows = sqlx::query(
+                    "SELECT recorded_at, record FROM journal WHERE job_id = ? AND attempt = ? ORDER BY seq",
+                );
+                let rows = rows.bind(id.0).bind(i64::from(attempt)).fetch_all(db);
+                rows.map_err(Error::from).boxed()
+            })
+            .await?;
         let read = |row| Ok((Row::try_get(row, "recorded_at")?, json(row, "record")?));
         rows.iter()
             .map(read)
@@ -92,13 +98,16 @@ impl Journal for SqlJournal {
     }
 
     async fn check(&self) -> vcl_job::Result<()> {
-        let good: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE id = ? AND token = ? AND state = 'running'")
-                .bind(self.claim.job.id.0)
-                .bind(self.claim.token)
-                .fetch_one(self.queue.readers())
-                .await
-                .map_err(Error::from)?;
+        let (id, token) = (self.claim.id().0, self.claim.token);
+        let good: i64 = self
+            .queue
+            .read(move |db| {
+                let good = sqlx::query_scalar(
+                    "SELECT COUNT(*) FROM jobs WHERE id = ? AND token = ? AND state = 'running'",
+                );
+                good.bind(id).bind(token).fetch_one(db).map_err(Error::from).boxed()
+            })
+            .await?;
         if good == 1 { Ok(()) } else { Err(guard::lost(&self.claim).into()) }
     }
 }

@@ -29,6 +29,7 @@
 mod claim;
 mod computers;
 mod database;
+mod dump;
 mod engine;
 mod error;
 mod events;
@@ -55,6 +56,7 @@ mod writer;
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
 pub use computers::ComputerRow;
 pub use database::Queue;
+pub use dump::Dumped;
 pub use engine::Engine;
 pub use error::{Error, Kind, Result};
 pub use evidence::{EVIDENCE_LIMIT, Part};

@@ -142,6 +142,8 @@ impl MariaDbServer {
             .args(as_root())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // The shell says whom it has killed.
+            .stderr(Stdio::null())
             .spawn()?;
         let mut pid = String::new();
         if let Some(stdout) = keeper.stdout.take() {

@@ -175,11 +175,7 @@ impl Builder {
     ) -> anyhow::Result<Node> {
         let library = Library::open(&config.library.path)
             .with_context(|| format!("library.path = \"{}\"", config.library.path))?;
-        let vcl_config::Database::Sqlite { path } = &config.database;
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("making {parent} for the database"))?;
-        }
-        let queue = Queue::open(path).await.with_context(|| format!("opening the database {path}"))?;
+        let queue = database(&config).await?;
         let key = ssh_key(&config)?;
         let public_key = key.public_line();
         let networks = networks(&config);
@@ -211,6 +207,32 @@ impl Builder {
             insight: crate::reconcile::Insight::default(),
             config,
         })
+    }
+}
+
+/// Opens the database that the configuration names.
+async fn database(config: &Config) -> anyhow::Result<Queue> {
+    match &config.database {
+        vcl_config::Database::Sqlite { path } => {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)
+                    .with_context(|| format!("making {parent} for the database"))?;
+            }
+            Queue::open(path).await.with_context(|| format!("opening the database {path}"))
+        }
+        vcl_config::Database::MariaDb { url, password } => {
+            let password = match password {
+                None => None,
+                Some(vcl_config::KeySource::Credential(name)) => Some(config.credential(name)?),
+                Some(vcl_config::KeySource::File(path)) => {
+                    let text = std::fs::read_to_string(path)
+                        .with_context(|| format!("reading the database's password from {path}"))?;
+                    Some(vcl_types::Secret::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+                }
+            };
+            let server = vcl_queue::MariaDb::new(url).password(password);
+            Queue::connect(&server).await.with_context(|| format!("opening the database {url}"))
+        }
     }
 }
 

@@ -29,10 +29,10 @@ async fn is_refused(path: &Path, what: &str) {
 #[tokio::test]
 async fn a_truncated_database_is_corrupt() {
     let world = filled().await;
-    let whole = std::fs::metadata(world.path()).unwrap().len();
+    let whole = std::fs::metadata(super::path(&world)).unwrap().len();
     for cut in [whole / 2, whole - 5000, 4096, 1000] {
         let copy = world.dir.path().join("cut.db");
-        std::fs::copy(world.path(), &copy).unwrap();
+        std::fs::copy(super::path(&world), &copy).unwrap();
         std::fs::OpenOptions::new().write(true).open(&copy).unwrap().set_len(cut).unwrap();
         is_refused(&copy, &format!("cut to {cut} of {whole}")).await;
     }
@@ -41,11 +41,11 @@ async fn a_truncated_database_is_corrupt() {
 #[tokio::test]
 async fn a_garbled_database_is_corrupt_or_still_right() {
     let world = filled().await;
-    let whole = std::fs::metadata(world.path()).unwrap().len();
+    let whole = std::fs::metadata(super::path(&world)).unwrap().len();
     let mut refused = 0;
     for page in 0..whole / 4096 {
         let copy = world.dir.path().join(format!("garbled-{page}.db"));
-        std::fs::copy(world.path(), &copy).unwrap();
+        std::fs::copy(super::path(&world), &copy).unwrap();
         let mut file = std::fs::OpenOptions::new().write(true).open(&copy).unwrap();
         file.seek(SeekFrom::Start(page * 4096)).unwrap();
         file.write_all(&[0xA5; 2048]).unwrap();
@@ -79,7 +79,7 @@ async fn what_is_not_a_database_is_not_made_one() {
 #[tokio::test]
 async fn a_row_that_is_not_what_was_written_is_named() {
     let world = filled().await;
-    let url = format!("sqlite://{}", world.path().display());
+    let url = format!("sqlite://{}", super::path(&world).display());
     let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
     for sql in [
         "UPDATE journal SET record = '{' WHERE seq = 3",
@@ -89,7 +89,7 @@ async fn a_row_that_is_not_what_was_written_is_named() {
         sqlx::query(sql).execute(&mut db).await.unwrap();
     }
     sqlx::Connection::close(db).await.unwrap();
-    let queue = Queue::open(world.path()).await.unwrap();
+    let queue = Queue::open(super::path(&world)).await.unwrap();
     let errors = [
         queue.steps(JobId(1)).await.unwrap_err(),
         queue.computers().await.unwrap_err(),

@@ -7,6 +7,8 @@ pub const ENGINE: vcl_queue::Engine = vcl_queue::Engine::MariaDb;
 mod claims;
 #[path = "computers.rs"]
 mod computers;
+#[path = "dump.rs"]
+mod dump;
 #[path = "events.rs"]
 mod events;
 #[path = "flow.rs"]
@@ -23,6 +25,8 @@ mod journal;
 mod kill;
 #[path = "model.rs"]
 mod model;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "reservations.rs"]
 mod reservations;
 #[path = "speed.rs"]

@@ -9,6 +9,8 @@ mod claims;
 mod computers;
 #[path = "damage.rs"]
 mod damage;
+#[path = "dump.rs"]
+mod dump;
 #[path = "events.rs"]
 mod events;
 #[path = "flow.rs"]
@@ -31,5 +33,12 @@ mod opening;
 mod reservations;
 #[path = "speed.rs"]
 mod speed;
+#[path = "wal.rs"]
+mod wal;
 #[path = "world.rs"]
 mod world;
+
+/// The database's file.
+fn path(world: &world::World) -> std::path::PathBuf {
+    std::path::PathBuf::from(&world.address)
+}

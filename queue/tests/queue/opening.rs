@@ -20,30 +20,30 @@ async fn a_new_database_is_the_owners_alone_and_is_there_after_reopening() {
 async fn a_newer_schema_is_refused_with_both_versions_and_the_way_out() {
     let world = World::new().await;
     world.queue.close().await;
-    let url = format!("sqlite://{}", world.path().display());
+    let url = format!("sqlite://{}", super::path(&world).display());
     let mut db = sqlx::SqliteConnection::connect(&url).await.unwrap();
     sqlx::query("INSERT INTO schema_version VALUES (99, 'future', '9.9.9', 0, 50)")
         .execute(&mut db)
         .await
         .unwrap();
     db.close().await.unwrap();
-    let before = std::fs::read(world.path()).unwrap();
-    let error = Queue::open(world.path()).await.unwrap_err();
+    let before = std::fs::read(super::path(&world)).unwrap();
+    let error = Queue::open(super::path(&world)).await.unwrap_err();
     assert_eq!(error.kind, Kind::Newer);
     for part in ["schema 99", "9.9.9", "from schema 50 on", "up to 1", "run vcld 9.9.9 or newer"] {
         assert!(error.context.contains(part), "{part}: {error}");
     }
-    assert_eq!(std::fs::read(world.path()).unwrap(), before, "nothing was changed");
+    assert_eq!(std::fs::read(super::path(&world)).unwrap(), before, "nothing was changed");
 }
 
 #[tokio::test]
 async fn two_daemons_on_one_database_are_refused_and_the_first_is_named() {
     let world = World::new().await;
-    let error = Queue::open(world.path()).await.unwrap_err();
+    let error = Queue::open(super::path(&world)).await.unwrap_err();
     assert_eq!(error.kind, Kind::Busy);
     assert!(error.context.contains(&format!("process {}", std::process::id())), "{error}");
     world.queue.close().await;
-    Queue::open(world.path()).await.unwrap();
+    Queue::open(super::path(&world)).await.unwrap();
 }
 
 #[tokio::test]
@@ -69,4 +69,18 @@ async fn a_directory_that_is_not_there_is_named() {
     let error = Queue::open("/nonexistent/vcl.db").await.unwrap_err();
     assert_eq!(error.kind, Kind::Unavailable);
     assert!(chain(&error).contains("/nonexistent/vcl.db"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_lets_this_version_in_is_worked_with() {
+    let world = World::new().await;
+    let id = world.submit(load("a", "debian")).await.unwrap();
+    world.queue.close().await;
+    vcl_queue::testing::open_next(super::path(&world)).await.unwrap().close().await;
+    let queue = Queue::open(super::path(&world)).await.unwrap();
+    let claim = queue.claim("n", &vcl_queue::ClaimLimits::default()).await.unwrap().unwrap();
+    assert_eq!(claim.id(), id);
+    queue.event("noted", Some(id), None, "x").await.unwrap();
+    queue.close().await;
+    vcl_queue::testing::open_next(super::path(&world)).await.unwrap();
 }

@@ -47,9 +47,6 @@ impl World {
         world.queue.rebuild_from(&[manifest("debian", 1)]).await.unwrap();
         world
     }
-    pub fn path(&self) -> std::path::PathBuf {
-        self.dir.path().join("vcl.db")
-    }
     /// As if the process had ended and another one had begun.
     pub async fn reopen(&mut self) {
         self.queue.close().await;

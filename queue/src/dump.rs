@@ -1,0 +1,236 @@
+//! A copy of everything, as text that either engine can be filled from: for backups, and for moving from a file to a server.
+//!
+//! JSON, one object a line: first what it is and of which schema, then a line for each row with its table, at the end how
+//! many rows there were, so that a copy that was cut off shows. It is taken in one reading transaction while jobs
+//! run, so it is the database of one moment. What belongs to the engine and not to vcld (the schema's versions, who
+//! writes at the moment) is left out.
+
+use crate::database::{Db, DbRow, now};
+use crate::engine::Engine;
+use crate::migrate::{migrations, version};
+use crate::{Error, Kind, Queue, Result};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sqlx::{AssertSqlSafe, Column, Row, ValueRef};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Tables that are the engine's and not copied.
+const OWN: [&str; 3] = ["schema_version", "writers", "exclusive"];
+/// How many rows are put back in one transaction.
+const ROWS: usize = 200;
+/// The format's number.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Vcl { format: u32, schema: i64, program: String, at: i64 },
+    Row { table: String, row: Map<String, Value> },
+    End { rows: u64 },
+}
+
+/// What a copy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dumped {
+    /// The schema it was taken from.
+    pub schema: i64,
+    /// How many rows, of all tables.
+    pub rows: u64,
+}
+
+impl Queue {
+    /// Writes a copy of the whole database as it is at one moment, while others go on with it.
+    ///
+    /// # Errors
+    /// When the database cannot be read; [`Kind::Unavailable`] when `to` cannot be written to.
+    pub async fn dump(&self, to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<Dumped> {
+        // Not one that goes back to the others: its transaction ends with it, whatever happens.
+        let mut db = self.readers().acquire().await?.detach();
+        let begin = match self.engine() {
+            Engine::Sqlite => "BEGIN",
+            Engine::MariaDb => {
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT"
+            }
+        };
+        sqlx::raw_sql(begin).execute(&mut db).await?;
+        let schema = version(&mut db).await?;
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        put(to, &Line::Vcl { format: FORMAT, schema, program, at: now() }).await?;
+        let mut rows = 0;
+        for table in tables(&mut db).await? {
+            let all = AssertSqlSafe(format!("SELECT * FROM {table}"));
+            let mut found = sqlx::query(all).fetch(&mut db);
+            while let Some(row) = found.try_next().await? {
+                put(to, &Line::Row { table: table.clone(), row: values(&row)? }).await?;
+                rows += 1;
+            }
+        }
+        put(to, &Line::End { rows }).await?;
+        to.flush().await.map_err(unwritten)?;
+        sqlx::Connection::close(db).await?;
+        Ok(Dumped { schema, rows })
+    }
+
+    /// Fills an empty database, of either engine, from a copy. A copy of an older schema is taken; what was added since
+    /// has its default.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] when there is something in the database; [`Kind::Newer`] for a copy of a newer schema;
+    /// [`Kind::Corrupt`] for one that is cut off or none of ours. A database that was filled in part is to be emptied
+    /// before it is tried again.
+    pub async fn restore(&self, from: &mut (impl AsyncBufRead + Unpin + Send)) -> Result<Dumped> {
+        let empty = self.write(|db| Box::pin(first_not_empty(db)));
+        if let Some(table) = empty.await? {
+            let message =
+                format!("the database has something in its table {table}; a copy is put into an empty one");
+            return Err(Error::new(Kind::Refused, message));
+        }
+        let known = migrations().last().map_or(0, |m| m.version);
+        let (mut number, mut rows, mut schema) = (0, 0, None);
+        let mut waiting: Vec<(String, Map<String, Value>)> = Vec::new();
+        let mut text = String::new();
+        loop {
+            text.clear();
+            number += 1;
+            let size = from.read_line(&mut text).await;
+            let size = size.map_err(|e| {
+                Error::caused(Kind::Unavailable, format!("reading line {number} of the copy"), e)
+            })?;
+            if size == 0 {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("the copy is cut off after line {}", number - 1),
+                ));
+            }
+            let line = serde_json::from_str(&text).map_err(|e| {
+                Error::caused(Kind::Corrupt, format!("line {number} of the copy cannot be read"), e)
+            })?;
+            match (line, schema) {
+                (Line::Vcl { format, schema: its, program, .. }, None) => {
+                    if format != FORMAT || its > known {
+                        let message = format!(
+                            "the copy has format {format} and schema {its}, written by vcld {program}; this vcld knows \
+                             format {FORMAT} and schemas up to {known}: run vcld {program} or newer"
+                        );
+                        return Err(Error::new(Kind::Newer, message));
+                    }
+                    schema = Some(its);
+                }
+                (Line::Row { table, row }, Some(_)) => {
+                    rows += 1;
+                    waiting.push((table, row));
+                    if waiting.len() >= ROWS {
+                        self.put_back(std::mem::take(&mut waiting)).await?;
+                    }
+                }
+                (Line::End { rows: its }, Some(schema)) if its == rows => {
+                    self.put_back(waiting).await?;
+                    return Ok(Dumped { schema, rows });
+                }
+                _ => {
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        format!("line {number} does not belong there in a copy"),
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn put_back(&self, rows: Vec<(String, Map<String, Value>)>) -> Result<()> {
+        self.write(move |db| {
+            Box::pin(async move {
+                let known = tables(&mut *db).await?;
+                for (table, row) in rows {
+                    insert(&mut *db, &known, &table, row).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// Our tables; those that others refer to first.
+async fn tables(db: &mut Db) -> Result<Vec<String>> {
+    let all = match Engine::of(db) {
+        Engine::Sqlite => "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+        // Some servers have these names as binary.
+        Engine::MariaDb => {
+            "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = DATABASE() AND \
+             table_type = 'BASE TABLE'"
+        }
+    };
+    let mut all: Vec<String> = sqlx::query_scalar(all).fetch_all(db).await?;
+    all.retain(|table| !OWN.contains(&table.as_str()) && is_name(table));
+    all.sort_by_key(|table| (table != "jobs", table.clone()));
+    Ok(all)
+}
+
+async fn first_not_empty(db: &mut Db) -> Result<Option<String>> {
+    for table in tables(&mut *db).await? {
+        let any = AssertSqlSafe(format!("SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT 1) found"));
+        let found: i64 = sqlx::query_scalar(any).fetch_one(&mut *db).await?;
+        if found > 0 {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
+}
+
+async fn insert(db: &mut Db, known: &[String], table: &str, row: Map<String, Value>) -> Result<()> {
+    if !known.iter().any(|t| t == table) || !row.keys().all(|column| is_name(column)) {
+        let message = format!("the copy has a table `{}` that this database has not", table.escape_debug());
+        return Err(Error::new(Kind::Corrupt, message));
+    }
+    let columns: Vec<&str> = row.keys().map(String::as_str).collect();
+    let places = vec!["?"; columns.len()].join(", ");
+    let sql = format!("INSERT INTO {table} ({}) VALUES ({places})", columns.join(", "));
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for value in row.into_values() {
+        query = match value {
+            Value::Null => query.bind(None::<String>),
+            Value::Number(n) => query.bind(n.as_i64()),
+            Value::String(text) => query.bind(text),
+            other => {
+                return Err(Error::new(Kind::Corrupt, format!("the copy has {other} in a row of {table}")));
+            }
+        };
+    }
+    let done = query.execute(db).await;
+    done.map_err(|e| {
+        let e = Error::from(e);
+        Error::caused(e.kind, format!("putting back a row of {table}"), e)
+    })?;
+    Ok(())
+}
+
+/// What may stand in SQL as it is.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn values(row: &DbRow) -> Result<Map<String, Value>> {
+    let value = |i: usize| {
+        if row.try_get_raw(i)?.is_null() {
+            return Ok(Value::Null);
+        }
+        match row.try_get::<i64, _>(i) {
+            Ok(number) => Ok(number.into()),
+            Err(_) => row.try_get::<String, _>(i).map(Value::String),
+        }
+    };
+    let columns = row.columns().iter().enumerate();
+    Ok(columns.map(|(i, c)| Ok((c.name().to_owned(), value(i)?))).collect::<Result<_, sqlx::Error>>()?)
+}
+
+async fn put(to: &mut (impl AsyncWrite + Unpin + Send), line: &Line) -> Result<()> {
+    let mut text = crate::database::to_json(line)?;
+    text.push('\n');
+    to.write_all(text.as_bytes()).await.map_err(unwritten)
+}
+
+fn unwritten(error: std::io::Error) -> Error {
+    Error::caused(Kind::Unavailable, "writing the copy", error)
+}

@@ -1,0 +1,117 @@
+use super::world::{World, import, load, loaded, manifest, name};
+use vcl_job::Record;
+use vcl_queue::testing::MariaDbServer;
+use vcl_queue::{JobFilter, Kind, Queue};
+use vcl_types::state::computer::Event;
+
+/// What people see of a database.
+async fn seen(queue: &Queue) -> String {
+    let jobs = queue.jobs(&JobFilter::default()).await.unwrap();
+    let mut steps = Vec::new();
+    for job in &jobs {
+        steps.push(queue.steps(job.id).await.unwrap());
+    }
+    let (computers, images) = (queue.computers().await.unwrap(), queue.images().await.unwrap());
+    let (events, reservations) =
+        (queue.events(0, 999).await.unwrap(), queue.reservations(false, 99).await.unwrap());
+    format!("{jobs:#?} {steps:#?} {computers:#?} {images:#?} {events:#?} {reservations:#?}")
+}
+
+/// A job that runs, one that waits, one that is over.
+async fn busy() -> World {
+    let world = World::new().await;
+    let claim = world.running(load("a", "debian")).await;
+    world.queue.computer_event(&claim, "begin", &name("a"), Event::Load).await.unwrap();
+    world.queue.open_reservation(&claim, "ann", &name("a"), &"debian@1".parse().unwrap()).await.unwrap();
+    let key = "copy\n\"ä😀".to_owned();
+    world
+        .queue
+        .journal(&claim)
+        .append(&Record::Started { key, intent: "x".repeat(70_000).into() })
+        .await
+        .unwrap();
+    let over = world.running(import("gis")).await;
+    world.queue.record_revision(&over, &manifest("gis", 1), vcl_types::ByteSize(7)).await.unwrap();
+    world.done(&over).await;
+    world.queue.set_loaded(&claim, &name("a"), Some(&loaded("debian@1"))).await.unwrap();
+    world.submit(import("later")).await.unwrap();
+    world.queue.event("noted", None, Some(&name("b")), "it's so").await.unwrap();
+    world
+}
+
+async fn dump(queue: &Queue) -> Vec<u8> {
+    let mut copy = Vec::new();
+    let dumped = queue.dump(&mut copy).await.unwrap();
+    assert_eq!(copy.iter().filter(|b| **b == b'\n').count() as u64, dumped.rows + 2);
+    copy
+}
+
+#[tokio::test]
+async fn a_copy_fills_an_empty_database_of_either_engine_and_its_jobs_go_on() {
+    let world = busy().await;
+    let before = seen(&world.queue).await;
+    let copy = dump(&world.queue).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = Queue::open(dir.path().join("restored.db")).await.unwrap();
+    let server = Queue::connect(&MariaDbServer::shared().database().await).await.unwrap();
+    for there in [file, server] {
+        let restored = there.restore(&mut copy.as_slice()).await.unwrap();
+        assert!(restored.rows > 10);
+        assert_eq!(seen(&there).await, before, "{:?}", there.engine());
+        assert_eq!(there.recover(super::world::NODE).await.unwrap().len(), 1);
+        let claim = there.claim("other", &vcl_queue::ClaimLimits::default()).await.unwrap().unwrap();
+        assert_eq!(claim.token, 2);
+        assert_eq!(there.journal(&claim).read().await.unwrap().len(), 1);
+        let there = World { queue: there, dir: tempfile::tempdir().unwrap(), address: String::new() };
+        assert!(there.submit(import("new")).await.unwrap() > claim.id(), "numbers go on");
+        there.queue.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_cut_off_or_goes_into_a_full_database_is_refused() {
+    let world = busy().await;
+    let copy = dump(&world.queue).await;
+    assert_eq!(world.queue.restore(&mut copy.as_slice()).await.unwrap_err().kind, Kind::Refused);
+    let text = String::from_utf8(copy).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let cut = lines[..lines.len() - 1].concat();
+    let less = [&lines[..3], &lines[4..]].concat().concat();
+    let newer = text.replacen("\"schema\":1", "\"schema\":99", 1);
+    for (copy, kind) in
+        [(cut, Kind::Corrupt), (less, Kind::Corrupt), (newer, Kind::Newer), ("hello\n".into(), Kind::Corrupt)]
+    {
+        let empty = World::empty().await;
+        assert_eq!(empty.queue.restore(&mut copy.as_bytes()).await.unwrap_err().kind, kind);
+        empty.queue.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_under_load_is_of_one_moment() {
+    let world = World::new().await;
+    let claim = world.running(load("a", "debian")).await;
+    let queue = world.queue.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
+        let journal = queue.journal(&claim);
+        let mut n = 0;
+        // The event comes after its record: no moment has more events than records, nor two records more.
+        while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+            journal.append(&Record::Undone { key: n.to_string() }).await.unwrap();
+            queue.event("noted", None, None, "written").await.unwrap();
+            n += 1;
+        }
+        n
+    });
+    let mut grew = std::collections::BTreeSet::new();
+    for _ in 0..8 {
+        let copy = String::from_utf8(dump(&world.queue).await).unwrap();
+        let rows = |table: &str| copy.matches(&format!("\"table\":\"{table}\"")).count();
+        let (records, events) = (rows("journal"), rows("events"));
+        assert!(records == events || records == events + 1, "{records} records, {events} events");
+        grew.insert(records);
+    }
+    stop.send(()).unwrap();
+    assert!(writing.await.unwrap() > 0 && grew.len() > 1, "{grew:?}");
+}
