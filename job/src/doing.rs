@@ -25,6 +25,8 @@ pub struct Doing {
     pub key: String,
     /// The fencing token of the claim under which it does. Steps of a job inside a step have that one's.
     pub token: i64,
+    /// The job's number; 0 where it has none. Likewise.
+    pub job: i64,
     /// Whether it is being undone.
     pub undoing: bool,
     shared: Arc<Shared>,
@@ -47,7 +49,15 @@ impl Doing {
             }
             Err(_) => (key.to_owned(), token, undoing),
         };
+<<<<<<< HEAD
         Self { key, token, undoing, shared: shared.clone(), stop }
+=======
+        let job = match shared.journal.job() {
+            0 => DOING.try_with(|outer| outer.job).unwrap_or(0),
+            job => job,
+        };
+        Self { key: key.to_owned(), token, job, undoing, shared: shared.clone(), stop }
+>>>>>>> w-sim
     }
     /// Tells a person something that is kept with the job.
     pub fn event(&self, kind: &str, message: impl AsRef<str>) {

@@ -142,6 +142,10 @@ pub trait Journal: Send + Sync {
     fn token(&self) -> i64 {
         0
     }
+    /// The job's number, by which what it does on the outside can be told from what other jobs do. 0 where it has none.
+    fn job(&self) -> i64 {
+        0
+    }
 }
 
 /// The wall clock as records hold it, in milliseconds since 1970.

@@ -61,6 +61,12 @@ impl Queue {
 
 #[async_trait::async_trait]
 impl Journal for SqlJournal {
+    fn token(&self) -> i64 {
+        self.claim.token
+    }
+    fn job(&self) -> i64 {
+        self.claim.id().0
+    }
     async fn append(&self, record: &Record) -> vcl_job::Result<()> {
         let json = to_json(record)?;
         if json.len() > vcl_job::RECORD_LIMIT {

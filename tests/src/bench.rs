@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod load;
 pub mod pickup;
+pub mod queue;
 
 use serde::Serialize;
 

@@ -40,6 +40,17 @@ pub struct Setup {
     pub machines: Option<Utf8PathBuf>,
     /// libvirt's URI.
     pub uri: String,
+    /// Whether the machines are simulated.
+    pub simulated: Option<Simulated>,
+}
+
+/// Simulated machines under `machines` in the directory.
+#[derive(Debug, Clone)]
+pub struct Simulated {
+    /// How many jobs run at once.
+    pub at_once: u32,
+    /// How long each step takes, such as `0s`.
+    pub delay: &'static str,
 }
 
 impl Setup {
@@ -58,6 +69,7 @@ impl Setup {
             drain: "5s".into(),
             machines: None,
             uri: "qemu:///system".into(),
+            simulated: None,
         }
     }
 
@@ -81,11 +93,22 @@ impl Setup {
                 format!("\"{name}\" = {{ backend = \"kvm\", memory = \"256M\", networks = [\"net\"] }}\n")
             })
             .collect();
+        let (jobs, backend) = match &self.simulated {
+            None => {
+                (String::new(), format!("type = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{machines}\""))
+            }
+            Some(Simulated { at_once, delay }) => {
+                let jobs = format!("max_jobs = {at_once}\n");
+                let delays = format!("delay_min = \"{delay}\"\ndelay_max = \"{delay}\"");
+                let backend = format!("type = \"sim\"\ndirectory = \"{machines}\"\n{jobs}{delays}");
+                (jobs, backend)
+            }
+        };
         format!(
             "[library]\npath = \"{library}\"\n\n[database]\nurl = \"{database}\"\n\n\
              [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
-             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n\n{more}\n\
-             [backend.kvm]\ntype = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{machines}\"\n\n\
+             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{jobs}\n{more}\n\
+             [backend.kvm]\n{backend}\n\n\
              [network.net]\n{network}\n\n[computers]\n{computers}"
         )
     }

@@ -1,5 +1,6 @@
 //! Whole jobs on simulated machines, what their world refuses, and what it keeps when processes die and meet.
 
+use super::hand::By;
 use super::*;
 use camino::Utf8Path;
 use std::sync::Mutex;
@@ -248,7 +249,7 @@ async fn what_no_real_machine_does_is_refused_and_written_down() {
     let copy = |to: &str| Effect::BeginCopy { disk: 0, to: to.into() };
     let refused = async |effect: Effect, why: &str| {
         let before = world.snapshot().unwrap();
-        let error = world.effect("vcl-a", effect.clone()).await.unwrap_err();
+        let error = world.effect_by(By::default(), "vcl-a", effect.clone()).await.unwrap_err();
         assert!(error.context.contains(why), "{effect:?}: {error}");
         assert_eq!(error.kind, vcl_job::Kind::Fatal);
         assert_eq!(world.snapshot().unwrap(), before, "{effect:?}");
@@ -259,18 +260,18 @@ async fn what_no_real_machine_does_is_refused_and_written_down() {
     refused(Effect::Undefine, "a running machine is undefined").await;
     refused(copy("/tmp/x"), "while the machine runs").await;
     refused(Effect::Finish { end: EndState::Off }, "not generalised").await;
-    world.effect("vcl-a", Effect::MakeOverlay { disk: 1, overlay }).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::MakeOverlay { disk: 1, overlay }).await.unwrap();
     refused(Effect::Define { disks: vec![1], owner: None }, "and again with [1]").await;
-    world.effect("vcl-a", Effect::CutPower).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::CutPower).await.unwrap();
     refused(Effect::Generalise, "not up").await;
     refused(Effect::GiveIdentity, "not up").await;
-    world.effect("vcl-a", Effect::DeleteOverlay { disk: 0 }).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::DeleteOverlay { disk: 0 }).await.unwrap();
     refused(Effect::Start, "without its disk 0").await;
     refused(copy("/tmp/x"), "disk 0 is copied and is not there").await;
-    world.effect("vcl-a", Effect::Undefine).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::Undefine).await.unwrap();
     refused(Effect::Start, "not defined").await;
     refused(Effect::Define { disks: vec![0], owner: None }, "disk 0, which is not there").await;
-    world.effect("vcl-a", Effect::RemovePlace).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::RemovePlace).await.unwrap();
     assert_eq!(world.refusals().unwrap().len(), 13);
     assert_eq!(world.differing().unwrap(), Vec::<String>::new());
     let findings = bench.sim.findings().await;
@@ -283,7 +284,7 @@ async fn a_copy_whose_file_another_process_still_writes_is_refused() {
     let bench = Bench::new();
     done(bench.load("a", &bench.revision("debian.qcow2", true)).await);
     let world = &bench.sim.world;
-    world.effect("vcl-a", Effect::CutPower).await.unwrap();
+    world.effect_by(By::default(), "vcl-a", Effect::CutPower).await.unwrap();
     let to = bench.directory.path().join("staged.qcow2");
     std::fs::copy(bench.directory.path().join("debian.qcow2"), &to).unwrap();
     let mut writer = std::process::Command::new("qemu-io")
@@ -295,11 +296,11 @@ async fn a_copy_whose_file_another_process_still_writes_is_refused() {
     // Its prompt comes when it has the file open.
     writer.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
     let begin = Effect::BeginCopy { disk: 0, to: to.to_str().unwrap().into() };
-    let error = world.effect("vcl-a", begin.clone()).await.unwrap_err();
+    let error = world.effect_by(By::default(), "vcl-a", begin.clone()).await.unwrap_err();
     assert!(error.context.contains("would have two writers"), "{error}");
     writer.kill().unwrap();
     writer.wait().unwrap();
-    assert!(world.effect("vcl-a", begin).await.unwrap());
+    assert!(world.effect_by(By::default(), "vcl-a", begin).await.unwrap());
 }
 
 #[test]
@@ -325,7 +326,7 @@ async fn a_world_is_the_same_for_all_who_have_it_open() {
     for n in 0..50 {
         let world = if n % 2 == 0 { here } else { &there };
         let effect = if n % 4 < 2 { Effect::CutPower } else { Effect::Start };
-        let changed = world.effect("vcl-a", effect).await.unwrap();
+        let changed = world.effect_by(By::default(), "vcl-a", effect).await.unwrap();
         assert_eq!(changed, n % 2 == 0, "what one has done the other finds done");
     }
     assert_eq!(here.snapshot().unwrap(), there.snapshot().unwrap());
@@ -358,7 +359,7 @@ async fn a_process_that_dies_in_the_middle_of_an_effect_leaves_all_of_it_or_noth
         std::fs::write(&log, &text[..cut]).unwrap();
         let world = World::open(bench.sim.world.directory()).unwrap();
         assert_eq!(world.machine("vcl-a").await.unwrap(), before, "cut at {cut}");
-        assert!(world.effect("vcl-a", Effect::CutPower).await.unwrap());
+        assert!(world.effect_by(By::default(), "vcl-a", Effect::CutPower).await.unwrap());
         assert_eq!(world.differing().unwrap(), Vec::<String>::new());
     }
 }
@@ -455,4 +456,35 @@ async fn a_machine_can_be_looked_at() {
     let theirs = Thing { name: "old-web".into(), ..things[0].clone() };
     assert_eq!(bench.sim.remove_thing(&theirs).await.unwrap_err().kind, ErrorKind::NotOurs);
     bench.sound();
+}
+
+#[tokio::test]
+async fn what_happens_outside_of_a_step_is_refused_and_what_happens_in_one_names_it() {
+    let bench = Bench::new();
+    let error = bench.sim.world.effect("vcl-a", Effect::MakePlace).await.unwrap_err();
+    assert!(error.context.contains("outside of any step"), "{error}");
+    assert_eq!(error.kind, vcl_job::Kind::Fatal);
+    assert_eq!(bench.sim.world.refusals().unwrap().len(), 1);
+    done(bench.load("a", &bench.revision("debian.qcow2", true)).await);
+    let keys: Vec<_> =
+        bench.sim.world.log("vcl-a").unwrap().into_iter().map(|line| line.key.unwrap()).collect();
+    let steps = ["prepare host", "create overlay[0]", "define domain", "start", "post_load/set up guest"];
+    assert_eq!(keys, steps.map(|step| format!("work/{step}")));
+}
+
+#[tokio::test]
+async fn two_leases_are_never_mixed_on_a_machine() {
+    let bench = Bench::new();
+    let world = &bench.sim.world;
+    let of = |job: &str, token| By { hand: Some(Hand { job: job.into(), token }), ..By::default() };
+    assert!(world.effect_by(of("7", 1), "vcl-a", Effect::MakePlace).await.unwrap());
+    assert!(world.effect_by(of("7", 2), "vcl-a", Effect::RemovePlace).await.unwrap());
+    let late = world.effect_by(of("7", 1), "vcl-a", Effect::MakePlace).await.unwrap_err();
+    assert!(late.context.contains("token 1 of job `7` comes back after token 2"), "{late}");
+    assert!(world.effect_by(of("8", 1), "vcl-a", Effect::MakePlace).await.unwrap());
+    assert!(world.effect_by(of("7", 2), "vcl-a", Effect::RemovePlace).await.is_err());
+    let refusals = world.refusals().unwrap();
+    assert_eq!(refusals.len(), 2);
+    assert_eq!(refusals[0].line.hand, Some(Hand { job: "7".into(), token: 1 }));
+    assert_eq!(world.differing().unwrap(), Vec::<String>::new());
 }

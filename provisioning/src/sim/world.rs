@@ -14,7 +14,7 @@
 //! Steps of jobs come in by [`effect`](World::effect), and by no other way. It asks which step the task is in, refuses
 //! what no real machine would do and what a lease does after another has followed it, and writes both down.
 
-use super::hand::{Doing, doing};
+use super::hand::{By, by};
 use super::machine::{Effect, Hand, Machine};
 use crate::{Error, ErrorKind};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -116,13 +116,13 @@ impl World {
     /// [`Kind::Fatal`] when it cannot be, when it happens in no step, or when another lease has been at the machine
     /// since; [`Kind::Busy`] when another process holds the machine; and what the hook says.
     pub(super) async fn effect(&self, machine: &str, effect: Effect) -> vcl_job::Result<bool> {
-        let by = match doing() {
-            Ok(by) => by,
-            Err(why) => {
-                let by = Doing { hand: None, key: None, undoing: false };
-                return Err(self.refuse(machine, &line(by, effect), why));
-            }
-        };
+        match by() {
+            Ok(by) => self.effect_by(by, machine, effect).await,
+            Err(why) => Err(self.refuse(machine, &line(By::default(), effect), why.into())),
+        }
+    }
+
+    pub(super) async fn effect_by(&self, by: By, machine: &str, effect: Effect) -> vcl_job::Result<bool> {
         self.told(Moment::Before, machine, &effect).await?;
         let line = line(by, effect);
         let done = {
@@ -144,7 +144,7 @@ impl World {
     /// # Errors
     /// It cannot be, or the world cannot be written.
     pub async fn by_hand(&self, machine: &str, effect: Effect) -> crate::Result<bool> {
-        let line = line(Doing { hand: None, key: None, undoing: false }, effect);
+        let line = line(By::default(), effect);
         match self.hold(machine).await?.put(&line) {
             Ok(Put::Changed(changed)) => Ok(changed),
             Ok(Put::Refused(why)) => Err(Error::new(ErrorKind::Refused, format!("{machine}: {why}"))),
@@ -245,7 +245,7 @@ impl World {
             let file =
                 OpenOptions::new().read(true).append(true).create(true).open(self.log_path(machine))?;
             rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-            let line = line(Doing { hand: None, key: None, undoing: false }, effect);
+            let line = line(By::default(), effect);
             match self.caught_up(machine, file)?.put(&line)? {
                 Put::Changed(_) => Ok(()),
                 Put::Refused(why) => Err(io::Error::other(why)),
@@ -460,7 +460,7 @@ fn unwritten(path: &Utf8Path) -> Result<(), String> {
     }
 }
 
-fn line(by: Doing, effect: Effect) -> Line {
+fn line(by: By, effect: Effect) -> Line {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let at = u64::try_from(at.as_millis()).unwrap_or_default();
     Line { at, hand: by.hand, key: by.key, undoing: by.undoing, effect }

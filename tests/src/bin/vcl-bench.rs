@@ -11,6 +11,7 @@ fn main() -> Result<()> {
         Some("capture") => bench::capture::run(),
         Some("load") => bench::load::run(),
         Some("pickup") => bench::pickup::run(),
-        other => bail!("no bench {other:?}; there are capture, load and pickup"),
+        Some("queue") => bench::queue::run(names.get(1).map(String::as_str)),
+        other => bail!("no bench {other:?}; there are capture, load, pickup and queue"),
     }
 }
