@@ -11,6 +11,7 @@
 //! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
 //! | `computers` | `computers` |
 //! | `images` | `revisions` |
+//! | `retention` | `production`, and which of `revisions` may go |
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
 //!
@@ -37,6 +38,7 @@ mod migrate;
 mod names;
 mod nearby;
 mod reservations;
+mod retention;
 mod server;
 mod sqlite;
 mod submit;
@@ -52,4 +54,5 @@ pub use error::{Error, Kind, Result};
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
 pub use mariadb::MariaDb;
+pub use retention::Standing;
 pub use submit::NewJob;

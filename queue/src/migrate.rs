@@ -47,8 +47,10 @@ macro_rules! migration {
 }
 
 /// All of them, oldest first. One that was released is never changed.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[migration!(1, "initial", readable_from: 1, "0001_initial.sql")];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
+    migration!(2, "retention", readable_from: 2, "0002_retention.sql"),
+];
 
 /// The migrations of this program.
 pub(crate) fn migrations() -> &'static [Migration] {
@@ -291,16 +293,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     const NEXT: Migration = Migration {
-        version: 2,
+        version: 3,
         name: "more",
         readable_from: 2,
         sqlite: "ALTER TABLE events ADD COLUMN more TEXT; CREATE TABLE more (id INTEGER PRIMARY KEY);",
         mariadb: "ALTER TABLE events ADD COLUMN more TEXT;\nCREATE TABLE more (id BIGINT PRIMARY KEY);\n",
     };
     const BAD: Migration = Migration {
-        version: 3,
+        version: 4,
         name: "bad",
-        readable_from: 3,
+        readable_from: 4,
         sqlite: "CREATE TABLE bad (id INTEGER); SELECT * FROM nowhere;",
         mariadb: "CREATE TABLE bad (id BIGINT);\nSELECT * FROM nowhere;\n",
     };
@@ -344,27 +346,27 @@ mod tests {
         let queue = Queue::open(&path).await.unwrap();
         queue.event("noted", None, None, "before").await.unwrap();
         queue.close().await;
-        assert!(!copy(0).exists() && !copy(1).exists());
+        assert!(!copy(0).exists() && !copy(2).exists());
 
-        const TWO: &[Migration] = &[MIGRATIONS[0], NEXT];
+        const TWO: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
         // What an upgrade that broke off has left.
-        std::fs::write(copy(1), "half a copy").unwrap();
+        std::fs::write(copy(2), "half a copy").unwrap();
         let queue = Queue::open_with(&path, TWO).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;
         assert!(tables(&path).await.contains(&"more".to_owned()));
-        assert_eq!(std::fs::metadata(copy(1)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(copy(2)).unwrap().permissions().mode() & 0o777, 0o600);
 
-        const THREE: &[Migration] = &[MIGRATIONS[0], NEXT, BAD];
+        const THREE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
         let error = Queue::open_with(&path, THREE).await.unwrap_err();
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(!tables(&path).await.contains(&"bad".to_owned()));
 
         let error = Queue::open(&path).await.unwrap_err();
         assert_eq!(error.kind, Kind::Newer);
-        assert!(error.context.contains("vcl.db.schema-1"), "{error}");
+        assert!(error.context.contains("vcl.db.schema-2"), "{error}");
         // The way out that the refusal names.
-        std::fs::rename(copy(1), &path).unwrap();
+        std::fs::rename(copy(2), &path).unwrap();
         let queue = Queue::open(&path).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;

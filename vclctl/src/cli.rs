@@ -5,7 +5,7 @@ mod image;
 mod job;
 
 pub use computer::{ComputerVerb, PowerWord};
-pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord};
+pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, PruneArguments};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
 
 use clap::{Parser, Subcommand};

@@ -103,6 +103,20 @@ impl Client {
     pub async fn image(&self, name: &ImageName) -> Result<ImageView> {
         self.get(&["images", name.as_str()], &[], QUICK).await
     }
+    /// Why a revision cannot be deleted.
+    pub async fn why(&self, image: &ImageRef) -> Result<Why> {
+        let number = image.revision.unwrap_or_default().to_string();
+        self.get(&["images", image.name.as_str(), &number, "why"], &[], QUICK).await
+    }
+    /// Puts a revision in production.
+    pub async fn promote(&self, image: &ImageRef) -> Result<RevisionView> {
+        let number = image.revision.unwrap_or_default().to_string();
+        self.post(&["images", image.name.as_str(), &number, "promote"], &[], &()).await
+    }
+    /// What is in the trash.
+    pub async fn trash(&self) -> Result<Vec<TrashView>> {
+        self.get(&["trash"], &[], SLOW).await
+    }
     /// The virtual machines of a backend, ours or not.
     pub async fn vms(&self, backend: &BackendName) -> Result<Vec<VmView>> {
         self.get(&["backends", backend.as_str(), "vms"], &[], SLOW).await

@@ -126,6 +126,7 @@ impl Builder {
             notify::watchdog(closing, queue)
         });
         let mut working = tokio::spawn(worker::work(node.clone(), stop.clone()));
+        let reconciling = tokio::spawn(crate::reconcile::run(node.clone(), stop.drain.clone()));
         tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
 
@@ -160,6 +161,7 @@ impl Builder {
         closing.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
+        let _ = tokio::time::timeout(Duration::from_secs(3), reconciling).await;
         node.queue.close().await;
         tracing::info!("vcld has stopped");
         Ok(())

@@ -5,6 +5,7 @@
 
 mod access;
 mod handlers;
+mod keep;
 mod problem;
 mod stream;
 
@@ -45,6 +46,9 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(handlers::apply))
         .routes(routes!(handlers::images))
         .routes(routes!(handlers::image))
+        .routes(routes!(keep::promote))
+        .routes(routes!(keep::why))
+        .routes(routes!(keep::trash))
         .routes(routes!(handlers::vms))
         .routes(routes!(handlers::preview))
         .routes(routes!(handlers::jobs, handlers::submit))

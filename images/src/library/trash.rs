@@ -128,6 +128,22 @@ impl Library {
         .await
     }
 
+    /// Takes [`retire`](Self::retire) back, for its undo; says whether there was something to take back.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) when the name is none, [`Io`](ErrorKind::Io).
+    pub async fn unretire(&self, staging: &str, name: &TrashName) -> Result<bool> {
+        let to = self.staging_root().join(crate::names::file_name(staging)?);
+        let (from, store) = (self.trash_root().join(name.to_string()), self.store.clone());
+        blocking(move || {
+            if !from.is_dir() || to.exists() {
+                return Ok(false);
+            }
+            store.publish(&from, &to).map(|()| true)
+        })
+        .await
+    }
+
     /// What is in the trash, the oldest first.
     ///
     /// # Errors

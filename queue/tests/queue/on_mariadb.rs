@@ -23,6 +23,8 @@ mod kill;
 mod model;
 #[path = "reservations.rs"]
 mod reservations;
+#[path = "retention.rs"]
+mod retention;
 #[path = "speed.rs"]
 mod speed;
 #[path = "world.rs"]

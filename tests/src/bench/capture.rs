@@ -136,6 +136,7 @@ async fn ours(
         disks,
         firmware: None,
         boot: None,
+        boot_files: Vec::new(),
         backend: None,
         job: Some(vcl_types::JobId(1)),
         created: chrono::Utc::now(),

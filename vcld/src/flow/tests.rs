@@ -103,6 +103,7 @@ impl Case {
             after,
             power_on: false,
             note: None,
+            whole: false,
         })
         .await
     }
@@ -218,8 +219,10 @@ async fn refusals_name_the_thing_and_the_way_out() {
     case.load().await;
     let off = case.capture(After::Release).await;
     assert!(off.reason.unwrap().contains("vclctl computer power a on"));
-    let delete =
-        case.node.submit(JobRequest::DeleteImage { image: "debian@1".parse().unwrap() }, "tester").await;
+    let delete = case
+        .node
+        .submit(JobRequest::DeleteImage { image: "debian@1".parse().unwrap(), now: false }, "tester")
+        .await;
     assert!(delete.unwrap_err().message.contains('a'));
     let nowhere = JobRequest::Load { computer: "b".parse().unwrap(), image: "debian".parse().unwrap() };
     assert!(case.node.submit(nowhere, "tester").await.unwrap_err().message.contains('b'));
