@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
     Applied, ComputerView, Console, EventView, Finding, ImageView, JobView, Plan, PowerAction, PowerRequest,
-    Problem, Status, StreamItem, Submitted, VmPreview, VmView,
+    Problem, RevisionView, Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why,
 };
 use vcl_types::state::job;
-use vcl_types::{BackendName, ComputerName, ImageName, JobId, JobRequest};
+use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
 
 /// For what the daemon answers from its own memory and database.
 const QUICK: Duration = Duration::from_secs(30);

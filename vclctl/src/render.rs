@@ -4,6 +4,7 @@ pub mod computers;
 pub mod events;
 pub mod images;
 pub mod jobs;
+pub mod keep;
 pub mod live;
 pub mod plain;
 pub mod status;

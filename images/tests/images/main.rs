@@ -10,3 +10,4 @@ mod library;
 mod moving;
 mod publishing;
 mod tool;
+mod years;

@@ -98,10 +98,8 @@ pub enum ImageVerb {
     Trash,
     /// Delete what some rules let go: all but the newest, what is old, what somebody made. What is in production,
     /// loaded, being read or lies under another revision stays in any case.
-    #[command(
-        after_help = "Examples:\n  vclctl image prune --keep 5 --dry-run\n  \
-            vclctl image prune debian gis --keep 3 --older-than 90d\n  vclctl image prune --owner ada --older-than 30d --yes"
-    )]
+    #[command(after_help = "Examples:\n  vclctl image prune --keep 5 --dry-run\n  \
+            vclctl image prune debian gis --keep 3 --older-than 90d\n  vclctl image prune --owner ada --older-than 30d --yes")]
     Prune(PruneArguments),
     /// Say why a revision cannot be deleted.
     #[command(after_help = "Example: vclctl image why debian@2")]

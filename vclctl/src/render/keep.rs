@@ -27,7 +27,8 @@ pub fn why(why: &Why) -> String {
     if why.reasons.is_empty() {
         return format!("nothing keeps {image}: vclctl image delete {image}");
     }
-    let reasons: Vec<String> = why.reasons.iter().map(|reason| format!("  {}", text::one_line(reason))).collect();
+    let reasons: Vec<String> =
+        why.reasons.iter().map(|reason| format!("  {}", text::one_line(reason))).collect();
     format!("{image} stays:\n{}", reasons.join("\n"))
 }
 
@@ -45,13 +46,16 @@ mod tests {
             until: until.map(|t| t.parse().unwrap()),
             size: vcl_types::ByteSize(1 << 30),
         };
-        let all = [
-            thing("debian@1", "deleted", Some("2026-03-06T12:00:00Z")),
-            thing("gis@9", "exchanged", None),
-        ];
-        let kept = Why { image: "debian@2".parse().unwrap(), reasons: vec!["in production".into(), "loaded on a, b".into()] };
+        let all =
+            [thing("debian@1", "deleted", Some("2026-03-06T12:00:00Z")), thing("gis@9", "exchanged", None)];
+        let kept = Why {
+            image: "debian@2".parse().unwrap(),
+            reasons: vec!["in production".into(), "loaded on a, b".into()],
+        };
         let free = Why { image: "debian@3".parse().unwrap(), reasons: Vec::new() };
         let clock = fixtures::clock();
-        insta::assert_snapshot!([trash(&all, &clock), trash(&[], &clock), why(&kept), why(&free)].join("\n\n"));
+        insta::assert_snapshot!(
+            [trash(&all, &clock), trash(&[], &clock), why(&kept), why(&free)].join("\n\n")
+        );
     }
 }

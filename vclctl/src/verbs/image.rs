@@ -120,7 +120,8 @@ async fn prune(client: &Client, screen: &mut Screen, asked: PruneArguments) -> R
     };
     if !asked.yes && !asked.submission.dry_run {
         if !screen.interactive {
-            let context = "revisions would be deleted; look with --dry-run, then add --yes where nobody can be asked";
+            let context =
+                "revisions would be deleted; look with --dry-run, then add --yes where nobody can be asked";
             return Err(Error::new(ErrorKind::Usage, context));
         }
         let names: Vec<&str> = images.iter().map(|image| image.as_str()).collect();
