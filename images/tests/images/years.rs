@@ -174,7 +174,8 @@ impl Years {
                 let on = which.get(&there).clone();
                 let revision = self.library().get(&on).unwrap();
                 let made = overlay(&self.shelf, &revision, None).await;
-                let disk = self.shelf.path(&format!("computer{}.qcow2", self.job()));
+                let number = self.job();
+                let disk = self.shelf.path(&format!("computer{number}.qcow2"));
                 std::fs::rename(made, &disk).unwrap();
                 self.computers.push(Computer { sees: self.showed[&on].clone(), overlay: disk, on });
             }
@@ -272,13 +273,16 @@ impl Years {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_order_of_work_breaks_a_loaded_computer_or_a_child(acts in prop::collection::vec(act(), 8..22)) {
+    fn no_order_of_work_breaks_a_loaded_computer_or_a_child(
+            first in any::<prop::sample::Index>(),
+            acts in prop::collection::vec(act(), 8..22),
+        ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let mut years = Years::begin().await;
-            years.act(&Act::Load(prop::sample::Index::default())).await;
+            years.act(&Act::Load(first)).await;
             for act in &acts {
                 years.act(act).await;
                 years.holds().await;
