@@ -52,6 +52,21 @@ pub struct Library {
     pub path: Utf8PathBuf,
     /// A job that would leave less space than this free is refused.
     pub keep_free: ByteSize,
+    /// How many revisions may lie on one another before they are rewritten whole.
+    pub chain_limit: usize,
+    /// For how many days what was deleted can be brought back.
+    pub trash_days: u32,
+    /// Which revisions are deleted by themselves.
+    pub retention: Retention,
+}
+
+/// Which revisions are deleted by themselves: by default none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// How many of an image's newest stay.
+    pub keep: Option<u32>,
+    /// Only older ones go.
+    pub older_than_days: Option<u32>,
 }
 
 /// Where the queue and the records are kept.
@@ -234,7 +249,18 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
         !root
     });
     let keep_free = table.size("keep_free");
-    Some(Library { path: path?, keep_free: keep_free? })
+    let (chain_limit, trash_days) = (table.integer("chain_limit"), table.integer("trash_days"));
+    let retention = table.section("retention").map_or_else(Retention::default, |rules| {
+        let number = |key| rules.has(key).then(|| rules.integer(key)).flatten();
+        Retention { keep: number("keep"), older_than_days: number("older_than_days") }
+    });
+    Some(Library {
+        path: path?,
+        keep_free: keep_free?,
+        chain_limit: chain_limit? as usize,
+        trash_days: trash_days?,
+        retention,
+    })
 }
 
 fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Database> {

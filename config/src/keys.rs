@@ -230,6 +230,40 @@ pub const LIBRARY: &[Key] = &[
         "1G",
         "A job that would leave less space than this free is refused before it starts.",
     ),
+    Key::default(
+        "chain_limit",
+        Kind::Integer { min: 1, max: 24 },
+        "8",
+        "How many revisions may lie on one another, each stored as what differs from the one below. Longer chains are rewritten whole by themselves.",
+    ),
+    Key::default(
+        "trash_days",
+        Kind::Integer { min: 0, max: 3650 },
+        "7",
+        "For how many days a deleted revision can be brought back. 0 deletes for good at once.",
+    ),
+    Key::optional(
+        "retention",
+        Kind::Table(RETENTION),
+        "nothing is deleted by itself",
+        "Which revisions are deleted by themselves. Those in production, loaded, being read or lying under another never are. With both rules, what goes must be let go by both.",
+    ),
+];
+
+/// `[library.retention]`.
+pub const RETENTION: &[Key] = &[
+    Key::optional(
+        "keep",
+        Kind::Integer { min: 1, max: 100_000 },
+        "no such rule",
+        "How many of an image's newest revisions stay.",
+    ),
+    Key::optional(
+        "older_than_days",
+        Kind::Integer { min: 1, max: 36_500 },
+        "no such rule",
+        "Only revisions older than so many days go.",
+    ),
 ];
 
 /// `[database]`.

@@ -38,7 +38,9 @@ mod tests;
 
 pub use backend::{BackendConfig, BackendType, Backends, Known, Libvirt};
 pub use computers::derived_mac;
-pub use config::{Api, Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Ssh, parse};
+pub use config::{
+    Api, Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Retention, Ssh, parse,
+};
 pub use error::{Error, ErrorKind};
 pub use keys::{Key, Kind, Presence};
 pub use load::load;

@@ -77,7 +77,7 @@ pub async fn content(
     scratch: &Path,
     progress: &Progress,
 ) -> Result<Content> {
-    let plan = plan(cx, path, format, scratch).await?;
+    let plan = plan(cx, path, format, scratch, None).await?;
     let counter = Counter::new(progress, plan.bytes());
     let stop = cx.token().child_token();
     let _guard = stop.clone().drop_guard();
@@ -127,20 +127,44 @@ impl Plan {
     }
 }
 
-/// Finds out where a disk's bytes lie.
-pub(crate) async fn plan(cx: &Cx, path: &Path, format: Format, scratch: &Path) -> Result<Plan> {
-    let layers = qemu_img::chain(cx, path, format).await?;
-    if let Some(layer) = layers.iter().find(|l| l.encrypted) {
-        return Err(Error::refused(format!(
-            "{} is encrypted: its bytes cannot be read",
-            layer.path.display()
-        )));
-    }
-    let extents = qemu_img::map(cx, path, format).await?;
-    if let Some(layout) = Layout::of(&layers, &extents)? {
+/// How often a disk is looked at again whose files were exchanged meanwhile.
+const LOOKS: usize = 5;
+
+/// Finds out where a disk's bytes lie. With the chunks of what it lies on, those that it does not change are taken from
+/// there and not read.
+///
+/// A revision under it may be rewritten whole just now, which gives a name to another file with another layout: then it
+/// is looked at again.
+pub(crate) async fn plan(
+    cx: &Cx,
+    path: &Path,
+    format: Format,
+    scratch: &Path,
+    parent: Option<&Content>,
+) -> Result<Plan> {
+    let mut looks = 1;
+    let (layers, extents, layout) = loop {
+        let (layers, inodes) = qemu_img::chain_inodes(cx, path, format).await?;
+        if let Some(layer) = layers.iter().find(|l| l.encrypted) {
+            let layer = layer.path.display();
+            return Err(Error::refused(format!("{layer} is encrypted: its bytes cannot be read")));
+        }
+        let extents = qemu_img::map(cx, path, format).await?;
+        let layout = Layout::of(&layers, &extents, parent);
+        let steady = match &layout {
+            Ok(Some(layout)) => layout.inodes().is_ok_and(|now| now == inodes),
+            _ => qemu_img::chain_inodes(cx, path, format).await.is_ok_and(|(_, now)| now == inodes),
+        };
+        if steady || looks >= LOOKS || layers.len() == 1 {
+            break (layers, extents, layout?);
+        }
+        looks += 1;
+    };
+    if let Some(layout) = layout {
         return Ok(Plan { layout, copy: None });
     }
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let whole = layers.first().map(|top| top.path.as_path()).unwrap_or(path);
+    let name = whole.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let copy = Copy(scratch.join(format!("{name}.{}{RAW_COPY}", nonce())));
     let from = ConvertFrom { path, format };
     let total = qemu_img::data_bytes(&extents);
@@ -149,7 +173,7 @@ pub(crate) async fn plan(cx: &Cx, path: &Path, format: Format, scratch: &Path) -
         .map_err(|e| e.within(format!("reading {} through a raw copy", path.display())))?;
     let layers = qemu_img::chain(cx, &copy.0, Format::Raw).await?;
     let extents = qemu_img::map(cx, &copy.0, Format::Raw).await?;
-    match Layout::of(&layers, &extents)? {
+    match Layout::of(&layers, &extents, None)? {
         Some(layout) => Ok(Plan { layout, copy: Some(copy) }),
         None => Err(Error::corrupt(format!("the raw copy of {} has no plain layout", path.display()))),
     }

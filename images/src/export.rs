@@ -13,7 +13,8 @@ use vcl_types::Revision;
 impl Library {
     /// Writes a revision's disk, counted from 0, to a new file `to`, which is absolute and must not exist. It is there whole
     /// or not at all; until then it grows beside it as `.NAME.part`, which [`discard_export`] removes. In the format that
-    /// the library has it in, it is the stored file itself. Progress counts bytes.
+    /// the library has it in, it is the stored file itself; of a disk that lies on its parent's, all of it is copied, so
+    /// that what is given out never lies on anything. Progress counts bytes.
     ///
     /// It may run again: in a second run a target that shows a guest the same bytes is taken for the first run's. Two
     /// exports to one target at a time are not kept apart before the end, where one of them fails.
@@ -46,7 +47,7 @@ impl Library {
             return if same { Ok(()) } else { Err(exists()) };
         }
         remove(&part)?;
-        if stored == format {
+        if stored == format && record.over.is_none() {
             let (store, stop, progress) = (self.store().clone(), cx.token().child_token(), progress.clone());
             let _guard = stop.clone().drop_guard();
             let (from, part) = (from.clone(), part.clone());

@@ -3,11 +3,14 @@
 mod publish;
 mod scan;
 mod staging;
+mod trash;
 
 pub use scan::{Finding, Scan};
 pub use staging::{Leftover, Staging};
+pub use trash::{Discarded, TrashName, Trashed};
 
 use crate::blocking::blocking;
+use crate::space::Ledger;
 use crate::{Directory, Error, Result, Space, Store, names};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +27,7 @@ const TRASH: &str = ".trash";
 pub struct Library {
     root: Arc<Path>,
     store: Arc<dyn Store>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Library {
@@ -61,7 +65,7 @@ impl Library {
                 e.within(format!("the library {name} cannot be used (the daemon's user must own it)"))
             })?;
         }
-        Ok(Self { root: root.into(), store })
+        Ok(Self { root: root.into(), store, ledger: Arc::default() })
     }
 
     /// Its directory.
@@ -75,7 +79,7 @@ impl Library {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io).
     pub fn space(&self) -> Result<Space> {
-        self.store.space(&self.root)
+        Ok(Space { reserved: self.ledger.sum(), ..self.store.space(&self.root)? })
     }
 
     /// What everything in it takes, in bytes: revisions, staging and trash.
@@ -97,7 +101,7 @@ impl Library {
         self.root.join(TRASH)
     }
     /// Where a revision lies or would lie.
-    fn place(&self, image: &ImageRef) -> Result<PathBuf> {
+    pub(crate) fn place(&self, image: &ImageRef) -> Result<PathBuf> {
         match image.revision {
             Some(revision) => Ok(self.root.join(image.name.as_str()).join(revision.to_string())),
             None => Err(Error::refused(format!("`{image}` names no revision; write `{image}@1`"))),

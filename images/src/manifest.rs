@@ -10,8 +10,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use vcl_types::Manifest;
 
-/// The version that is written, and the newest that is read.
-const VERSION: u32 = 1;
+/// The newest version that is written and read: 2 where a disk lies on the parent's, 1 otherwise.
+const VERSION: u32 = 2;
 /// How long a manifest may be, in bytes.
 const LONGEST: u64 = 1 << 20;
 /// How many disks a revision may have.
@@ -67,7 +67,7 @@ pub(crate) fn write(directory: &Path, manifest: &Manifest) -> Result<()> {
 
 /// Whether all that a manifest says can be.
 pub(crate) fn check(manifest: &Manifest) -> Result<()> {
-    if manifest.version != VERSION {
+    if !(1..=VERSION).contains(&manifest.version) {
         return Err(Error::refused(format!("there is no manifest of version {}", manifest.version)));
     }
     if manifest.revision == 0 {
@@ -84,6 +84,7 @@ pub(crate) fn check(manifest: &Manifest) -> Result<()> {
             return Err(Error::refused(format!("it names the file {name} twice")));
         }
     }
+    lies(manifest)?;
     for disk in &manifest.disks {
         disk.format.parse::<Format>()?;
         let (file, size) = (&disk.file, disk.virtual_size.bytes());
@@ -104,6 +105,32 @@ pub(crate) fn check(manifest: &Manifest) -> Result<()> {
         firmware.format.parse::<Format>()?;
     }
     Ok(())
+}
+
+/// Whether disks that lie on others lie on disks of the parent, and the boot files' digests are of boot files.
+fn lies(manifest: &Manifest) -> Result<()> {
+    for disk in &manifest.disks {
+        let Some(over) = &disk.over else { continue };
+        let file = &disk.file;
+        if manifest.version < 2 || disk.format != Format::Qcow2.as_str() {
+            return Err(Error::refused(format!(
+                "{file} lies on another disk, and it is no qcow2 of version 2"
+            )));
+        }
+        file_name(&over.file)?;
+        let parent = manifest.parent.as_ref().filter(|p| p.revision.is_some());
+        if parent != Some(&over.image) || over.image == manifest.image_ref() {
+            return Err(Error::refused(format!("{file} lies on {}, which is not its parent", over.image)));
+        }
+    }
+    let boot: Vec<&String> =
+        manifest.boot.iter().flat_map(|b| std::iter::once(&b.kernel).chain(&b.initrd)).collect();
+    match manifest.boot_files.iter().find(|f| !boot.contains(&&f.file)) {
+        Some(other) => {
+            Err(Error::refused(format!("it has a digest of {}, which it does not boot", other.file)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// All files that a manifest names.

@@ -8,10 +8,10 @@ mod inspect;
 mod limits;
 mod make;
 
-pub use convert::{ConvertFrom, ConvertOptions, convert};
+pub use convert::{ConvertFrom, ConvertOptions, convert, convert_over};
 pub(crate) use convert::{copy, data_bytes};
 pub use inspect::{Backing, Check, Extent, Info, chain, check, info, map};
-pub(crate) use inspect::{checked, extents, look};
+pub(crate) use inspect::{chain_inodes, checked, extents, look};
 pub use limits::Limits;
 pub use make::{create_overlay, resize};
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 use vcl_job::Cx;
-use vcl_types::{ByteSize, DiskRecord, FirmwareRecord};
+use vcl_types::{ByteSize, DirectBoot, DiskRecord, FileRecord, FirmwareRecord, Over};
 
 /// A disk in a staging directory.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -32,7 +32,8 @@ impl StagedDisk {
 }
 
 /// Flushes the disks, checks their tables, and makes both digests of each; the chunk digests are left beside them. All of
-/// it goes on at once. Progress is the step's, in bytes to be hashed. It changes no disk, so it may run again.
+/// it goes on at once. Of a disk that was stored over the staging's [`base`](Staging::base), only the chunks that it has a
+/// part of are read; the digests of the others are the base's. Progress is the step's, in bytes to be hashed. It changes no disk, so it may run again.
 ///
 /// # Errors
 /// [`Refused`](crate::ErrorKind::Refused) when a disk lies on another file or is encrypted,
@@ -41,8 +42,8 @@ impl StagedDisk {
 pub async fn seal(cx: &Cx, staging: &Staging, disks: &[StagedDisk]) -> Result<Vec<DiskRecord>> {
     digest::remove_copies(staging.directory())?;
     let mut ready = Vec::new();
-    for disk in disks {
-        ready.push(Ready::of(cx, staging, disk).await?);
+    for (n, disk) in disks.iter().enumerate() {
+        ready.push(Ready::of(cx, staging, n, disk).await?);
     }
     let total = ready.iter().map(|r| r.before.length + r.plan.bytes()).sum();
     let counter = Counter::new(&Progress::of(cx), total);
@@ -74,6 +75,24 @@ pub async fn seal_firmware(cx: &Cx, staging: &Staging, file: &str, format: Forma
     Ok(FirmwareRecord { file: file.to_owned(), file_digest: digest.digest, format: format.to_string() })
 }
 
+/// Flushes the files that a machine is started with and makes their digests.
+///
+/// # Errors
+/// [`NotFound`](crate::ErrorKind::NotFound), [`Refused`](crate::ErrorKind::Refused) when one is not a regular file, or told
+/// to stop.
+pub async fn seal_boot(cx: &Cx, staging: &Staging, boot: &DirectBoot) -> Result<Vec<FileRecord>> {
+    let mut records = Vec::new();
+    for file in std::iter::once(&boot.kernel).chain(&boot.initrd) {
+        let path = staging.path(file)?;
+        let before = Stamp::of(&path)?;
+        flush(path.clone()).await?;
+        let digest = digest::file(cx, &path, &Progress::none()).await?;
+        before.holds(&path)?;
+        records.push(FileRecord { file: file.clone(), size: ByteSize(digest.size), digest: digest.digest });
+    }
+    Ok(records)
+}
+
 /// A disk that has been looked at.
 struct Ready {
     name: String,
@@ -81,15 +100,23 @@ struct Ready {
     format: Format,
     before: Stamp,
     plan: Plan,
+    over: Option<Over>,
 }
 
 impl Ready {
-    async fn of(cx: &Cx, staging: &Staging, disk: &StagedDisk) -> Result<Self> {
+    async fn of(cx: &Cx, staging: &Staging, n: usize, disk: &StagedDisk) -> Result<Self> {
         let name = file_name(&disk.file)?.to_owned();
         let path = staging.path(&name)?;
         let before = Stamp::of(&path)?;
         let info = qemu_img::info(cx, &path, disk.format).await?;
+        let mut over = None;
         if let Some(backing) = &info.backing {
+            // The base's disk of the same number, by exactly the name it has from here, and nothing else.
+            over = staging.base().and_then(|base| base.over(n)).filter(|over| {
+                backing.name == over.reference() && backing.format.as_deref() == Some(Format::Qcow2.as_str())
+            });
+        }
+        if let Some(backing) = info.backing.as_ref().filter(|_| over.is_none()) {
             let name = &backing.name;
             return Err(Error::refused(format!(
                 "{} still lies on {name}; copy the whole disk",
@@ -99,8 +126,9 @@ impl Ready {
         if let Some(other) = info.data_file.as_ref().or(info.extents.iter().find(|e| Path::new(e) != path)) {
             return Err(Error::refused(format!("{} keeps its data in {other}", path.display())));
         }
-        let plan = digest::plan(cx, &path, disk.format, staging.directory()).await?;
-        Ok(Self { name, path, format: disk.format, before, plan })
+        let parent = staging.base().filter(|_| over.is_some()).and_then(|base| base.contents.get(n));
+        let plan = digest::plan(cx, &path, disk.format, staging.directory(), parent).await?;
+        Ok(Self { name, path, format: disk.format, before, plan, over })
     }
 
     async fn seal(self, cx: &Cx, staging: &Staging, counter: &Counter) -> Result<DiskRecord> {
@@ -128,6 +156,7 @@ impl Ready {
             file_size: ByteSize(file.size),
             file_digest: file.digest,
             content_digest: content.digest(),
+            over: self.over,
         })
     }
 }

@@ -81,6 +81,28 @@ pub fn sniff(path: &Path) -> Result<Sniffed> {
     }
 }
 
+/// The name of the backing file in the header of a qcow2, as it stands there. Read without qemu.
+pub(crate) fn backing(path: &Path) -> Result<Option<String>> {
+    let name = path.display();
+    let failed = |e| Error::io(format!("reading {name}"), e);
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let image = Image { file, length };
+    let head = image.bytes(0, 64).map_err(failed)?;
+    let number = |at: usize| head.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+    if !head.starts_with(b"QFI\xfb") {
+        return Err(Error::corrupt(format!("{name} is no qcow2")));
+    }
+    match (number(8), head.get(16..20).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes)) {
+        (Some(0), _) => Ok(None),
+        (Some(at), Some(length @ 1..=1023)) => {
+            let bytes = image.bytes(at, length as usize).map_err(failed)?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        _ => Err(Error::corrupt(format!("the header of {name} cannot be"))),
+    }
+}
+
 /// Why a file is not taken.
 enum Fault {
     Io(io::Error),

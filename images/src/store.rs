@@ -16,6 +16,9 @@ pub struct Space {
     pub free: u64,
     /// All of it.
     pub total: u64,
+    /// How much of what is free is set apart for jobs that have not written it yet; see
+    /// [`Library::reserve`](crate::Library::reserve). A store by itself knows of none.
+    pub reserved: u64,
 }
 
 /// A place that holds files of images. All calls block.
@@ -33,6 +36,28 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Exists`](ErrorKind::Exists), [`NotFound`](ErrorKind::NotFound).
     fn publish(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Lets two directories change names with each other, at once: at no time is there neither or one twice. When this
+    /// returns, it survives a power cut.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Refused`](ErrorKind::Refused) where the file system cannot.
+    fn exchange(&self, one: &Path, other: &Path) -> Result<()> {
+        match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                let one = one.display();
+                return Err(Error::refused(format!(
+                    "the file system of {one} cannot exchange two directories; keep the library on ext4, xfs, btrfs or zfs"
+                )));
+            }
+            done => done.map_err(|e| {
+                Error::io(format!("exchanging {} and {}", one.display(), other.display()), e.into())
+            })?,
+        }
+        for directory in [one.parent(), other.parent()].into_iter().flatten() {
+            self.flush_names(directory)?;
+        }
+        Ok(())
+    }
     /// Makes the names in a directory survive a power cut.
     ///
     /// # Errors
@@ -141,7 +166,7 @@ impl Store for Directory {
     fn space(&self, path: &Path) -> Result<Space> {
         let stat = rustix::fs::statvfs(path)
             .map_err(|e| Error::io(format!("measuring the file system of {}", path.display()), e.into()))?;
-        Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
+        Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize, reserved: 0 })
     }
 
     fn remove(&self, path: &Path) -> Result<bool> {

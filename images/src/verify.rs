@@ -4,11 +4,11 @@ use crate::names::chunks_name;
 use crate::progress::Counter;
 use crate::qemu_img::Format;
 use crate::seal::Both;
-use crate::{Error, ErrorKind, Library, Progress, Result, digest};
+use crate::{Error, ErrorKind, Library, Progress, Result, delta, digest};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use vcl_job::Cx;
-use vcl_types::{Digest, DiskRecord, Revision};
+use vcl_types::{Digest, DiskRecord, ImageRef, Revision};
 
 /// A file of a revision that is not what the manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,13 @@ pub enum Fault {
     },
     /// It cannot be read as what it should be.
     Unreadable(String),
+    /// A revision that it lies on is broken.
+    Parent {
+        /// Which.
+        image: ImageRef,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 impl fmt::Display for Mismatch {
@@ -58,25 +65,80 @@ impl fmt::Display for Mismatch {
             Fault::Content { chunks, .. } => {
                 write!(f, "{file} does not show a guest what it should, in {} chunks of 4 MiB", chunks.len())
             }
+            Fault::Parent { image, why } => write!(f, "{file} lies on {image}, which is broken: {why}"),
             Fault::Unreadable(why) => write!(f, "{file} cannot be read: {why}"),
         }
     }
 }
 
+/// How often a revision is read again because it, or what it lies on, was rewritten whole meanwhile.
+const TRIES: usize = 4;
+
 impl Library {
-    /// Reads every disk of a revision, makes both digests and compares them with the manifest; the firmware's file too.
-    /// Progress counts bytes hashed. An empty answer means that all is well.
+    /// Reads every disk of a revision, makes both digests and compares them with the manifest; the files beside the disks,
+    /// too. Of the revisions it lies on, the files are compared: one that is broken is reported with its name. Progress
+    /// counts bytes hashed. An empty answer means that all is well.
     ///
     /// # Errors
     /// When it cannot be told: told to stop, or no room for the raw copy that some disks need. What is wrong with the
     /// revision is no error.
     pub async fn verify(&self, cx: &Cx, revision: &Revision, progress: &Progress) -> Result<Vec<Mismatch>> {
+        let mut top = revision.clone();
+        let mut tries = 1;
+        loop {
+            let mut found = self.compare_all(cx, &top, progress).await?;
+            let under = self.under(&top);
+            match &under {
+                Ok(under) => {
+                    for parent in under {
+                        found.extend(self.compare_parent(cx, &top, parent).await?);
+                    }
+                }
+                Err(e) => found.push(Mismatch { file: lying(&top), fault: Fault::Unreadable(said(e)) }),
+            }
+            if found.is_empty() || tries >= TRIES {
+                return Ok(found);
+            }
+            // A revision is rewritten whole by one rename: then what was read was half the old one, half the new.
+            let Ok(now) = self.one(&top.manifest.image_ref()) else { return Ok(found) };
+            let manifests = |all: &[Revision]| all.iter().map(|r| r.manifest.clone()).collect::<Vec<_>>();
+            let was = under.ok().map(|under| manifests(&under));
+            if now.manifest == top.manifest && self.under(&now).ok().map(|under| manifests(&under)) == was {
+                return Ok(found);
+            }
+            top = now;
+            tries += 1;
+        }
+    }
+
+    /// What is wrong with the files of a revision that another lies on, as the other's fault.
+    async fn compare_parent(&self, cx: &Cx, child: &Revision, parent: &Revision) -> Result<Vec<Mismatch>> {
+        let mut found = Vec::new();
+        let image = parent.manifest.image_ref();
+        for disk in &parent.manifest.disks {
+            let path = PathBuf::from(parent.path(&disk.file));
+            if let Some(why) = compare_file(cx, &path, &disk.file_digest).await? {
+                let fault = Fault::Parent {
+                    image: image.clone(),
+                    why: Mismatch { file: disk.file.clone(), fault: why }.to_string(),
+                };
+                found.push(Mismatch { file: lying(child), fault });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn compare_all(&self, cx: &Cx, revision: &Revision, progress: &Progress) -> Result<Vec<Mismatch>> {
         let mut found = Vec::new();
         let mut ready = Vec::new();
         for disk in &revision.manifest.disks {
             let path = PathBuf::from(revision.path(&disk.file));
             let format: Format = disk.format.parse()?;
-            let plan = digest::plan(cx, &path, format, &self.staging_root()).await;
+            if let Err(e) = delta::header(Path::new(&revision.directory), disk) {
+                found.push(Mismatch { file: disk.file.clone(), fault: fault(e)? });
+                continue;
+            }
+            let plan = digest::plan(cx, &path, format, &self.staging_root(), None).await;
             match plan.and_then(|plan| Ok((length(&path)?, plan))) {
                 Ok((length, plan)) => ready.push((disk, path, length, plan)),
                 Err(e) => found.push(Mismatch { file: disk.file.clone(), fault: fault(e)? }),
@@ -92,17 +154,36 @@ impl Library {
                 Err(e) => found.push(Mismatch { file: disk.file.clone(), fault: fault(e)? }),
             }
         }
-        if let Some(firmware) = &revision.manifest.firmware {
-            let path = PathBuf::from(revision.path(&firmware.file));
-            let expected = &firmware.file_digest;
-            let fault = match digest::file(cx, &path, &Progress::none()).await {
-                Ok(file) if file.digest == *expected => None,
-                Ok(file) => Some(Fault::File { expected: expected.clone(), found: file.digest }),
-                Err(e) => Some(fault(e)?),
-            };
-            found.extend(fault.map(|fault| Mismatch { file: firmware.file.clone(), fault }));
+        let manifest = &revision.manifest;
+        let firmware = manifest.firmware.iter().map(|f| (&f.file, &f.file_digest));
+        for (file, digest) in firmware.chain(manifest.boot_files.iter().map(|f| (&f.file, &f.digest))) {
+            let fault = compare_file(cx, Path::new(&revision.path(file)), digest).await?;
+            found.extend(fault.map(|fault| Mismatch { file: file.clone(), fault }));
         }
         Ok(found)
+    }
+}
+
+/// The disk of a revision that lies on its parent's.
+fn lying(revision: &Revision) -> String {
+    let disks = &revision.manifest.disks;
+    disks.iter().find(|d| d.over.is_some()).or(disks.first()).map_or_else(String::new, |d| d.file.clone())
+}
+
+fn said(error: &Error) -> String {
+    let (mut text, mut next) = (error.to_string(), std::error::Error::source(error));
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+async fn compare_file(cx: &Cx, path: &Path, expected: &Digest) -> Result<Option<Fault>> {
+    match digest::file(cx, path, &Progress::none()).await {
+        Ok(file) if file.digest == *expected => Ok(None),
+        Ok(file) => Ok(Some(Fault::File { expected: expected.clone(), found: file.digest })),
+        Err(e) => Ok(Some(fault(e)?)),
     }
 }
 

@@ -49,15 +49,11 @@ impl Doing {
             }
             Err(_) => (key.to_owned(), token, undoing),
         };
-<<<<<<< HEAD
-        Self { key, token, undoing, shared: shared.clone(), stop }
-=======
         let job = match shared.journal.job() {
             0 => DOING.try_with(|outer| outer.job).unwrap_or(0),
             job => job,
         };
-        Self { key: key.to_owned(), token, job, undoing, shared: shared.clone(), stop }
->>>>>>> w-sim
+        Self { key, token, job, undoing, shared: shared.clone(), stop }
     }
     /// Tells a person something that is kept with the job.
     pub fn event(&self, kind: &str, message: impl AsRef<str>) {

@@ -121,11 +121,11 @@ impl Queue {
                     rows += 1;
                     waiting.push((table, row));
                     if waiting.len() >= ROWS {
-                        self.put_back(std::mem::take(&mut waiting)).await?;
+                        self.insert_rows(std::mem::take(&mut waiting)).await?;
                     }
                 }
                 (Line::End { rows: its }, Some(schema)) if its == rows => {
-                    self.put_back(waiting).await?;
+                    self.insert_rows(waiting).await?;
                     return Ok(Dumped { schema, rows });
                 }
                 _ => {
@@ -138,7 +138,7 @@ impl Queue {
         }
     }
 
-    async fn put_back(&self, rows: Vec<(String, Map<String, Value>)>) -> Result<()> {
+    async fn insert_rows(&self, rows: Vec<(String, Map<String, Value>)>) -> Result<()> {
         self.write(move |db| {
             Box::pin(async move {
                 let known = tables(&mut *db).await?;

@@ -2,7 +2,7 @@
 
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::engine::{exclusive, number, number_or_null};
-use crate::{Claim, Error, Kind, Queue, Result, guard, names};
+use crate::{Claim, Error, Kind, Queue, Result, guard, names, retention};
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::RevisionView;
@@ -17,13 +17,16 @@ pub struct RevisionRow {
     pub size: ByteSize,
     /// The computers that are loaded from it.
     pub used_by: Vec<ComputerName>,
+    /// Whether it is the image's revision in production.
+    pub production: bool,
 }
 
 impl RevisionRow {
     /// As the API shows it; `here` is whether this node's library holds it.
     #[must_use]
     pub fn view(self, here: bool) -> RevisionView {
-        RevisionView { manifest: self.manifest, size: self.size, used_by: self.used_by, here }
+        let Self { manifest, size, used_by, production } = self;
+        RevisionView { manifest, size, used_by, here, production }
     }
 }
 
@@ -142,12 +145,14 @@ impl Queue {
             let Some(number) = number_or_null(row, "loaded_revision")? else { continue };
             used.entry((row.try_get("loaded_image")?, number)).or_default().push(parsed(row, "name")?);
         }
+        let produced = retention::productions(&mut db).await?;
         let mut images: Vec<ImageRow> = Vec::new();
         for row in &rows {
             let Found { number, manifest, size } = Found::read(row)?;
             let name: ImageName = parsed(row, "image")?;
             let used_by = used.remove(&(name.to_string(), number)).unwrap_or_default();
-            let revision = RevisionRow { manifest, size, used_by };
+            let production = produced.get(name.as_str()) == Some(&number);
+            let revision = RevisionRow { manifest, size, used_by, production };
             match images.last_mut().filter(|image| image.name == name) {
                 Some(image) => image.revisions.push(revision),
                 None => images.push(ImageRow { name, revisions: vec![revision] }),
@@ -262,8 +267,9 @@ impl Queue {
 }
 
 async fn with_users(db: &mut Db, found: Found) -> Result<RevisionRow> {
-    let used_by = users(db, &found.manifest.image_ref()).await?;
-    Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by })
+    let used_by = users(&mut *db, &found.manifest.image_ref()).await?;
+    let production = retention::production(db, &found.manifest.image).await? == Some(found.number);
+    Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by, production })
 }
 
 async fn row(db: &mut Db, manifest: &Manifest) -> Result<Option<DbRow>> {
@@ -292,9 +298,9 @@ async fn record(db: &mut Db, claim: &Claim, manifest: &Manifest, size: ByteSize)
         .bind(bytes(size))
         .bind(manifest.image.as_str())
         .bind(i64::from(manifest.revision))
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    retention::record_over(db, manifest).await
 }
 
 async fn insert(db: &mut Db, manifest: &Manifest, size: ByteSize, job: Option<i64>) -> Result<()> {
@@ -307,9 +313,9 @@ async fn insert(db: &mut Db, manifest: &Manifest, size: ByteSize, job: Option<i6
     .bind(bytes(size))
     .bind(job)
     .bind(now())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    retention::record_over(db, manifest).await
 }
 
 async fn rebuild(db: &mut Db, manifests: Vec<Manifest>) -> Result<Rebuilt> {

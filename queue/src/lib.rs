@@ -11,6 +11,7 @@
 //! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
 //! | `computers` | `computers` |
 //! | `images` | `revisions` |
+//! | `retention` | `production`, and which of `revisions` may go |
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
 //! | `evidence` | `evidence`: what was kept of a failure |
@@ -44,6 +45,7 @@ mod names;
 mod nearby;
 mod orphans;
 mod reservations;
+mod retention;
 mod server;
 mod sqlite;
 mod submit;
@@ -64,6 +66,7 @@ pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
 pub use mariadb::MariaDb;
 pub use orphans::{Noted, Sight};
+pub use retention::Standing;
 pub use submit::NewJob;
 pub use timings::{History, usual};
 pub use upkeep::{Purged, Stance};

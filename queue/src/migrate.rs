@@ -51,6 +51,7 @@ pub(crate) const MIGRATIONS: &[Migration] =
     &[
         migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
         migration!(2, "insight", readable_from: 1, "0002_insight.sql"),
+        migration!(3, "retention", readable_from: 3, "0003_retention.sql"),
     ];
 
 /// The migrations of this program.

@@ -4,7 +4,7 @@ use crate::database::{Db, now, to_json};
 use crate::engine::{exclusive, inserted};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
-use crate::{Error, Kind, Queue, Result, computers};
+use crate::{Error, Kind, Queue, Result, computers, retention};
 
 use vcl_types::state::job::State;
 use vcl_types::{BackendName, CaptureInto, ImageName, ImageRef, JobId, JobRequest};
@@ -99,10 +99,25 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
             }
             needs.reads = Some(image);
         }
-        JobRequest::DeleteImage { image } => {
+        JobRequest::Flatten { image } => {
+            let number = images::find(db, image).await?.number;
+            needs.image = Some(image.name.clone());
+            needs.reads = Some(ImageRef::new(image.name.clone(), number));
+        }
+        JobRequest::Undelete { image } => {
+            if !retention::deleted(db, image).await? {
+                return Err(Error::new(Kind::Exists, format!("{image} is not deleted")));
+            }
+            needs.image = Some(image.name.clone());
+        }
+        JobRequest::Prune { image, .. } => {
+            images::find(db, &ImageRef { name: image.clone(), revision: None }).await?;
+            needs.image = Some(image.clone());
+        }
+        JobRequest::DeleteImage { image, .. } => {
             let Found { number, .. } = images::find(db, image).await?;
             let image = ImageRef::new(image.name.clone(), number);
-            images::unused(db, &image).await?;
+            retention::free(db, &image).await?;
             let reading = sqlx::query(
                 "SELECT * FROM jobs WHERE image = ? AND revision = ? \
                  AND state IN ('queued', 'running', 'waiting', 'stuck') ORDER BY id LIMIT 1",

@@ -214,6 +214,36 @@ pub struct RevisionView {
     pub used_by: Vec<ComputerName>,
     /// Whether this node's library holds it.
     pub here: bool,
+    /// Whether it is the image's revision in production.
+    #[serde(default)]
+    pub production: bool,
+}
+
+/// Why a revision cannot be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WhyKept {
+    /// The revision.
+    pub image: ImageRef,
+    /// Each reason in words; none when it can be deleted.
+    pub reasons: Vec<String>,
+}
+
+/// Something in a library's trash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TrashView {
+    /// What it was.
+    pub image: ImageRef,
+    /// `deleted`: it can be brought back. `exchanged`: the delta of a revision that is whole now. `for-good`: it is
+    /// being removed.
+    pub why: String,
+    /// Since when it is there.
+    pub since: DateTime<Utc>,
+    /// When it is removed; `None` while a computer may have it open.
+    pub until: Option<DateTime<Utc>>,
+    /// What it takes.
+    pub size: ByteSize,
 }
 
 /// A virtual machine of a backend, ours or not.

@@ -281,6 +281,9 @@ pub struct DiskRecord {
     pub file_digest: Digest,
     /// Digest of the bytes the guest sees, whatever the format (see vcl-images for how it is made).
     pub content_digest: Digest,
+    /// What it lies on, where only what differs from the parent is stored; `None` for a whole disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<crate::Over>,
 }
 
 /// The firmware variables of a revision.
@@ -300,7 +303,7 @@ pub struct FirmwareRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Manifest {
-    /// The manifest's own format; this is version 1.
+    /// The manifest's own format: 1, or 2 where a disk lies on the parent's.
     pub version: u32,
     /// The image.
     pub image: ImageName,
@@ -321,6 +324,9 @@ pub struct Manifest {
     pub firmware: Option<FirmwareRecord>,
     /// Kernel and initrd, where it is started without a boot loader.
     pub boot: Option<DirectBoot>,
+    /// The digests of the files that `boot` names; empty in manifests from before they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot_files: Vec<crate::FileRecord>,
     /// The backend instance that made it; `None` for an imported one.
     pub backend: Option<BackendName>,
     /// The job that made it.
@@ -336,6 +342,16 @@ impl Manifest {
     #[must_use]
     pub fn image_ref(&self) -> ImageRef {
         ImageRef::new(self.image.clone(), self.revision)
+    }
+    /// The revision that disks of this one lie on, where they are stored as deltas.
+    #[must_use]
+    pub fn lies_on(&self) -> Option<&ImageRef> {
+        self.disks.iter().find_map(|disk| disk.over.as_ref()).map(|over| &over.image)
+    }
+    /// The version of a manifest with these disks.
+    #[must_use]
+    pub fn version_for(disks: &[DiskRecord]) -> u32 {
+        if disks.iter().any(|disk| disk.over.is_some()) { 2 } else { 1 }
     }
 }
 

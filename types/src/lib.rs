@@ -8,6 +8,7 @@
 
 pub mod api;
 mod computer;
+mod delta;
 mod endpoint;
 mod ids;
 mod image;
@@ -18,6 +19,7 @@ mod size;
 pub mod state;
 
 pub use computer::{Accelerator, AddressSource, Computer, Loaded, Nic, NicRole};
+pub use delta::{FileRecord, Over};
 pub use endpoint::{Endpoint, HostKey, HostKeys, KeySource};
 pub use ids::{BackendName, ComputerName, ImageName, InvalidName, JobId, NetworkName, ReservationId};
 pub use image::{

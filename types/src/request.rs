@@ -58,6 +58,9 @@ pub enum JobRequest {
         /// A line for people about what this revision is.
         #[serde(default)]
         note: Option<String>,
+        /// Store the disks whole, and not only what differs from the revision the computer was loaded from.
+        #[serde(default)]
+        whole: bool,
     },
     /// Take a computer back: its machine and its overlay are removed.
     Unload {
@@ -106,10 +109,40 @@ pub enum JobRequest {
         /// The revision; without a number, the newest.
         image: ImageRef,
     },
-    /// Remove a revision from the library.
+    /// Remove a revision from the library: into the trash, from where it can be brought back for a while.
     DeleteImage {
         /// The revision; it has a number, so that nothing is deleted by a default.
         image: ImageRef,
+        /// For good, at once.
+        #[serde(default)]
+        now: bool,
+    },
+    /// Bring a deleted revision back from the trash.
+    Undelete {
+        /// The revision, with its number.
+        image: ImageRef,
+    },
+    /// Rewrite a revision's disks whole, so that they lie on no other revision's. What a guest sees stays the same.
+    Flatten {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+    },
+    /// Delete what an image's rules for keeping do not keep.
+    Prune {
+        /// The image.
+        image: ImageName,
+        /// How many of the newest revisions stay.
+        #[serde(default)]
+        keep: Option<u32>,
+        /// Only revisions that are older than so many seconds go.
+        #[serde(default)]
+        older_than_s: Option<u64>,
+        /// Only revisions that this account made go.
+        #[serde(default)]
+        owner: Option<String>,
+        /// For good, at once.
+        #[serde(default)]
+        now: bool,
     },
 }
 
@@ -127,6 +160,9 @@ pub enum JobKind {
     Export,
     Verify,
     DeleteImage,
+    Undelete,
+    Flatten,
+    Prune,
 }
 
 impl JobRequest {
@@ -142,6 +178,9 @@ impl JobRequest {
             Self::Export { .. } => JobKind::Export,
             Self::Verify { .. } => JobKind::Verify,
             Self::DeleteImage { .. } => JobKind::DeleteImage,
+            Self::Undelete { .. } => JobKind::Undelete,
+            Self::Flatten { .. } => JobKind::Flatten,
+            Self::Prune { .. } => JobKind::Prune,
         }
     }
     /// The computer it acts on, which one job at a time may hold.
@@ -161,8 +200,12 @@ impl JobRequest {
             Self::Load { image, .. }
             | Self::Export { image, .. }
             | Self::Verify { image }
-            | Self::DeleteImage { image } => Some(&image.name),
-            Self::Import { image, .. } | Self::CreateFromVm { image, .. } => Some(image),
+            | Self::DeleteImage { image, .. }
+            | Self::Undelete { image }
+            | Self::Flatten { image } => Some(&image.name),
+            Self::Import { image, .. } | Self::CreateFromVm { image, .. } | Self::Prune { image, .. } => {
+                Some(image)
+            }
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
             Self::Capture { .. } | Self::Unload { .. } => None,
         }
@@ -182,6 +225,9 @@ impl JobKind {
             Self::Export => "export",
             Self::Verify => "verify",
             Self::DeleteImage => "delete-image",
+            Self::Undelete => "undelete",
+            Self::Flatten => "flatten",
+            Self::Prune => "prune",
         }
     }
 }
@@ -203,7 +249,10 @@ impl fmt::Display for JobRequest {
             Self::CreateFromVm { image, backend, vm, .. } => write!(f, "create {image} from {backend}/{vm}"),
             Self::Export { image, .. } => write!(f, "export {image}"),
             Self::Verify { image } => write!(f, "verify {image}"),
-            Self::DeleteImage { image } => write!(f, "delete {image}"),
+            Self::DeleteImage { image, .. } => write!(f, "delete {image}"),
+            Self::Undelete { image } => write!(f, "undelete {image}"),
+            Self::Flatten { image } => write!(f, "flatten {image}"),
+            Self::Prune { image, .. } => write!(f, "prune {image}"),
         }
     }
 }

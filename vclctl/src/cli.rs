@@ -6,7 +6,7 @@ mod job;
 mod orphans;
 
 pub use computer::{ComputerVerb, PowerWord};
-pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord};
+pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, PruneArguments};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
 pub use orphans::OrphansVerb;
 

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
     Action, Applied, Asked, ComputerView, Console, EventView, EvidenceView, Finding, ImageView, JobView,
-    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, Status, StreamItem, Submitted,
-    VmPreview, VmView, Why,
+    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView, Status, StreamItem, Submitted,
+    TrashView, VmPreview, VmView, Why, WhyKept,
 };
 use vcl_types::state::job;
-use vcl_types::{BackendName, ComputerName, ImageName, JobId, JobRequest};
+use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
 
 /// For what the daemon answers from its own memory and database.
 const QUICK: Duration = Duration::from_secs(30);
@@ -103,6 +103,20 @@ impl Client {
     /// One image with its revisions.
     pub async fn image(&self, name: &ImageName) -> Result<ImageView> {
         self.get(&["images", name.as_str()], &[], QUICK).await
+    }
+    /// Why a revision cannot be deleted.
+    pub async fn why_kept(&self, image: &ImageRef) -> Result<WhyKept> {
+        let number = image.revision.unwrap_or_default().to_string();
+        self.get(&["images", image.name.as_str(), &number, "why"], &[], QUICK).await
+    }
+    /// Puts a revision in production.
+    pub async fn promote(&self, image: &ImageRef) -> Result<RevisionView> {
+        let number = image.revision.unwrap_or_default().to_string();
+        self.post(&["images", image.name.as_str(), &number, "promote"], &[], &()).await
+    }
+    /// What is in the trash.
+    pub async fn trash(&self) -> Result<Vec<TrashView>> {
+        self.get(&["trash"], &[], SLOW).await
     }
     /// The virtual machines of a backend, ours or not.
     pub async fn vms(&self, backend: &BackendName) -> Result<Vec<VmView>> {

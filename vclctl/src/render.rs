@@ -5,6 +5,7 @@ pub mod events;
 pub mod images;
 pub mod insight;
 pub mod jobs;
+pub mod keep;
 pub mod live;
 pub mod plain;
 pub mod status;

@@ -10,6 +10,7 @@
 
 mod capture;
 mod image;
+pub(crate) mod keep;
 mod load;
 mod publish;
 mod recovery;
@@ -50,8 +51,17 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &image::IMPORT_BOOT,
     &image::EXPORT,
     &image::VERIFY,
-    &image::DELETE_ROW,
-    &image::DELETE_FILES,
+    &keep::DELETE_ROW,
+    &keep::DELETE_FILES,
+    &keep::DISCARD,
+    &keep::FREE,
+    &keep::BRING_BACK,
+    &keep::REMEMBER,
+    &keep::COPY_WHOLE,
+    &keep::DIGEST_WHOLE,
+    &keep::SWAP,
+    &keep::REPLACE,
+    &keep::RETIRE,
 ];
 
 #[async_trait::async_trait]
@@ -104,9 +114,9 @@ pub(crate) async fn run(
                 })
                 .await
         }
-        JobRequest::Capture { computer, into, after, power_on, note } => {
+        JobRequest::Capture { computer, into, after, power_on, note, whole } => {
             let flow = Flow { name: "capture", version: 1, deadline: None };
-            let begin = running.begin_capture(&computer, &into, after, power_on, note);
+            let begin = running.begin_capture(&computer, &into, after, power_on, note, whole);
             stage.play(flow, begin, async |job, input| running.capture(job, input).await).await
         }
         JobRequest::Import { image, path, boot, hardware, note } => {
@@ -133,11 +143,35 @@ pub(crate) async fn run(
                 .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
                 .await
         }
-        JobRequest::DeleteImage { image } => {
-            let flow = Flow { name: "delete-image", version: 1, deadline: None };
+        JobRequest::DeleteImage { image, now } => {
+            let flow = Flow { name: "delete-image", version: 2, deadline: None };
             stage
-                .play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await)
+                .play(flow, running.begin_delete(&image, now), async |job, input| {
+                    running.delete(job, input).await
+                })
                 .await
+        }
+        JobRequest::Undelete { image } => {
+            let flow = Flow { name: "undelete", version: 1, deadline: None };
+            stage
+                .play(flow, running.begin_undelete(&image), async |job, input| {
+                    running.undelete(job, input).await
+                })
+                .await
+        }
+        JobRequest::Flatten { image } => {
+            let flow = Flow { name: "flatten", version: 1, deadline: None };
+            stage
+                .play(flow, running.begin_flatten(&image), async |job, input| {
+                    running.flatten(job, input).await
+                })
+                .await
+        }
+        JobRequest::Prune { image, keep, older_than_s, owner, now } => {
+            let flow = Flow { name: "prune", version: 1, deadline: None };
+            let rules = keep::rules(keep, older_than_s, owner);
+            let begin = running.begin_prune(&image, &rules, now);
+            stage.play(flow, begin, async |job, input| running.prune(job, input).await).await
         }
     }
 }

@@ -6,6 +6,7 @@
 mod access;
 mod handlers;
 mod insight;
+mod keep;
 mod problem;
 mod stream;
 
@@ -46,6 +47,9 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(handlers::apply))
         .routes(routes!(handlers::images))
         .routes(routes!(handlers::image))
+        .routes(routes!(keep::promote))
+        .routes(routes!(keep::why_kept))
+        .routes(routes!(keep::trash))
         .routes(routes!(handlers::vms))
         .routes(routes!(handlers::preview))
         .routes(routes!(handlers::jobs, handlers::submit))

@@ -7,6 +7,7 @@
 //! * [`node::Node`] is what a management node has: its configuration, queue, library, backends and OS modules. Whatever
 //!   can be asked of the daemon is a method of it; the HTTP API is a thin layer over these.
 //! * `flow` holds one function a kind of job, made of durable steps.
+//! * `reconcile` holds what the daemon does by itself: chains kept short, rules for keeping applied, the trash emptied.
 //! * `worker` claims jobs and runs them; it owns their tasks.
 //! * A binary of a few lines starts it: `Vcld::builder().backend(...).run()`; so an author of a backend ships a daemon
 //!   of their own with it.
@@ -28,6 +29,7 @@ mod orphans;
 mod plan;
 pub mod reconcile;
 mod requests;
+mod retention;
 mod telemetry;
 mod why;
 mod witness;

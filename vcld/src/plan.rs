@@ -1,5 +1,7 @@
 //! What a job would do, found out without doing any of it.
 
+mod keep;
+
 use crate::node::{Node, Refusal, RefusalKind};
 use vcl_provisioning::{Provisioning, Work};
 use vcl_types::api::{Plan, PlannedStep};
@@ -46,7 +48,7 @@ impl Node {
                 }
                 steps.push(step("release computer", format!("{computer} becomes available")));
             }
-            JobRequest::Capture { computer, into, after, .. } => {
+            JobRequest::Capture { computer, into, after, whole, .. } => {
                 let row = self.queue.computer(computer).await?;
                 let Some(loaded) = row.loaded else {
                     let message =
@@ -60,7 +62,12 @@ impl Node {
                 };
                 let number = self.queue.next_revision(image).await?;
                 steps.push(step("hold computer", format!("{computer} is brought back if the capture fails")));
-                steps.push(step("make staging", "in the library"));
+                let base = self.library.base(&loaded.image).ok().filter(|_| !whole);
+                let stored = match base {
+                    Some(_) => format!("in the library; what differs from {} is stored", loaded.image),
+                    None => "in the library; the disks are stored whole".to_owned(),
+                };
+                steps.push(step("make staging", stored));
                 steps.extend(part("capture", self.backend_plan(Work::Capture, &row.computer, &revision)?));
                 self.publish_plan(&mut steps, &format!("{image}@{number}"));
                 match after {
@@ -113,17 +120,10 @@ impl Node {
                 let known = self.queue.revision(image).await?;
                 steps.push(step("read again", format!("{}, {}", known.manifest.image_ref(), known.size)));
             }
-            JobRequest::DeleteImage { image } => {
-                let known = self.queue.revision(image).await?;
-                let users = self.queue.users(image).await?;
-                if let Some(user) = users.first() {
-                    let message =
-                        format!("{image} is loaded on {user}; unload it first: vclctl unload {user}");
-                    return Err(Refusal::new(RefusalKind::Refused, message));
-                }
-                steps.push(step("forget revision", image.to_string()));
-                steps.push(step("delete files", format!("{} are freed", known.size)));
-            }
+            JobRequest::DeleteImage { .. }
+            | JobRequest::Undelete { .. }
+            | JobRequest::Flatten { .. }
+            | JobRequest::Prune { .. } => self.keep_plan(request, &mut steps).await?,
         }
         let (usual, hindrance) = self.prospects(request).await;
         Ok(Plan { title: request.to_string(), steps, usual, hindrance })

@@ -4,6 +4,7 @@
 //! find (an event, a computer's reason, a finding of `doctor`); the only thing that one of them does by itself is to
 //! power a computer on again, and that only where `node.restart_stopped` says so.
 
+mod library;
 mod power;
 
 use crate::node::{Node, chain};
@@ -16,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often old rows are looked for.
 const PURGE: Duration = Duration::from_secs(3600);
+/// How long nobody may look at the library.
+const LIBRARY: Duration = Duration::from_secs(3600);
 /// A nudge is not answered at once: what was just left may be about to be cleaned up, and several come together.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -44,7 +47,7 @@ impl Insight {
 /// Runs all reconcilers of a node until it closes.
 pub(crate) async fn run(node: Arc<Node>, closing: CancellationToken) {
     let all = async {
-        tokio::join!(orphans(&node), powers(&node), purge(&node));
+        tokio::join!(orphans(&node), powers(&node), purge(&node), library(&node));
     };
     tokio::select! {
         () = closing.cancelled() => {}
@@ -108,6 +111,43 @@ async fn purge(node: &Node) {
                 );
             }
             Err(error) => tracing::warn!(error = chain(&error), "old records could not be forgotten"),
+        }
+    }
+}
+
+/// Looks after the library: at the start, every hour, and soon after a job has ended.
+async fn library(node: &Node) {
+    let mut changes = node.queue.submitted();
+    let mut ticks = every(LIBRARY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {} // what is too old becomes so by time alone
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                tokio::time::sleep(SETTLE).await; // why: so that one look serves many changes
+            }
+        }
+        changes.borrow_and_update();
+        once(node).await;
+    }
+}
+
+/// One look at the library by each of its reconcilers. What one cannot do is said, and the next goes on.
+pub(crate) async fn once(node: &Node) {
+    let done = [
+        ("shorten chains", library::shorten_chains(node).await),
+        ("apply retention", library::apply_retention(node).await),
+        ("empty trash", library::empty_trash(node).await),
+    ];
+    for (what, result) in done {
+        if let Err(refusal) = result {
+            tracing::warn!(
+                what,
+                reason = refusal.message,
+                "a reconciler could not do its work; it tries again"
+            );
         }
     }
 }

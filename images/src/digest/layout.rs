@@ -1,6 +1,6 @@
 //! Where the bytes that a guest sees lie in files.
 
-use super::CHUNK;
+use super::{CHUNK, Content};
 use crate::qemu_img::{Extent, Format, Info};
 use crate::{Error, Result};
 use std::fs::File;
@@ -22,11 +22,33 @@ pub(super) struct Layout {
     virtual_size: u64,
     files: Vec<(PathBuf, File)>,
     runs: Vec<Run>,
+    /// The digests of the chunks that are the parent's, `None` for a chunk that must be read. Empty without a parent.
+    inherited: Vec<Option<[u8; 32]>>,
+}
+
+/// The chunks that a disk has from what it lies on: those of which the topmost image holds nothing, and which are as
+/// long in both.
+fn inherit(parent: &Content, virtual_size: u64, extents: &[Extent]) -> Vec<Option<[u8; 32]>> {
+    let length = |size: u64, chunk: usize| size.saturating_sub(chunk as u64 * CHUNK).min(CHUNK);
+    let mut chunks: Vec<_> = (0..virtual_size.div_ceil(CHUNK) as usize)
+        .map(|i| {
+            let same = length(virtual_size, i) == length(parent.virtual_size, i);
+            parent.chunks.get(i).copied().filter(|_| same)
+        })
+        .collect();
+    for own in extents.iter().filter(|e| e.depth == 0 && e.length > 0) {
+        let (first, last) = (own.start / CHUNK, own.start.saturating_add(own.length - 1) / CHUNK);
+        for chunk in chunks.iter_mut().take(last as usize + 1).skip(first as usize) {
+            *chunk = None;
+        }
+    }
+    chunks
 }
 
 impl Layout {
-    /// Of a chain and its map. `None` when some of the bytes lie in no file as they are.
-    pub(super) fn of(layers: &[Info], extents: &[Extent]) -> Result<Option<Self>> {
+    /// Of a chain and its map. `None` when some of the bytes that must be read lie in no file as they are. Of a disk that
+    /// lies on one whose chunks are known, only the chunks that the disk itself has a part of are read.
+    pub(super) fn of(layers: &[Info], extents: &[Extent], parent: Option<&Content>) -> Result<Option<Self>> {
         let Some(top) = layers.first() else { return Ok(None) };
         let name = top.path.display();
         let (mut at, mut runs, mut lengths) = (0, Vec::new(), Vec::new());
@@ -37,13 +59,16 @@ impl Layout {
             lengths.push(file.metadata().map_err(failed)?.len());
             files.push((layer.path.clone(), file));
         }
+        let inherited = parent.map(|p| inherit(p, top.virtual_size, extents)).unwrap_or_default();
         for extent in extents {
             let end = extent.start.checked_add(extent.length);
             let Some(end) = end.filter(|_| extent.start == at && extent.length > 0) else {
                 return Err(Error::corrupt(format!("the map of {name} has a gap at byte {at}")));
             };
             at = end;
-            if extent.zero {
+            let chunks = extent.start / CHUNK..=(at - 1) / CHUNK;
+            let known = |chunk: u64| inherited.get(chunk as usize).is_some_and(Option::is_some);
+            if extent.zero || chunks.clone().all(known) {
                 continue;
             }
             let plain = layers.get(extent.depth).is_some_and(|layer| {
@@ -66,7 +91,7 @@ impl Layout {
             let size = top.virtual_size;
             return Err(Error::corrupt(format!("the map of {name} ends at byte {at} of {size}")));
         }
-        Ok(Some(Self { virtual_size: at, files, runs }))
+        Ok(Some(Self { virtual_size: at, files, runs, inherited }))
     }
 
     pub(super) fn virtual_size(&self) -> u64 {
@@ -74,6 +99,15 @@ impl Layout {
     }
     pub(super) fn data_bytes(&self) -> u64 {
         self.runs.iter().map(|r| r.end - r.start).sum()
+    }
+    /// The digest of a chunk that is the parent's.
+    pub(super) fn inherited(&self, chunk: usize) -> Option<[u8; 32]> {
+        self.inherited.get(chunk).copied().flatten()
+    }
+    /// The files as they were opened: which they are, whatever their names mean by now.
+    pub(super) fn inodes(&self) -> std::io::Result<Vec<u64>> {
+        use std::os::unix::fs::MetadataExt;
+        self.files.iter().map(|(_, file)| Ok(file.metadata()?.ino())).collect()
     }
     /// How many chunks there are.
     pub(super) fn chunks(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::Library;
 use crate::names::entries;
-use crate::{Error, ErrorKind, Result, manifest, names};
+use crate::{Error, ErrorKind, Result, delta, manifest, names};
 use std::path::{Path, PathBuf};
 use vcl_types::{ImageName, ImageRef, Manifest, Revision};
 
@@ -65,16 +65,23 @@ impl Library {
         Ok(())
     }
 
-    /// A revision; without a number, the newest.
+    /// A revision; without a number, the newest. All that it lies on is there, too.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when this node does not hold it, [`Corrupt`](ErrorKind::Corrupt) when its
-    /// manifest cannot be accepted or a file of it is missing, [`Refused`](ErrorKind::Refused) for a manifest of a newer
+    /// manifest cannot be accepted, a file of it or of a revision it lies on is missing, or a disk lies on another file
+    /// than its manifest says, [`Refused`](ErrorKind::Refused) for a manifest of a newer
     /// version.
     pub fn get(&self, image: &ImageRef) -> Result<Revision> {
         if image.revision.is_none() {
             return self.newest(&image.name);
         }
+        let top = self.ancestry(image)?.into_iter().next();
+        top.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this node does not hold {image}")))
+    }
+
+    /// A revision by itself, whatever it lies on.
+    pub(crate) fn one(&self, image: &ImageRef) -> Result<Revision> {
         let directory = self.place(image)?;
         if !directory.is_dir() {
             return Err(Error::new(ErrorKind::NotFound, format!("this node does not hold {image}")));
@@ -138,11 +145,14 @@ pub(super) fn present(directory: &Path, manifest: &Manifest) -> Result<()> {
         if !meta.is_file() {
             return Err(Error::corrupt(format!("{shown} is not a regular file")));
         }
-        let expected = manifest.disks.iter().find(|d| d.file == name).map(|d| d.file_size.bytes());
+        let disk = manifest.disks.iter().find(|d| d.file == name);
+        let file = manifest.boot_files.iter().find(|f| f.file == name).map(|f| f.size);
+        let expected = disk.map(|d| d.file_size).or(file).map(|size| size.bytes());
         if let Some(expected) = expected.filter(|e| *e != meta.len()) {
             let length = meta.len();
             return Err(Error::corrupt(format!("{shown} has {length} bytes, its manifest says {expected}")));
         }
+        disk.map_or(Ok(()), |disk| delta::header(directory, disk))?;
     }
     Ok(())
 }

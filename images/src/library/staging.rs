@@ -3,21 +3,35 @@
 use super::Library;
 use crate::blocking::blocking;
 use crate::names::{file_name, job_of};
-use crate::{Error, Result};
+use crate::{Base, Error, Result, manifest};
 use std::fs::{DirBuilder, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
-use vcl_types::JobId;
+use vcl_types::{ImageRef, JobId};
 
 /// A directory that a job fills. It is on the library's own file system, so that one rename publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staging {
     name: String,
     directory: PathBuf,
+    base: Option<Arc<Base>>,
 }
 
 impl Staging {
+    /// The same, lent with a revision that disks may be stored over.
+    #[must_use]
+    pub fn over(mut self, base: Base) -> Self {
+        self.base = Some(Arc::new(base));
+        self
+    }
+    /// The revision that disks may be stored over, if there is one: whoever fills the staging may then copy only what
+    /// differs (see [`qemu_img::convert_over`](crate::qemu_img::convert_over)), or everything all the same.
+    #[must_use]
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_deref()
+    }
     /// Its name in the library.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -56,6 +70,9 @@ pub struct Leftover {
     pub path: PathBuf,
     /// The job that its name tells of, see [`staging_name`](crate::staging_name).
     pub job: Option<JobId>,
+    /// The revision whose manifest lies in it: one that was about to be published, or, where the library holds it too,
+    /// the half of an exchange (a revision that was being rewritten whole).
+    pub holds: Option<ImageRef>,
     /// When something in it was last made or removed.
     pub modified: SystemTime,
 }
@@ -74,7 +91,7 @@ impl Library {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => real_directory(&directory)?,
             Err(e) => return Err(Error::io(format!("making {}", directory.display()), e)),
         }
-        Ok(Staging { name: name.to_owned(), directory })
+        Ok(Staging { name: name.to_owned(), directory, base: None })
     }
 
     /// The staging directory of that name as it was made, or is no more: a job that goes on after it has published has
@@ -83,7 +100,7 @@ impl Library {
     /// # Errors
     /// [`Refused`](crate::ErrorKind::Refused) when the name is none.
     pub fn staging_made(&self, name: &str) -> Result<Staging> {
-        Ok(Staging { name: name.to_owned(), directory: self.staging_root().join(file_name(name)?) })
+        Ok(Staging { name: name.to_owned(), directory: self.staging_root().join(file_name(name)?), base: None })
     }
 
     /// Removes a staging directory with all in it; says whether it was there. It may be called again, and for one that was
@@ -109,7 +126,8 @@ impl Library {
             let name = entry.file_name().to_string_lossy().into_owned();
             // One that goes away meanwhile is not left over.
             let Ok(modified) = entry.metadata().and_then(|m| m.modified()) else { continue };
-            found.push(Leftover { job: job_of(&name), path: entry.path(), name, modified });
+            let holds = manifest::read(&entry.path()).ok().map(|m| m.image_ref());
+            found.push(Leftover { job: job_of(&name), path: entry.path(), name, holds, modified });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)

@@ -45,6 +45,60 @@ pub async fn convert(
     copy(cx, from, to, to_format, total, progress, options).await
 }
 
+/// Copies of a qcow2 overlay only what it holds itself into a new qcow2 over `backing`, which is written into its header as
+/// it is: relative to the new file's directory. What the overlay lies on must show the same bytes as `backing`. A file
+/// that is there already is overwritten. Progress counts the bytes that the overlay holds.
+///
+/// # Errors
+/// As [`convert`].
+pub async fn convert_over(
+    cx: &Cx,
+    overlay: &Path,
+    to: &Path,
+    backing: &str,
+    progress: &Progress,
+) -> Result<()> {
+    let own = extents(cx, overlay, Format::Qcow2, None).await?;
+    let total = own.iter().filter(|e| e.depth == 0 && e.data && !e.zero).map(|e| e.length).sum();
+    // `-B` makes qemu-img look no further down than the overlay itself.
+    let args = args![
+        "convert",
+        "-p",
+        "-f",
+        "qcow2",
+        "-O",
+        "qcow2",
+        "-B",
+        backing,
+        "-F",
+        "qcow2",
+        absolute(overlay)?,
+        absolute(to)?,
+    ];
+    let what = || format!("copying what {} holds over {backing} to {}", overlay.display(), to.display());
+    watched(cx, args, None, total, progress, what).await
+}
+
+/// Runs a convert and turns what it prints into progress.
+async fn watched(
+    cx: &Cx,
+    args: Vec<OsString>,
+    limits: Option<&Limits>,
+    total: u64,
+    progress: &Progress,
+    what: impl FnOnce() -> String,
+) -> Result<()> {
+    progress.report(0, total);
+    let on_line = |line: &str| {
+        if let Some(done) = percent(line) {
+            progress.report((total as f64 * done / 100.0) as u64, total);
+        }
+    };
+    run(cx, limits, args, what, on_line).await?;
+    progress.report(total, total);
+    Ok(())
+}
+
 /// As [`convert`], where the bytes that hold data have been counted already.
 pub(crate) async fn copy(
     cx: &Cx,
@@ -66,15 +120,7 @@ pub(crate) async fn copy(
     args.extend(source(from, options)?);
     args.push(absolute(to)?.into());
     let what = || format!("copying {} to {} as {to_format}", from.path.display(), to.display());
-    progress.report(0, total);
-    let on_line = |line: &str| {
-        if let Some(done) = percent(line) {
-            progress.report((total as f64 * done / 100.0) as u64, total);
-        }
-    };
-    run(cx, options.foreign.as_ref(), args, what, on_line).await?;
-    progress.report(total, total);
-    Ok(())
+    watched(cx, args, options.foreign.as_ref(), total, progress, what).await
 }
 
 fn source(from: ConvertFrom<'_>, options: &ConvertOptions) -> Result<Vec<OsString>> {

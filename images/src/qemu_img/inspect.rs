@@ -123,6 +123,17 @@ pub(crate) async fn look(cx: &Cx, path: &Path, format: Format, limits: Option<&L
 /// [`Refused`](ErrorKind::Refused) when one names its backing file without a format, or names something that is not a
 /// local file, or when they are more than 32 deep.
 pub async fn chain(cx: &Cx, path: &Path, format: Format) -> Result<Vec<Info>> {
+    Ok(chain_inodes(cx, path, format).await?.0)
+}
+
+/// As [`chain`], with each file's inode from before it was looked at.
+pub(crate) async fn chain_inodes(cx: &Cx, path: &Path, format: Format) -> Result<(Vec<Info>, Vec<u64>)> {
+    let inode = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        let meta = path.metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+        Ok::<_, Error>(meta.ino())
+    };
+    let mut inodes = vec![inode(path)?];
     let mut layers = vec![info(cx, path, format).await?];
     while let Some(backing) = layers.last().and_then(|top| top.backing.as_ref()) {
         let (full, format) = match (&backing.full, &backing.format) {
@@ -142,9 +153,10 @@ pub async fn chain(cx: &Cx, path: &Path, format: Format) -> Result<Vec<Info>> {
         if layers.len() >= DEEPEST {
             return Err(Error::refused(format!("{} lies on more than {DEEPEST} images", path.display())));
         }
+        inodes.push(inode(Path::new(&full))?);
         layers.push(info(cx, Path::new(&full), format).await?);
     }
-    Ok(layers)
+    Ok((layers, inodes))
 }
 
 /// A run of bytes that the guest sees, and where they come from.

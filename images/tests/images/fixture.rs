@@ -98,6 +98,7 @@ pub fn manifest(image: &str, job: i64, disks: Vec<DiskRecord>) -> Manifest {
         disks,
         firmware: None,
         boot: None,
+        boot_files: Vec::new(),
         backend: None,
         job: Some(JobId(job)),
         created: "2026-11-21T10:00:00.123456789Z".parse().unwrap(),

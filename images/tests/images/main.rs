@@ -1,6 +1,7 @@
 //! The crate against a real `qemu-img`, on real file systems.
 #![allow(clippy::unwrap_used)]
 
+mod deltas;
 mod digests;
 mod fixture;
 mod full_disk;
@@ -9,3 +10,4 @@ mod library;
 mod moving;
 mod publishing;
 mod tool;
+mod years;

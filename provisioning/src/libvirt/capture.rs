@@ -6,6 +6,7 @@ use super::description::Description;
 use super::load::{FileCopy, remove_directory, remove_file};
 use crate::{Captured, CapturedDisk, CapturedFirmware, Provisioning, Target};
 use camino::Utf8PathBuf;
+use std::path::Path;
 use std::time::Duration;
 use vcl_images::{Format, Progress, Staging, qemu_img, with_room};
 use vcl_job::{Cx, Error, Job, Kind, Step, TRANSIENT};
@@ -30,6 +31,30 @@ pub(super) const STOP: Step<Libvirt, String> = Step::new("power off").deadline(S
 pub(super) const UNDEFINE: Step<Libvirt, String> =
     Step::new("undefine domain").deadline(STEP).retry(TRANSIENT);
 pub(super) const DELETE: Step<Libvirt, Utf8PathBuf> = Step::new("delete files");
+
+/// Copies a machine's disk: only what it holds itself where it lies right on the revision's that was lent for it,
+/// everything otherwise.
+async fn convert_disk(
+    cx: &Cx,
+    copy: &FileCopy,
+    base: Option<&(String, std::path::PathBuf)>,
+) -> vcl_images::Result<()> {
+    let (from, to, progress): (&Path, &Path, _) = (copy.from.as_ref(), copy.to.as_ref(), Progress::of(cx));
+    if let Some((reference, path)) = base {
+        let info = qemu_img::info(cx, from, Format::Qcow2).await?;
+        let under =
+            info.backing.filter(|b| b.format.as_deref() == Some(Format::Qcow2.as_str())).and_then(|b| b.full);
+        let same = under.is_some_and(|under| match (Path::new(&under).canonicalize(), path.canonicalize()) {
+            (Ok(under), Ok(path)) => under == path,
+            _ => false,
+        });
+        if same {
+            return qemu_img::convert_over(cx, from, to, reference, &progress).await;
+        }
+    }
+    let from = qemu_img::ConvertFrom { path: from, format: Format::Qcow2 };
+    qemu_img::convert(cx, from, to, Format::Qcow2, &progress, &qemu_img::ConvertOptions::default()).await
+}
 
 fn utf8(path: std::path::PathBuf) -> vcl_job::Result<String> {
     path.into_os_string()
@@ -142,12 +167,13 @@ impl Libvirt {
         let mut disks = Vec::new();
         for (n, disk) in machine.disks.iter().filter(|d| !d.read_only).enumerate() {
             let copy = FileCopy { from: disk.path.clone(), to: utf8(staging.disk(n))? };
+            let base = staging.base().and_then(|base| base.disk(n));
             job.step(self, &COPY, copy)
                 .key(n)
                 .run(async |copy, cx| {
                     let staging = staging.directory();
-                    let needs = || data_of(&cx, &copy.from);
-                    with_room(&cx, staging, needs, || copy_disk(&cx, &copy, limit)).await
+                    let needs = || data_of(&cx, &copy.from, base.is_some());
+                    with_room(&cx, staging, needs, || copy_disk(&cx, &copy, base.as_ref(), limit)).await
                 })
                 .await?;
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
@@ -227,18 +253,22 @@ impl Libvirt {
     }
 }
 
-/// What a disk holds for its guest, in bytes, when it can be told.
-async fn data_of(cx: &Cx, disk: &str) -> Option<u64> {
+/// What is to be copied of a disk, in bytes, when it can be told: what it holds for its guest, or only what it holds
+/// itself.
+async fn data_of(cx: &Cx, disk: &str, own: bool) -> Option<u64> {
     let map = qemu_img::map(cx, disk.as_ref(), Format::Qcow2).await.ok()?;
-    Some(map.iter().filter(|e| e.data && !e.zero).map(|e| e.length).sum())
+    Some(map.iter().filter(|e| e.data && !e.zero && (!own || e.depth == 0)).map(|e| e.length).sum())
 }
 
-async fn copy_disk(cx: &Cx, copy: &FileCopy, limit: Duration) -> vcl_job::Result<()> {
+async fn copy_disk(
+    cx: &Cx,
+    copy: &FileCopy,
+    base: Option<&(String, std::path::PathBuf)>,
+    limit: Duration,
+) -> vcl_job::Result<()> {
     // A copy that an earlier life began is worth nothing: qemu-img cannot go on in the middle.
     remove_file(&copy.to)?;
-    let from = qemu_img::ConvertFrom { path: copy.from.as_ref(), format: Format::Qcow2 };
-    let (progress, options) = (Progress::of(cx), qemu_img::ConvertOptions::default());
-    let convert = qemu_img::convert(cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options);
+    let convert = convert_disk(cx, copy, base);
     match tokio::time::timeout(limit, convert).await {
         Ok(Err(e)) => {
             // What is there of it is not to hold the room that may be waited for.

@@ -80,6 +80,7 @@ impl Bench {
             file_size: ByteSize(1),
             file_digest: digest.clone(),
             content_digest: digest,
+            over: None,
         };
         let manifest = Manifest {
             version: 1,
@@ -92,6 +93,7 @@ impl Bench {
             disks: vec![disk],
             firmware: None,
             boot: None,
+            boot_files: Vec::new(),
             backend: None,
             job: None,
             created: "2026-01-01T00:00:00Z".parse().unwrap(),

@@ -29,6 +29,8 @@ mod model;
 mod nodes;
 #[path = "reservations.rs"]
 mod reservations;
+#[path = "retention.rs"]
+mod retention;
 #[path = "speed.rs"]
 mod speed;
 #[path = "world.rs"]

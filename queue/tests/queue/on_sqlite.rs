@@ -31,6 +31,8 @@ mod model;
 mod opening;
 #[path = "reservations.rs"]
 mod reservations;
+#[path = "retention.rs"]
+mod retention;
 #[path = "speed.rs"]
 mod speed;
 #[path = "wal.rs"]

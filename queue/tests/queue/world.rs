@@ -92,7 +92,14 @@ pub fn unload(computer: &str) -> JobRequest {
     JobRequest::Unload { computer: name(computer) }
 }
 pub fn capture(computer: &str, into: CaptureInto) -> JobRequest {
-    JobRequest::Capture { computer: name(computer), into, after: After::Release, power_on: false, note: None }
+    JobRequest::Capture {
+        computer: name(computer),
+        into,
+        after: After::Release,
+        power_on: false,
+        note: None,
+        whole: false,
+    }
 }
 pub fn import(image: &str) -> JobRequest {
     JobRequest::Import {
@@ -104,7 +111,7 @@ pub fn import(image: &str) -> JobRequest {
     }
 }
 pub fn delete(image: &str) -> JobRequest {
-    JobRequest::DeleteImage { image: image.parse().unwrap() }
+    JobRequest::DeleteImage { image: image.parse().unwrap(), now: false }
 }
 
 pub fn manifest(image: &str, revision: u32) -> Manifest {
@@ -124,9 +131,11 @@ pub fn manifest(image: &str, revision: u32) -> Manifest {
             file_size: vcl_types::ByteSize::mebibytes(300),
             file_digest: digest.clone(),
             content_digest: digest,
+            over: None,
         }],
         firmware: None,
         boot: None,
+        boot_files: Vec::new(),
         backend: None,
         job: None,
         created: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),

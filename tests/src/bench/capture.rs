@@ -4,6 +4,8 @@
 //! off: convert into the staging, make durable, check, digest the file and the content, publish. The peer is
 //! `qemu-img convert && sync && qemu-img check && openssl dgst -sha256`.
 
+pub mod delta;
+
 use super::Line;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -125,7 +127,13 @@ async fn ours(
     convert(&cx, from, &staging.disk(0), Format::Qcow2, &Progress::none(), &options).await?;
     let converted = begun.elapsed();
     let disks = seal(&cx, &staging, &[StagedDisk::qcow2(0)]).await?;
-    let manifest = Manifest {
+    let manifest = manifest(revision, disks)?;
+    library.publish(&cx, name, &manifest).await?;
+    Ok((converted, manifest.image_ref()))
+}
+
+fn manifest(revision: u32, disks: Vec<vcl_types::DiskRecord>) -> Result<Manifest> {
+    Ok(Manifest {
         version: 1,
         image: "bench".parse()?,
         revision,
@@ -136,11 +144,10 @@ async fn ours(
         disks,
         firmware: None,
         boot: None,
+        boot_files: Vec::new(),
         backend: None,
         job: Some(vcl_types::JobId(1)),
         created: chrono::Utc::now(),
         note: None,
-    };
-    library.publish(&cx, name, &manifest).await?;
-    Ok((converted, manifest.image_ref()))
+    })
 }

@@ -8,7 +8,13 @@ use vcl_tests::bench;
 fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
     match names.first().map(String::as_str) {
-        Some("capture") => bench::capture::run(),
+        Some("capture") => match names.get(1).map(String::as_str) {
+            None => bench::capture::run().and_then(|()| bench::capture::delta::run()),
+            Some("delta") => bench::capture::delta::run(),
+            Some(other) => {
+                bail!("the bench capture has no case {other}; it has delta, and all without a word")
+            }
+        },
         Some("load") => bench::load::run(),
         Some("pickup") => bench::pickup::run(),
         Some("queue") => bench::queue::run(names.get(1).map(String::as_str)),

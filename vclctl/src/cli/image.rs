@@ -65,12 +65,17 @@ pub enum ImageVerb {
         #[command(flatten)]
         submission: Submission,
     },
-    /// Delete a revision from the library.
-    #[command(after_help = "Example: vclctl image delete debian@1 --yes")]
+    /// Delete a revision: into the trash, from where it can be brought back for some days.
+    #[command(
+        after_help = "Examples:\n  vclctl image delete debian@1\n  vclctl image delete debian@1 --now --yes"
+    )]
     Delete {
         /// The revision, with its number.
         #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
         image: ImageRef,
+        /// Delete it for good at once.
+        #[arg(long)]
+        now: bool,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -78,6 +83,85 @@ pub enum ImageVerb {
         #[command(flatten)]
         submission: Submission,
     },
+    /// Bring a deleted revision back from the trash.
+    #[command(after_help = "Example: vclctl image undelete debian@1")]
+    Undelete {
+        /// The revision, with its number.
+        #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+        image: ImageRef,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+    /// List what is in the trash.
+    #[command(after_help = "Example: vclctl image trash")]
+    Trash,
+    /// Delete what some rules let go: all but the newest, what is old, what somebody made. What is in production,
+    /// loaded, being read or lies under another revision stays in any case.
+    #[command(after_help = "Examples:\n  vclctl image prune --keep 5 --dry-run\n  \
+            vclctl image prune debian gis --keep 3 --older-than 90d\n  vclctl image prune --owner ada --older-than 30d --yes")]
+    Prune(PruneArguments),
+    /// Say why a revision cannot be deleted.
+    #[command(after_help = "Example: vclctl image why debian@2")]
+    Why {
+        /// The revision, with its number.
+        #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+        image: ImageRef,
+    },
+    /// Put a revision in production: nothing deletes it as long as it is.
+    #[command(after_help = "Example: vclctl image promote debian@3")]
+    Promote {
+        /// The revision, with its number.
+        #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+        image: ImageRef,
+    },
+    /// Rewrite a revision's disks whole, so that they lie on no other revision. Whoever is loaded from it does not
+    /// notice.
+    #[command(after_help = "Example: vclctl image flatten debian@9")]
+    Flatten {
+        /// The revision; without a number, the newest.
+        #[arg(value_name = "IMAGE[@REV]")]
+        image: ImageRef,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
+}
+
+/// `image prune`.
+#[derive(Debug, Args)]
+pub struct PruneArguments {
+    /// The images; without any, all.
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<ImageName>,
+    /// How many of each image's newest revisions stay.
+    #[arg(long, value_name = "N")]
+    pub keep: Option<u32>,
+    /// Only revisions older than this go, as in 12h, 90d or 4w.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub older_than: Option<u64>,
+    /// Only revisions that this account made go.
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
+    /// Delete for good at once.
+    #[arg(long)]
+    pub now: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// How it is asked for.
+    #[command(flatten)]
+    pub submission: Submission,
+}
+
+/// `90d` in seconds.
+fn age(text: &str) -> Result<u64, String> {
+    let units = [('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(*unit)?.parse().ok()?;
+        number.checked_mul(*seconds)
+    });
+    parsed.ok_or_else(|| format!("`{text}` is no age; write hours, days or weeks, as in 12h, 90d or 4w"))
 }
 
 /// `image import`.

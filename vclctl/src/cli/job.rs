@@ -121,6 +121,9 @@ pub struct CaptureArguments {
     /// Power the computer on first if it is off.
     #[arg(long)]
     pub power_on: bool,
+    /// Store the disks whole, and not only what differs from the revision the computer was loaded from.
+    #[arg(long)]
+    pub whole: bool,
     /// A line for people about what this revision is.
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,

@@ -72,6 +72,7 @@ pub(crate) fn requests() -> Vec<JobRequest> {
         after,
         power_on: false,
         note: None,
+        whole: false,
     };
     vec![
         capture(CaptureInto::Next, vcl_types::After::Release),
@@ -87,7 +88,10 @@ pub(crate) fn requests() -> Vec<JobRequest> {
         read(json!({ "kind": "create-from-vm", "image": "gis", "backend": "kvm1", "vm": "debian-gis" })),
         JobRequest::Export { image: image.clone(), path: "/tmp/x.raw".into(), format: "raw".into() },
         JobRequest::Verify { image: image.clone() },
-        JobRequest::DeleteImage { image },
+        JobRequest::DeleteImage { image: image.clone(), now: false },
+        JobRequest::Undelete { image: image.clone() },
+        JobRequest::Flatten { image },
+        read(json!({ "kind": "prune", "image": "debian", "keep": 3 })),
     ]
 }
 

@@ -20,13 +20,14 @@ fn users(revision: &RevisionView) -> String {
 #[must_use]
 pub fn list(images: &[ImageView], clock: &Clock) -> String {
     let mut table = Table::new(
-        &["NAME", "NEWEST", "OS", "DISK", "TAKES", "MADE", "LOADED ON", "NOTE"],
+        &["NAME", "NEWEST", "OS", "DISK", "TAKES", "MADE", "PROD", "LOADED ON", "NOTE"],
         "no images; `vclctl image import` and `vclctl image create` make them",
     );
     for image in images {
         let newest = image.revisions.last();
         let manifest = newest.map(|newest| &newest.manifest);
         let takes = image.revisions.iter().map(|revision| revision.size.bytes()).sum();
+        let production = image.revisions.iter().find(|r| r.production).map(|r| r.manifest.revision);
         let used: Vec<String> = image.revisions.iter().map(users).filter(|users| !users.is_empty()).collect();
         table.row([
             quiet(&image.name),
@@ -39,6 +40,7 @@ pub fn list(images: &[ImageView], clock: &Clock) -> String {
             ),
             quiet(ByteSize(takes)),
             maybe(manifest.map(|manifest| clock.ago(manifest.created))),
+            maybe(production.map(|number| format!("@{number}"))),
             quiet(used.join(" ")),
             maybe(manifest.and_then(|manifest| manifest.note.as_ref())),
         ]);
@@ -50,7 +52,7 @@ pub fn list(images: &[ImageView], clock: &Clock) -> String {
 #[must_use]
 pub fn revisions(image: &ImageView, clock: &Clock) -> String {
     let mut table = Table::new(
-        &["REVISION", "FROM", "OS", "DISK", "TAKES", "MADE", "JOB", "LOADED ON", "HERE", "NOTE"],
+        &["REVISION", "FROM", "OS", "DISK", "TAKES", "MADE", "JOB", "LOADED ON", "PROD", "HERE", "NOTE"],
         "no revisions",
     );
     for revision in image.revisions.iter().rev() {
@@ -60,6 +62,7 @@ pub fn revisions(image: &ImageView, clock: &Clock) -> String {
             (None, Some(backend)) => backend.to_string(),
             (None, None) => "import".into(),
         };
+        let from = if manifest.lies_on().is_some() { format!("over {from}") } else { from };
         table.row([
             quiet(manifest.image_ref()),
             quiet(from),
@@ -69,6 +72,7 @@ pub fn revisions(image: &ImageView, clock: &Clock) -> String {
             quiet(clock.ago(manifest.created)),
             maybe(manifest.job),
             quiet(users(revision)),
+            maybe(revision.production.then_some("yes")),
             if revision.here { ("yes".into(), Tone::Quiet) } else { ("no".into(), Tone::Busy) },
             maybe(manifest.note.as_ref()),
         ]);
@@ -99,6 +103,7 @@ pub fn revision(revision: &RevisionView, clock: &Clock) -> String {
         facts.add("disk", format!("{file} {format} {size}, file {takes}"));
         facts.add("  file", format!("sha256 {}", disk.file_digest));
         facts.add("  content", &disk.content_digest);
+        facts.maybe("  over", disk.over.as_ref().map(|over| format!("{} {}", over.image, over.file)));
     }
     facts.maybe(
         "firmware",
@@ -110,6 +115,7 @@ pub fn revision(revision: &RevisionView, clock: &Clock) -> String {
     }
     let used = users(revision);
     facts.add("loaded on", if used.is_empty() { "-" } else { &used });
+    facts.maybe("production", revision.production.then_some("yes"));
     facts.add("here", if revision.here { "yes" } else { "no: this node's library does not hold it" });
     facts.text()
 }

@@ -167,7 +167,13 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
         }
         JobRequest::Export { image, path, format } => format!("exported {image} to {path} ({format})"),
         JobRequest::Verify { image } => format!("verified {}: its digests are right", result(image)),
-        JobRequest::DeleteImage { image } => format!("deleted {image}"),
+        JobRequest::DeleteImage { image, now: true } => format!("deleted {image} for good"),
+        JobRequest::DeleteImage { image, now: false } => {
+            job.result.clone().unwrap_or_else(|| format!("{image} is in the trash"))
+        }
+        JobRequest::Undelete { image } => format!("brought {} back", result(image)),
+        JobRequest::Flatten { image } => format!("{} lies on no other revision", result(image)),
+        JobRequest::Prune { image, .. } => format!("pruned {}", result(image)),
     };
     let time = job.started.zip(job.ended).map(|(from, to)| format!(" {}", took(to - from)));
     text::one_line(&format!("{what}{}", time.unwrap_or_default()))

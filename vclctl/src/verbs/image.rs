@@ -1,10 +1,10 @@
 //! Images.
 
 use super::jobs;
-use crate::cli::{FormatWord, ImageVerb, ImportArguments, Submission};
+use crate::cli::{FormatWord, ImageVerb, ImportArguments, PruneArguments, Submission};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::render::{images, text, vms};
+use crate::render::{images, keep, text, vms};
 use crate::screen::Screen;
 use std::io;
 use std::path::Path;
@@ -48,7 +48,21 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
         ImageVerb::Verify { image, submission } => {
             jobs::submit(client, screen, JobRequest::Verify { image }, submission).await
         }
-        ImageVerb::Delete { image, yes, submission } => delete(client, screen, image, yes, submission).await,
+        ImageVerb::Delete { image, now, yes, submission } => {
+            delete(client, screen, image, now, yes, submission).await
+        }
+        ImageVerb::Undelete { image, submission } => {
+            jobs::submit(client, screen, JobRequest::Undelete { image }, submission).await
+        }
+        ImageVerb::Trash => screen.answer(&client.trash().await?, |all, clock| keep::trash(all, clock)),
+        ImageVerb::Prune(asked) => prune(client, screen, asked).await,
+        ImageVerb::Why { image } => screen.answer(&client.why_kept(&image).await?, |why, _| keep::why(why)),
+        ImageVerb::Promote { image } => screen.answer(&client.promote(&image).await?, |now, _| {
+            format!("{} is in production", now.manifest.image_ref())
+        }),
+        ImageVerb::Flatten { image, submission } => {
+            jobs::submit(client, screen, JobRequest::Flatten { image }, submission).await
+        }
     }
 }
 
@@ -65,23 +79,61 @@ async fn delete(
     client: &Client,
     screen: &mut Screen,
     image: ImageRef,
+    now: bool,
     yes: bool,
     submission: Submission,
 ) -> Result<()> {
+    let for_good = if now { " for good" } else { "" };
     if !yes && !submission.dry_run {
         if !screen.interactive {
-            let context = format!("{image} would be gone for good; add --yes where nobody can be asked");
+            let context = format!("{image} would be deleted{for_good}; add --yes where nobody can be asked");
             return Err(Error::new(ErrorKind::Usage, context));
         }
         let view = client.image(&image.name).await?;
         let size = image.revision.and_then(|number| revision(&view, number).ok()).map(|one| one.size);
         let size = size.map(|size: ByteSize| format!(" ({size})")).unwrap_or_default();
-        if !screen.ask(&format!("delete {image}{size} for good?"))? {
+        if !screen.ask(&format!("delete {image}{size}{for_good}?"))? {
             screen.say("nothing was deleted");
             return Ok(());
         }
     }
-    jobs::submit(client, screen, JobRequest::DeleteImage { image }, submission).await
+    jobs::submit(client, screen, JobRequest::DeleteImage { image, now }, submission).await
+}
+
+/// One job an image, so that each holds its own image alone and one that is stopped goes on where it was.
+async fn prune(client: &Client, screen: &mut Screen, asked: PruneArguments) -> Result<()> {
+    if asked.keep.is_none() && asked.older_than.is_none() && asked.owner.is_none() {
+        let context = "say what may go: --keep N, --older-than AGE or --owner USER";
+        return Err(Error::new(ErrorKind::Usage, context));
+    }
+    let images = if asked.images.is_empty() {
+        client.images().await?.into_iter().map(|image| image.name).collect()
+    } else {
+        asked.images
+    };
+    let request = |image| JobRequest::Prune {
+        image,
+        keep: asked.keep,
+        older_than_s: asked.older_than,
+        owner: asked.owner.clone(),
+        now: asked.now,
+    };
+    if !asked.yes && !asked.submission.dry_run {
+        if !screen.interactive {
+            let context =
+                "revisions would be deleted; look with --dry-run, then add --yes where nobody can be asked";
+            return Err(Error::new(ErrorKind::Usage, context));
+        }
+        let names: Vec<&str> = images.iter().map(|image| image.as_str()).collect();
+        if !screen.ask(&format!("delete what these rules let go of {}?", names.join(", ")))? {
+            screen.say("nothing was deleted");
+            return Ok(());
+        }
+    }
+    for image in images {
+        jobs::submit(client, screen, request(image), asked.submission).await?;
+    }
+    Ok(())
 }
 
 fn import(asked: ImportArguments) -> Result<JobRequest> {

@@ -61,6 +61,7 @@ pub(super) async fn capture(client: &Client, screen: &mut Screen, asked: Capture
         after: asked.after.into(),
         power_on: asked.power_on,
         note: asked.note,
+        whole: asked.whole,
     };
     submit(client, screen, request, asked.submission).await
 }

@@ -22,6 +22,7 @@ fn every_request_goes_to_its_address() {
         what if what.contains("console") => ok(json!({ "text": "login:" })),
         what if what.contains("screenshot") => Reply::Bytes(b"\x89PNG\r\n\x1a\nrest".to_vec()),
         what if what.contains("/computers/b") => ok(computer()),
+        what if what.contains("/why") => ok(json!({ "image": "debian@2", "reasons": ["in production"] })),
         what if what.contains("/images/") => ok(json!({ "name": "debian", "revisions": [] })),
         _ => ok(json!([])),
     });
@@ -37,6 +38,8 @@ fn every_request_goes_to_its_address() {
         client.apply(true).await.unwrap();
         client.images().await.unwrap();
         client.image(&"debian".parse().unwrap()).await.unwrap();
+        assert_eq!(client.why(&"debian@2".parse().unwrap()).await.unwrap().reasons, ["in production"]);
+        assert!(client.trash().await.unwrap().is_empty());
         client.vms(&kvm1).await.unwrap();
         assert_eq!(client.submit(&unload).await.unwrap().job, JobId(12));
         client.plan(&unload).await.unwrap();

@@ -22,6 +22,9 @@ pub(super) struct CaptureInput {
     after: After,
     /// It is off and is to be powered on first.
     power_on: bool,
+    /// Whether only what differs from the revision is to be stored: it is at hand, and nobody wants it otherwise.
+    #[serde(default)]
+    delta: bool,
 }
 
 /// What it takes to bring a computer back after a failed capture.
@@ -60,6 +63,7 @@ impl Running {
         after: After,
         power_on: bool,
         note: Option<String>,
+        whole: bool,
     ) -> Result<CaptureInput> {
         let row = self.node.queue.computer(name).await?;
         let refuse = |message: String| Err(Error::new(Kind::Refused, message));
@@ -98,12 +102,23 @@ impl Running {
             self.making(&image, Some(loaded.image.clone()), Some(row.computer.backend.clone()), note).await?;
         making.os = revision.manifest.os;
         let power_on = power == PowerState::Off;
-        Ok(CaptureInput { computer: row.computer, revision, loaded, making, after, power_on })
+        let delta = !whole
+            && match self.node.library.base(&loaded.image) {
+                Ok(_) => true,
+                Err(e) => {
+                    let why = Error::from(e).failure().message;
+                    let message =
+                        format!("its disks are stored whole: {} is not at hand: {why}", loaded.image);
+                    self.node.queue.post_event("whole-capture", Some(self.job()), Some(name), &message);
+                    false
+                }
+            };
+        Ok(CaptureInput { computer: row.computer, revision, loaded, making, after, power_on, delta })
     }
 
     pub(super) async fn capture(&self, mut job: Job, input: CaptureInput) -> Result<Made> {
         let job = &mut job;
-        let CaptureInput { computer, revision, mut loaded, making, after, power_on } = input;
+        let CaptureInput { computer, revision, mut loaded, making, after, power_on, delta } = input;
         let backend = self.backend(&computer.backend)?;
         let held = Held { computer: computer.clone(), revision: revision.clone(), loaded: loaded.clone() };
         job.step(self, &HOLD, held).run(async |_, _| Ok(())).await?;
@@ -113,7 +128,10 @@ impl Running {
             loaded.endpoint = endpoint;
             self.note_endpoint(job, "powered on", &computer.name, &loaded).await?;
         }
-        let staging = self.stage(job, &making).await?;
+        let mut staging = self.stage(job, &making).await?;
+        if delta {
+            staging = staging.over(self.node.library.base(&loaded.image)?);
+        }
         let endpoint = loaded.endpoint.clone();
         let target = self.node.target(&computer, &revision, Some(&endpoint))?;
         let captured = backend.capture(&mut job.part("capture"), target, &staging).await?;

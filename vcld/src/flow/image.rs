@@ -1,4 +1,4 @@
-//! Images without a computer: import, from an admin's machine, export, verify, delete.
+//! Images without a computer: import, from an admin's machine, export, verify.
 
 use super::publish::Making;
 use super::{Made, Running};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_images::{Format, Progress};
-use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_job::{Error, Job, Kind, Result, Step};
 use vcl_provisioning::{Captured, CapturedDisk, VmTarget};
 use vcl_types::{BackendName, DirectBoot, Hardware, ImageName, ImageRef, OsName, Revision};
 
@@ -46,10 +46,6 @@ pub(super) const EXPORT: Step<Running, PathBuf> = Step::new("export disk").deadl
     })
 });
 pub(super) const VERIFY: Step<Running, ImageRef> = Step::new("read again").deadline(LONG);
-pub(super) const DELETE_ROW: Step<Running, ImageRef> = Step::new("forget revision").retry(TRANSIENT);
-/// Deletes the files. There is no way back; the row is gone before, so that nothing begins to use them.
-pub(super) const DELETE_FILES: Step<Running, ImageRef> = Step::new("delete files");
-
 fn absolute(path: String) -> Result<PathBuf> {
     let path = PathBuf::from(path);
     if path.is_absolute() {
@@ -221,38 +217,6 @@ impl Running {
             })
             .await?;
         Ok(Some(format!("{image} is as it was published")))
-    }
-
-    pub(super) async fn begin_delete(&self, image: &ImageRef) -> Result<ImageRef> {
-        let Some(_) = image.revision else {
-            let message = format!("say which revision of {image} is to be deleted, as in `{image}@1`");
-            return Err(Error::new(Kind::Refused, message));
-        };
-        self.node.queue.revision(image).await?;
-        let users = self.node.queue.users(image).await?;
-        if users.is_empty() {
-            return Ok(image.clone());
-        }
-        let names: Vec<_> = users.iter().map(vcl_types::ComputerName::as_str).collect();
-        let (names, first) = (names.join(", "), &users[0]);
-        Err(Error::new(
-            Kind::Refused,
-            format!("{image} is loaded on {names}; unload it first: vclctl unload {first}"),
-        ))
-    }
-
-    pub(super) async fn delete(&self, mut job: Job, image: ImageRef) -> Result<Made> {
-        job.step(self, &DELETE_ROW, image.clone())
-            .run(async |image, _| Ok(self.node.queue.delete_revision(&self.claim, &image).await?))
-            .await?;
-        job.step(self, &DELETE_FILES, image.clone())
-            .run(async |image, cx| {
-                cx.check().await?;
-                self.node.library.delete(&image).await?;
-                Ok(())
-            })
-            .await?;
-        Ok(Some(format!("{image} is deleted")))
     }
 }
 

@@ -4,12 +4,12 @@
 use super::Running;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use vcl_images::{Format, StagedDisk, Staging, seal, seal_firmware, with_room};
+use vcl_images::{Format, StagedDisk, Staging, seal, seal_boot, seal_firmware, with_room};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_provisioning::{Captured, CapturedFirmware};
 use vcl_types::{
-    BackendName, ByteSize, DirectBoot, DiskRecord, FirmwareRecord, Hardware, ImageName, ImageRef, Manifest,
-    OsName,
+    BackendName, ByteSize, DirectBoot, DiskRecord, FileRecord, FirmwareRecord, Hardware, ImageName, ImageRef,
+    Manifest, OsName,
 };
 
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -62,6 +62,8 @@ pub(super) const RECORD: Step<Running, ImageRef> =
 struct Sealed {
     disks: Vec<DiskRecord>,
     firmware: Option<FirmwareRecord>,
+    #[serde(default)]
+    boot: Vec<FileRecord>,
 }
 
 impl Running {
@@ -122,7 +124,11 @@ impl Running {
                         }
                         None => None,
                     };
-                    Ok(Sealed { disks, firmware })
+                    let boot = match &boot {
+                        Some(boot) => seal_boot(&cx, staging, boot).await?,
+                        None => Vec::new(),
+                    };
+                    Ok(Sealed { disks, firmware, boot })
                 })
                 .await
             })
@@ -167,7 +173,7 @@ fn manifest(
     generalised: bool,
 ) -> Manifest {
     Manifest {
-        version: 1,
+        version: Manifest::version_for(&sealed.disks),
         image: making.image.clone(),
         revision: making.revision,
         parent: making.parent.clone(),
@@ -176,6 +182,7 @@ fn manifest(
         hardware,
         disks: sealed.disks,
         firmware: sealed.firmware,
+        boot_files: sealed.boot,
         boot,
         backend: making.backend.clone(),
         job: Some(job),

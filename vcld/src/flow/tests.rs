@@ -1,5 +1,7 @@
 //! Who calls whom: the daemon's flows over a mocked backend, with an OS module that must not be called.
 
+mod keep;
+
 use crate::node::Node;
 use crate::worker::{self, Stop};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -21,9 +23,9 @@ fn endpoint() -> Endpoint {
     Endpoint { address: [127, 0, 0, 1].into(), port: 22, user: "root".into(), host_keys }
 }
 
-fn config(path: &Utf8Path) -> Config {
+fn config(path: &Utf8Path, library: &str) -> Config {
     let text = format!(
-        "[library]\npath = \"{path}/library\"\n[backend.kvm]\ntype = \"libvirt\"\n[network.n]\nbridge = \"br0\"\n\
+        "[library]\npath = \"{path}/library\"\n{library}[backend.kvm]\ntype = \"libvirt\"\n[network.n]\nbridge = \"br0\"\n\
          [computers]\n\"a\" = {{ backend = \"kvm\", networks = [\"n\"] }}\n"
     );
     vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::LIBVIRT] }).unwrap()
@@ -37,10 +39,15 @@ struct Case {
 impl Case {
     /// A node with one computer, one revision and these.
     async fn new(backend: MockProvisioning, os: MockOs) -> Self {
+        Self::with(backend, os, "").await
+    }
+
+    /// The same, with more lines in its configuration's `[library]`.
+    async fn with(backend: MockProvisioning, os: MockOs, library: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
         std::fs::create_dir(path.join("library")).unwrap();
-        let config = config(&path);
+        let config = config(&path, library);
         let queue = Queue::open(path.join("vcld.db")).await.unwrap();
         queue.apply_computers(&config.computers, false).await.unwrap();
         let backend: Arc<dyn Provisioning> = Arc::new(backend);
@@ -90,6 +97,23 @@ impl Case {
         self.node.job(id).await.unwrap()
     }
 
+    /// Works until no job is left.
+    async fn drain(&self) {
+        let stop = Stop::default();
+        let mut changes = self.node.queue.submitted();
+        let working = tokio::spawn(worker::work(self.node.clone(), stop.clone()));
+        loop {
+            changes.borrow_and_update();
+            let jobs = self.node.jobs(None, 1000).await.unwrap();
+            if jobs.iter().all(|job| job.state.is_final()) {
+                break;
+            }
+            changes.changed().await.unwrap();
+        }
+        stop.drain.cancel();
+        working.await.unwrap();
+    }
+
     async fn load(&self) {
         let request = JobRequest::Load { computer: "a".parse().unwrap(), image: "debian".parse().unwrap() };
         let job = self.run(request).await;
@@ -104,6 +128,7 @@ impl Case {
             after,
             power_on: false,
             note: None,
+            whole: false,
         })
         .await
     }
@@ -219,8 +244,10 @@ async fn refusals_name_the_thing_and_the_way_out() {
     case.load().await;
     let off = case.capture(After::Release).await;
     assert!(off.reason.unwrap().contains("vclctl computer power a on"));
-    let delete =
-        case.node.submit(JobRequest::DeleteImage { image: "debian@1".parse().unwrap() }, "tester").await;
+    let delete = case
+        .node
+        .submit(JobRequest::DeleteImage { image: "debian@1".parse().unwrap(), now: false }, "tester")
+        .await;
     assert!(delete.unwrap_err().message.contains('a'));
     let nowhere = JobRequest::Load { computer: "b".parse().unwrap(), image: "debian".parse().unwrap() };
     assert!(case.node.submit(nowhere, "tester").await.unwrap_err().message.contains('b'));
