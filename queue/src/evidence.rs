@@ -60,7 +60,7 @@ impl Queue {
                 media_type: row.try_get("media_type")?,
                 size: ByteSize(row.try_get::<i64, _>("size")?.unsigned_abs()),
                 taken: time(row.try_get("taken_at")?),
-                attempt: row.try_get("attempt")?,
+                attempt: crate::engine::number(row, "attempt")?,
             })
         };
         rows.iter().map(read).collect()
@@ -71,6 +71,7 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], naming what there is.
     pub async fn evidence_part(&self, id: JobId, name: &str, attempt: Option<u32>) -> Result<Part> {
+        let attempt = attempt.map(i64::from);
         let row = sqlx::query(
             "SELECT name, media_type, bytes FROM evidence WHERE job_id = ? AND name = ? AND (? IS NULL OR attempt = ?) \
              ORDER BY attempt DESC LIMIT 1",
@@ -93,7 +94,7 @@ impl Queue {
 
 async fn keep(db: &mut Db, claim: Claim, parts: Vec<Part>) -> Result<()> {
     guard::check(&mut *db, &claim).await?;
-    let (id, attempt) = (claim.id().0, claim.job.attempt);
+    let (id, attempt) = (claim.id().0, i64::from(claim.job.attempt));
     for part in parts {
         let old = sqlx::query("DELETE FROM evidence WHERE job_id = ? AND attempt = ? AND name = ?");
         old.bind(id).bind(attempt).bind(&part.name).execute(&mut *db).await?;
@@ -116,7 +117,7 @@ async fn keep(db: &mut Db, claim: Claim, parts: Vec<Part>) -> Result<()> {
     );
     let mut sum = 0;
     for row in rows.bind(id).fetch_all(&mut *db).await? {
-        let (attempt, name, size): (u32, String, i64) =
+        let (attempt, name, size): (i64, String, i64) =
             (row.try_get("attempt")?, row.try_get("name")?, row.try_get("size")?);
         sum += usize::try_from(size).unwrap_or(usize::MAX / 2);
         if sum > EVIDENCE_LIMIT {

@@ -155,9 +155,10 @@ impl Queue {
             let job = JobRow::read(&row)?;
             let records =
                 sqlx::query("SELECT record FROM journal WHERE job_id = ? AND attempt = ? ORDER BY seq DESC");
-            let records = records.bind(job.id.0).bind(job.attempt).fetch_all(self.readers()).await?;
+            let records =
+                records.bind(job.id.0).bind(i64::from(job.attempt)).fetch_all(self.readers()).await?;
             for row in &records {
-                if let Record::Started { key, intent } = json(row, "record")?
+                if let Record::Started { key, intent, .. } = json(row, "record")?
                     && key == "record load"
                     && let Ok(loaded) = serde_json::from_value(intent["loaded"].clone())
                 {
@@ -275,7 +276,7 @@ async fn undo(db: &mut Db, id: JobId, cause: Failure) -> Result<()> {
         "SELECT COUNT(*) FROM journal WHERE job_id = ? AND attempt = ? AND record LIKE '{\"record\":\"unwinding\"%'",
     )
     .bind(id.0)
-    .bind(row.attempt)
+    .bind(i64::from(row.attempt))
     .fetch_one(&mut *db)
     .await?;
     if unwinding == 0 {
@@ -283,14 +284,14 @@ async fn undo(db: &mut Db, id: JobId, cause: Failure) -> Result<()> {
             "SELECT COALESCE(MAX(seq), 0) + 1 FROM journal WHERE job_id = ? AND attempt = ?",
         )
         .bind(id.0)
-        .bind(row.attempt)
+        .bind(i64::from(row.attempt))
         .fetch_one(&mut *db)
         .await?;
         sqlx::query(
             "INSERT INTO journal (job_id, attempt, seq, token, recorded_at, record) VALUES (?, ?, ?, ?, ?, ?)",
         )
         .bind(id.0)
-        .bind(row.attempt)
+        .bind(i64::from(row.attempt))
         .bind(seq)
         .bind(row.token)
         .bind(now())
@@ -321,7 +322,7 @@ async fn adopt(db: &mut Db, name: ComputerName, load: JobRow, loaded: Loaded) ->
     .bind(state.as_str())
     .bind(to_json(&loaded)?)
     .bind(loaded.image.name.as_str())
-    .bind(loaded.image.revision)
+    .bind(loaded.image.revision.map(i64::from))
     .bind(name.as_str())
     .execute(&mut *db)
     .await?;
@@ -332,10 +333,10 @@ async fn adopt(db: &mut Db, name: ComputerName, load: JobRow, loaded: Loaded) ->
     .bind(&load.requester)
     .bind(name.as_str())
     .bind(loaded.image.name.as_str())
-    .bind(loaded.image.revision)
+    .bind(loaded.image.revision.map(i64::from))
     .bind(reservation::State::Ready.as_str())
     .bind(load.id.0)
-    .bind(load.attempt)
+    .bind(i64::from(load.attempt))
     .bind(now())
     .execute(db)
     .await?;

@@ -14,7 +14,7 @@ fn failure(message: &str) -> Failure {
     Failure { kind: vcl_job::Kind::Fatal, message: message.into() }
 }
 fn started(key: &str, intent: Value) -> Record {
-    Record::Started { key: key.into(), intent }
+    Record::Started { key: key.into(), intent, at: None }
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn past_runs_tell_how_long_steps_take() {
     let since = chrono::Utc::now() - chrono::TimeDelta::days(1);
     assert_eq!(queue.past_processes(NODE, since).await.unwrap(), []);
     let claim = world.running(load("a", "debian")).await;
-    let process = Record::Process { key: "copy".into(), group: 77, start_time: 5 };
+    let process = Record::Process { key: "copy".into(), group: 77, start_time: 5, boot: None };
     queue.journal(&claim).append(&process).await.unwrap();
     assert_eq!(queue.past_processes(NODE, since).await.unwrap(), []);
     queue.finish(&claim, Event::Fail, Some("x"), None).await.unwrap();
