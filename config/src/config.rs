@@ -4,6 +4,7 @@ use crate::backend::{self, Backends, Known};
 use crate::computers;
 use crate::credentials;
 use crate::error::Error;
+use crate::exchange;
 use crate::keys::ROOT;
 use crate::network::{self, Networks};
 use crate::problem::{Findings, Position, Problems, shown};
@@ -34,6 +35,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// `[node]`.
     pub node: Node,
+    /// `[exchange]`, where it is there.
+    pub exchange: Option<exchange::Exchange>,
     /// `[log]`.
     pub log: Log,
     /// Every `[backend.NAME]`.
@@ -51,6 +54,8 @@ pub struct Library {
     pub path: Utf8PathBuf,
     /// A job that would leave less space than this free is refused.
     pub keep_free: ByteSize,
+    /// How many nodes should hold an image's newest revision, at least 1.
+    pub copies: usize,
 }
 
 /// Where the queue and the records are kept.
@@ -192,6 +197,10 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
     let hooks = root.section("hooks").and_then(|table| Some(Hooks { directory: table.path("directory")? }));
     let deadlines = root.section("deadlines").and_then(|table| read_deadlines(&table));
     let node = root.section("node").and_then(|table| read_node(&table));
+    let exchange = match root.has("exchange") {
+        false => Some(None),
+        true => root.section("exchange").and_then(|table| exchange::read(&table)).map(Some),
+    };
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
     let (networks, links) = network::read(root);
@@ -204,6 +213,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         hooks: hooks?,
         deadlines: deadlines?,
         node: node?,
+        exchange: exchange?,
         log: log?,
         backends,
         networks,
@@ -224,7 +234,8 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
         !root
     });
     let keep_free = table.size("keep_free");
-    Some(Library { path: path?, keep_free: keep_free? })
+    let copies = table.integer("copies");
+    Some(Library { path: path?, keep_free: keep_free?, copies: copies? as usize })
 }
 
 fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Database> {

@@ -22,6 +22,7 @@ mod blocking;
 pub mod digest;
 mod error;
 mod export;
+pub mod fetch;
 mod import;
 mod library;
 mod manifest;
