@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 use vcl_types::{Digest, ImageRef, Manifest, Revision};
 
@@ -160,6 +160,28 @@ impl Library {
         blocking(move || list(revision, &stop)).await
     }
 
+    /// One file that this library gives others of a revision, and where it lies. `None` for a name that is none of it.
+    ///
+    /// # Errors
+    /// As [`listing`](Self::listing).
+    pub async fn listed(
+        &self,
+        image: &ImageRef,
+        name: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<(ListedFile, PathBuf)>> {
+        let revision = self.get(image)?;
+        let (name, stop) = (name.to_owned(), stop.clone());
+        blocking(move || {
+            if !given(&revision).contains(&name) {
+                return Ok(None);
+            }
+            let path = Path::new(&revision.directory).join(&name);
+            Ok(Some((list_one(&revision, &name, &stop)?, path)))
+        })
+        .await
+    }
+
     /// Takes the staging of that name to fetch into, made if it is not there. `None` while another has it.
     ///
     /// # Errors
@@ -256,30 +278,30 @@ impl Fetching {
     }
 }
 
-fn list(revision: Revision, stop: &CancellationToken) -> Result<Listing> {
-    let manifest = revision.manifest.clone();
-    let directory = Path::new(&revision.directory);
-    let mut known: BTreeMap<&str, &Digest> = BTreeMap::new();
-    known.extend(manifest.disks.iter().map(|d| (d.file.as_str(), &d.file_digest)));
-    known.extend(manifest.firmware.iter().map(|f| (f.file.as_str(), &f.file_digest)));
-    let mut names: Vec<String> = files(&manifest).map(str::to_owned).collect();
+/// The names of the files that are given to others.
+fn given(revision: &Revision) -> Vec<String> {
+    let manifest = &revision.manifest;
+    let mut names: Vec<String> = files(manifest).map(str::to_owned).collect();
     let beside = manifest.disks.iter().map(|d| chunks_name(&d.file));
-    names.extend(beside.filter(|name| directory.join(name).is_file()));
-    let mut listed = Vec::with_capacity(names.len());
-    for name in names {
-        let path = directory.join(&name);
-        let file = match known.get(name.as_str()) {
-            Some(digest) => {
-                let meta = path.symlink_metadata();
-                let meta = meta.map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
-                ListedFile { size: meta.len(), digest: (*digest).clone(), name }
-            }
-            None => {
-                let made = digest::read_file(&path, stop, &Counter::new(&Progress::none(), 0))?;
-                ListedFile { size: made.size, digest: made.digest, name }
-            }
-        };
-        listed.push(file);
+    names.extend(beside.filter(|name| Path::new(&revision.directory).join(name).is_file()));
+    names
+}
+
+fn list(revision: Revision, stop: &CancellationToken) -> Result<Listing> {
+    let names = given(&revision);
+    let files = names.iter().map(|name| list_one(&revision, name, stop)).collect::<Result<_>>()?;
+    Ok(Listing { manifest: revision.manifest, files })
+}
+
+fn list_one(revision: &Revision, name: &str, stop: &CancellationToken) -> Result<ListedFile> {
+    let path = Path::new(&revision.directory).join(name);
+    let manifest = &revision.manifest;
+    let disks = manifest.disks.iter().map(|d| (&d.file, &d.file_digest));
+    let mut known = disks.chain(manifest.firmware.iter().map(|f| (&f.file, &f.file_digest)));
+    if let Some((_, digest)) = known.find(|(file, _)| *file == name) {
+        let meta = path.symlink_metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+        return Ok(ListedFile { name: name.to_owned(), size: meta.len(), digest: digest.clone() });
     }
-    Ok(Listing { manifest, files: listed })
+    let made = digest::read_file(&path, stop, &Counter::new(&Progress::none(), 0))?;
+    Ok(ListedFile { name: name.to_owned(), size: made.size, digest: made.digest })
 }

@@ -38,7 +38,7 @@ pub struct Queue(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) writer: Writer,
     readers: DbPool,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Changes whenever a claim might find something.
     pub(crate) submitted: watch::Sender<u64>,
     /// Changes whenever a job that runs is called off.

@@ -11,6 +11,8 @@
 //! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
 //! | `computers` | `computers` |
 //! | `images` | `revisions` |
+//! | `holdings` | `holdings`: which node has the files of which revision |
+//! | `restored` | all: what becomes of a database that was put back from a backup |
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
 //!
@@ -24,12 +26,14 @@ mod database;
 mod error;
 mod events;
 mod guard;
+mod holdings;
 mod images;
 mod jobs;
 mod journal;
 mod migrate;
 mod names;
 mod reservations;
+mod restored;
 mod submit;
 mod writer;
 
@@ -37,6 +41,8 @@ pub use claim::{CancelOutcome, Claim, ClaimLimits};
 pub use computers::ComputerRow;
 pub use database::Queue;
 pub use error::{Error, Kind, Result};
+pub use holdings::Holding;
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
+pub use restored::Restored;
 pub use submit::NewJob;

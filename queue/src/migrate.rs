@@ -15,8 +15,10 @@ pub(crate) struct Migration {
 }
 
 /// All of them, oldest first. One that was released is never changed.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "initial", sql: include_str!("../migrations/0001_initial.sql") }];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "initial", sql: include_str!("../migrations/0001_initial.sql") },
+    Migration { version: 2, name: "holdings", sql: include_str!("../migrations/0002_holdings.sql") },
+];
 
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
@@ -96,12 +98,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     const NEXT: Migration = Migration {
-        version: 2,
+        version: 3,
         name: "more",
         sql: "ALTER TABLE events ADD COLUMN more TEXT; CREATE TABLE more (id INTEGER PRIMARY KEY);",
     };
     const BAD: Migration =
-        Migration { version: 3, name: "bad", sql: "CREATE TABLE bad (id INTEGER); SELECT * FROM nowhere;" };
+        Migration { version: 4, name: "bad", sql: "CREATE TABLE bad (id INTEGER); SELECT * FROM nowhere;" };
 
     async fn tables(path: &Path) -> Vec<String> {
         let url = format!("sqlite://{}", path.display());
@@ -132,27 +134,27 @@ mod tests {
         let queue = Queue::open(&path).await.unwrap();
         queue.event("noted", None, None, "before").await.unwrap();
         queue.close().await;
-        assert!(!copy(0).exists() && !copy(1).exists());
+        assert!(!copy(0).exists() && !copy(2).exists());
 
-        const TWO: &[Migration] = &[MIGRATIONS[0], NEXT];
+        const TWO: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
         // What an upgrade that broke off has left.
-        std::fs::write(copy(1), "half a copy").unwrap();
+        std::fs::write(copy(2), "half a copy").unwrap();
         let queue = Queue::open_with(&path, TWO).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;
         assert!(tables(&path).await.contains(&"more".to_owned()));
-        assert_eq!(std::fs::metadata(copy(1)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(copy(2)).unwrap().permissions().mode() & 0o777, 0o600);
 
-        const THREE: &[Migration] = &[MIGRATIONS[0], NEXT, BAD];
+        const THREE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
         let error = Queue::open_with(&path, THREE).await.unwrap_err();
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(!tables(&path).await.contains(&"bad".to_owned()));
 
         let error = Queue::open(&path).await.unwrap_err();
         assert_eq!(error.kind, Kind::Newer);
-        assert!(error.context.contains("vcl.db.schema-1"), "{error}");
+        assert!(error.context.contains("vcl.db.schema-2"), "{error}");
         // The way out that the refusal names.
-        std::fs::rename(copy(1), &path).unwrap();
+        std::fs::rename(copy(2), &path).unwrap();
         let queue = Queue::open(&path).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;

@@ -111,6 +111,22 @@ pub enum JobRequest {
         /// The revision; it has a number, so that nothing is deleted by a default.
         image: ImageRef,
     },
+    /// Have a revision from another node that holds it.
+    Fetch {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+        /// The node that shall hold it; the one that is asked, where none is named.
+        #[serde(default)]
+        node: Option<String>,
+    },
+    /// Copy database and library to a directory of backups.
+    Backup {
+        /// The directory, an absolute path on the management node.
+        directory: String,
+        /// The node whose library and directory it is; the one that is asked, where none is named.
+        #[serde(default)]
+        node: Option<String>,
+    },
 }
 
 /// The kinds of job, for lists, filters and metrics.
@@ -127,6 +143,8 @@ pub enum JobKind {
     Export,
     Verify,
     DeleteImage,
+    Fetch,
+    Backup,
 }
 
 impl JobRequest {
@@ -142,6 +160,8 @@ impl JobRequest {
             Self::Export { .. } => JobKind::Export,
             Self::Verify { .. } => JobKind::Verify,
             Self::DeleteImage { .. } => JobKind::DeleteImage,
+            Self::Fetch { .. } => JobKind::Fetch,
+            Self::Backup { .. } => JobKind::Backup,
         }
     }
     /// The computer it acts on, which one job at a time may hold.
@@ -161,11 +181,28 @@ impl JobRequest {
             Self::Load { image, .. }
             | Self::Export { image, .. }
             | Self::Verify { image }
-            | Self::DeleteImage { image } => Some(&image.name),
+            | Self::DeleteImage { image }
+            | Self::Fetch { image, .. } => Some(&image.name),
             Self::Import { image, .. } | Self::CreateFromVm { image, .. } => Some(image),
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
-            Self::Capture { .. } | Self::Unload { .. } => None,
+            Self::Capture { .. } | Self::Unload { .. } | Self::Backup { .. } => None,
         }
+    }
+    /// The node that alone may do it, where it is about what lies on one.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Fetch { node, .. } | Self::Backup { node, .. } => node.as_deref(),
+            _ => None,
+        }
+    }
+    /// The same for that node, where it is about what lies on one and names none.
+    #[must_use]
+    pub fn or_at(mut self, here: &str) -> Self {
+        if let Self::Fetch { node, .. } | Self::Backup { node, .. } = &mut self {
+            node.get_or_insert_with(|| here.to_owned());
+        }
+        self
     }
 }
 
@@ -182,6 +219,8 @@ impl JobKind {
             Self::Export => "export",
             Self::Verify => "verify",
             Self::DeleteImage => "delete-image",
+            Self::Fetch => "fetch",
+            Self::Backup => "backup",
         }
     }
 }
@@ -204,6 +243,9 @@ impl fmt::Display for JobRequest {
             Self::Export { image, .. } => write!(f, "export {image}"),
             Self::Verify { image } => write!(f, "verify {image}"),
             Self::DeleteImage { image } => write!(f, "delete {image}"),
+            Self::Fetch { image, node: None } => write!(f, "fetch {image}"),
+            Self::Fetch { image, node: Some(node) } => write!(f, "fetch {image} to {node}"),
+            Self::Backup { directory, .. } => write!(f, "backup {directory}"),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::backends::{Factory, Making, networks};
 use crate::cli::{Arguments, Verb};
+use crate::exchange::{Configured, Exchange, Identity};
 use crate::node::Node;
 use crate::worker::{self, Stop};
 use crate::{http, notify, telemetry};
@@ -119,6 +120,15 @@ impl Builder {
         let stop = Stop::default();
         let closing = CancellationToken::new();
         let server = tokio::spawn(http::serve(node.clone(), listener, closing.clone()));
+        let exchanging = match (&node.exchange, &node.config.exchange) {
+            (Some(exchange), Some(table)) => {
+                let listener = tokio::net::TcpListener::bind(table.listen).await;
+                let listener = listener.with_context(|| format!("exchange.listen = \"{}\"", table.listen))?;
+                let (exchange, library) = (exchange.clone(), node.library.clone());
+                Some(tokio::spawn(crate::exchange::serve(exchange, library, listener, closing.clone())))
+            }
+            _ => None,
+        };
         let feeding = tokio::spawn({
             let (queue, closing) = (node.queue.clone(), closing.clone());
             notify::watchdog(closing, queue)
@@ -158,6 +168,9 @@ impl Builder {
         closing.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
+        if let Some(exchanging) = exchanging {
+            let _ = tokio::time::timeout(Duration::from_secs(1), exchanging).await;
+        }
         node.queue.close().await;
         tracing::info!("vcld has stopped");
         Ok(())
@@ -193,6 +206,7 @@ impl Builder {
             None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
+        let exchange = exchange(&config, &name)?.map(Arc::new);
         Ok(Node {
             name,
             config_path,
@@ -203,6 +217,7 @@ impl Builder {
             remotes,
             public_key,
             linux: Node::linux(),
+            exchange,
             since: chrono::Utc::now(),
             config,
         })
@@ -238,6 +253,21 @@ fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// This node's end of the exchange, where the configuration has one.
+fn exchange(config: &Config, name: &str) -> anyhow::Result<Option<Exchange>> {
+    let Some(table) = &config.exchange else { return Ok(None) };
+    let key = match &table.key {
+        vcl_config::KeySource::File(path) => {
+            std::fs::read(path).with_context(|| format!("exchange.key: {path}"))?
+        }
+        vcl_config::KeySource::Credential(name) => config.credential(name)?.expose().as_bytes().to_vec(),
+    };
+    let identity = Identity::read(table, &key)?;
+    let peers = Arc::new(Configured(table.peers.clone()));
+    let (silence, keep_free) = (config.deadlines.no_progress, config.library.keep_free);
+    Ok(Some(Exchange::new(name, identity, peers, silence, keep_free)))
 }
 
 fn ssh_key(config: &Config) -> anyhow::Result<SshKey> {

@@ -9,6 +9,7 @@
 //! the flow's own.
 
 mod capture;
+mod fetch;
 mod image;
 mod load;
 mod publish;
@@ -52,6 +53,8 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &image::VERIFY,
     &image::DELETE_ROW,
     &image::DELETE_FILES,
+    &fetch::FETCH,
+    &fetch::HOLD,
 ];
 
 #[async_trait::async_trait]
@@ -133,6 +136,13 @@ pub(crate) async fn run(
                 .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
                 .await
         }
+        JobRequest::Fetch { image, .. } => {
+            let flow = Flow { name: "fetch", version: 1 };
+            stage
+                .play(flow, running.begin_fetch(&image), async |job, input| running.fetch(job, input).await)
+                .await
+        }
+        JobRequest::Backup { .. } => unimplemented!(),
         JobRequest::DeleteImage { image } => {
             let flow = Flow { name: "delete-image", version: 1 };
             stage

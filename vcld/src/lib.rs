@@ -17,6 +17,7 @@ mod backends;
 mod cli;
 mod daemon;
 mod doctor;
+pub mod exchange;
 mod flow;
 pub mod http;
 pub mod node;

@@ -249,6 +249,7 @@ impl Running {
             .run(async |image, cx| {
                 cx.check().await?;
                 self.node.library.delete(&image).await?;
+                self.node.queue.let_go(&self.node.name, &image).await?;
                 Ok(())
             })
             .await?;

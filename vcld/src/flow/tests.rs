@@ -54,6 +54,7 @@ impl Case {
             remotes: Arc::new(remotes()),
             public_key: String::new(),
             linux: Arc::new(os),
+            exchange: None,
             since: chrono::Utc::now(),
             config,
         };
