@@ -122,6 +122,24 @@ pub fn needs(manifest: &Manifest) -> Option<ImageRef> {
     manifest.parent.clone().filter(|_| !whole)
 }
 
+/// A revision in a directory that is no library's own: one that was set aside.
+///
+/// # Errors
+/// [`NotFound`](crate::ErrorKind::NotFound), [`Corrupt`](crate::ErrorKind::Corrupt).
+pub fn revision_at(directory: &Path) -> Result<Revision> {
+    let manifest = manifest::read(directory)?;
+    Ok(Revision { manifest, directory: crate::names::text(directory)?.to_owned() })
+}
+
+/// What a revision has, wherever it lies. Files that the manifest has no digest of are read for it.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io), or told to stop.
+pub async fn listing_of(revision: Revision, stop: &CancellationToken) -> Result<Listing> {
+    let stop = stop.clone();
+    blocking(move || list(revision, &stop)).await
+}
+
 impl Library {
     /// The staging that a node fetches a revision in. It is the same each time, which is what a cut fetch goes on from.
     ///

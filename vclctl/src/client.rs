@@ -60,8 +60,9 @@ impl Client {
         self.get(&["status"], &[], QUICK).await
     }
     /// What the node lacks and what is wrong with it.
-    pub async fn doctor(&self) -> Result<Vec<Finding>> {
-        self.get(&["doctor"], &[], SLOW).await
+    pub async fn doctor(&self, rescan: bool) -> Result<Vec<Finding>> {
+        let query: &[(&str, String)] = if rescan { &[("rescan", "true".to_owned())] } else { &[] };
+        self.get(&["doctor"], query, SLOW).await
     }
     /// All computers.
     pub async fn computers(&self) -> Result<Vec<ComputerView>> {

@@ -14,6 +14,7 @@
 //! An [`Exchange`] owns the node's certificate and the turns; who the other nodes are is asked of [`Peers`] each time.
 
 mod client;
+mod findings;
 mod identity;
 mod server;
 #[cfg(test)]

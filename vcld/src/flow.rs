@@ -8,6 +8,7 @@
 //! `resume` and `unload` are the backend's, `post_load` and `pre_capture` inside them the OS module's, and the rest is
 //! the flow's own.
 
+mod backup;
 mod capture;
 mod fetch;
 mod image;
@@ -55,6 +56,12 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &image::DELETE_FILES,
     &fetch::FETCH,
     &fetch::HOLD,
+    &backup::SNAPSHOT,
+    &backup::PIN,
+    &backup::DUMP,
+    &backup::COPY,
+    &backup::COMPLETE,
+    &backup::UNPIN,
 ];
 
 #[async_trait::async_trait]
@@ -142,7 +149,14 @@ pub(crate) async fn run(
                 .play(flow, running.begin_fetch(&image), async |job, input| running.fetch(job, input).await)
                 .await
         }
-        JobRequest::Backup { .. } => unimplemented!(),
+        JobRequest::Backup { directory, .. } => {
+            let flow = Flow { name: "backup", version: 1 };
+            stage
+                .play(flow, running.begin_backup(&directory), async |job, input| {
+                    running.backup(job, input).await
+                })
+                .await
+        }
         JobRequest::DeleteImage { image } => {
             let flow = Flow { name: "delete-image", version: 1 };
             stage

@@ -14,6 +14,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
 mod backends;
+mod backup;
 mod cli;
 mod daemon;
 mod doctor;
@@ -23,7 +24,9 @@ pub mod http;
 pub mod node;
 mod notify;
 mod plan;
+mod reconcile;
 mod requests;
+mod rescan;
 mod telemetry;
 mod worker;
 

@@ -158,6 +158,14 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
         JobRequest::Export { image, path, format } => format!("exported {image} to {path} ({format})"),
         JobRequest::Verify { image } => format!("verified {}: its digests are right", result(image)),
         JobRequest::DeleteImage { image } => format!("deleted {image}"),
+        JobRequest::Fetch { image, .. } => match &job.result {
+            Some(made) => format!("fetched: {made}"),
+            None => format!("fetched {image}"),
+        },
+        JobRequest::Backup { directory, .. } => match &job.result {
+            Some(made) => format!("backed up: {made}"),
+            None => format!("backed up to {directory}"),
+        },
     };
     let time = job.started.zip(job.ended).map(|(from, to)| format!(" {}", took(to - from)));
     text::one_line(&format!("{what}{}", time.unwrap_or_default()))

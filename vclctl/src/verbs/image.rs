@@ -48,6 +48,9 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
         ImageVerb::Verify { image, submission } => {
             jobs::submit(client, screen, JobRequest::Verify { image }, submission).await
         }
+        ImageVerb::Fetch { image, to, submission } => {
+            jobs::submit(client, screen, JobRequest::Fetch { image, node: to }, submission).await
+        }
         ImageVerb::Delete { image, yes, submission } => delete(client, screen, image, yes, submission).await,
     }
 }

@@ -222,7 +222,7 @@ impl Client {
         let node = &self.node;
         // rustls says what was wrong with ours only as the alert that came back.
         let lower = text.to_ascii_lowercase();
-        if lower.contains("certificate") || lower.contains("unknownca") {
+        if lower.contains("certificate") || lower.contains("fatal alert") {
             let way_out = "both ends need certificates of one authority (exchange.ca), for the nodes' names";
             return Error::new(Kind::Auth, format!("{node} and this node do not trust each other: {text}; {way_out}"));
         }
