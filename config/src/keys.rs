@@ -245,14 +245,23 @@ pub const LIBRARY: &[Key] = &[
 
 /// `[exchange]`.
 pub const EXCHANGE: &[Key] = &[
-    Key::default("listen", Kind::Text, "0.0.0.0:8443", "The address and port that other nodes are answered on."),
+    Key::default(
+        "listen",
+        Kind::Text,
+        "0.0.0.0:8443",
+        "The address and port that other nodes are answered on.",
+    ),
     Key::optional(
         "address",
         Kind::Text,
         "the node's name with the port it listens on",
         "What the other nodes dial: a host name or an address, with the port.",
     ),
-    Key::required("ca", Kind::Path, "The certificate authority of the nodes, in PEM. Both ends are checked against it."),
+    Key::required(
+        "ca",
+        Kind::Path,
+        "The certificate authority of the nodes, in PEM. Both ends are checked against it.",
+    ),
     Key::required(
         "certificate",
         Kind::Path,

@@ -93,7 +93,12 @@ impl Listing {
                 (None, Some(size)) if self.files.iter().filter(|f| f.name == *name).count() == 1 => {
                     (Some(*size), None)
                 }
-                _ => return wrong(format!("it has a file {:?} that the manifest does not name", shorten(name))),
+                _ => {
+                    return wrong(format!(
+                        "it has a file {:?} that the manifest does not name",
+                        shorten(name)
+                    ));
+                }
             };
             file_name(name)?;
             if size.is_some_and(|size| size != file.size) || file.size > size.unwrap_or(LARGEST_SMALL) {
@@ -317,7 +322,8 @@ fn list_one(revision: &Revision, name: &str, stop: &CancellationToken) -> Result
     let disks = manifest.disks.iter().map(|d| (&d.file, &d.file_digest));
     let mut known = disks.chain(manifest.firmware.iter().map(|f| (&f.file, &f.file_digest)));
     if let Some((_, digest)) = known.find(|(file, _)| *file == name) {
-        let meta = path.symlink_metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+        let meta =
+            path.symlink_metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
         return Ok(ListedFile { name: name.to_owned(), size: meta.len(), digest: digest.clone() });
     }
     let made = digest::read_file(&path, stop, &Counter::new(&Progress::none(), 0))?;

@@ -216,8 +216,9 @@ async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<C
     }
     let limits_of_backends: HashMap<&str, u32> =
         limits.per_backend.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    let queued =
-        sqlx::query("SELECT id, backend, host, for_node FROM jobs WHERE state = 'queued' ORDER BY resumed DESC, id");
+    let queued = sqlx::query(
+        "SELECT id, backend, host, for_node FROM jobs WHERE state = 'queued' ORDER BY resumed DESC, id",
+    );
     for row in queued.fetch_all(&mut *db).await? {
         let backend: Option<&str> = row.try_get("backend")?;
         let host: Option<&str> = row.try_get("host")?;

@@ -95,8 +95,9 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn holders(&self, image: &ImageRef) -> Result<Vec<String>> {
-        let nodes =
-            sqlx::query_scalar("SELECT node FROM holdings WHERE image = ? AND number = ? ORDER BY since, node");
+        let nodes = sqlx::query_scalar(
+            "SELECT node FROM holdings WHERE image = ? AND number = ? ORDER BY since, node",
+        );
         Ok(nodes.bind(image.name.as_str()).bind(number(image)?).fetch_all(self.readers()).await?)
     }
 }

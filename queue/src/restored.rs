@@ -82,11 +82,15 @@ impl Queue {
             Error::caused(kind, format!("copying the database to {shown}"), e)
         };
         let Some(text) = file.to_str() else {
-            return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8")));
+            return Err(failed(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "the path is not UTF-8",
+            )));
         };
         // SQLite writes into an empty file that is there, and keeps its mode.
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path()).create_if_missing(false);
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.path()).create_if_missing(false);
         let mut db = sqlx::SqliteConnection::connect_with(&options).await?;
         sqlx::query("VACUUM INTO ?").bind(text).execute(&mut db).await?;
         db.close().await?;

@@ -34,7 +34,10 @@ pub(crate) fn list(directory: &Utf8Path) -> Result<String> {
                 "{}  {} revisions in {}, by {} (vcld {})",
                 snapshot.name, done.revisions, done.bytes, done.node, done.version
             ),
-            None => format!("{}  not complete: it is being taken, or was cut short; it does not count", snapshot.name),
+            None => format!(
+                "{}  not complete: it is being taken, or was cut short; it does not count",
+                snapshot.name
+            ),
         };
         text.push_str(&line);
         text.push('\n');
@@ -77,7 +80,9 @@ pub(crate) async fn verify(directory: &Utf8Path, only: Option<&str>) -> Result<V
         }
     }
     match only {
-        Some(only) if looked == 0 => Err(anyhow::anyhow!("there is no complete snapshot {only} in {directory}")),
+        Some(only) if looked == 0 => {
+            Err(anyhow::anyhow!("there is no complete snapshot {only} in {directory}"))
+        }
         _ => Ok(wrong),
     }
     .with_context(|| format!("vcld backups list {directory} shows those there are"))

@@ -117,7 +117,9 @@ impl Builder {
         for kept in &applied.kept {
             tracing::warn!(kept, "a computer of the configuration stays as it was");
         }
-        node.rescan_at_start().await.map_err(|e| anyhow::anyhow!("comparing database and library: {}", e.failure()))?;
+        node.rescan_at_start()
+            .await
+            .map_err(|e| anyhow::anyhow!("comparing database and library: {}", e.failure()))?;
         let listener = listener(&node.config.api.socket, &node.config.api.group)?;
         for job in node.queue.recover(&node.name).await? {
             tracing::info!(job = job.0, "a job of an earlier life goes on");
@@ -264,7 +266,11 @@ fn backups(verb: &BackupsVerb) -> ExitCode {
                 for line in &wrong {
                     println!("{line}");
                 }
-                anyhow::ensure!(wrong.is_empty(), "{} things are not what they were; take a new backup", wrong.len());
+                anyhow::ensure!(
+                    wrong.is_empty(),
+                    "{} things are not what they were; take a new backup",
+                    wrong.len()
+                );
                 println!("everything is what it was");
             }
         }

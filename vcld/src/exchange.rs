@@ -18,7 +18,7 @@ mod findings;
 mod identity;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use identity::Identity;
 pub(crate) use server::serve;

@@ -10,6 +10,8 @@
 
 mod backup;
 mod capture;
+#[cfg(test)]
+mod crash;
 mod fetch;
 mod image;
 mod load;

@@ -28,6 +28,8 @@ mod reconcile;
 mod requests;
 mod rescan;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use backends::{Factory, Making};

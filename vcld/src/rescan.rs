@@ -33,7 +33,11 @@ impl Rescan {
             findings.push(Finding { what: "library".into(), level, found, way_out });
         };
         for image in &self.added {
-            add(FindingLevel::Warning, format!("{image} was in the library and not in the database; it is now"), None);
+            add(
+                FindingLevel::Warning,
+                format!("{image} was in the library and not in the database; it is now"),
+                None,
+            );
         }
         for image in &self.deleted {
             let way_out = "remove its directory from the library, or restore a database that still has it";
@@ -51,7 +55,9 @@ impl Rescan {
             }
             let (level, found) = match alone {
                 true => (FindingLevel::Error, format!("{image} is in the database and its files are lost")),
-                false => (FindingLevel::Warning, format!("{image} is not here, and no node is known to have it")),
+                false => {
+                    (FindingLevel::Warning, format!("{image} is not here, and no node is known to have it"))
+                }
             };
             let way_out = format!(
                 "bring its files back from a backup (vcld restore DIR --merge), or give it up: vclctl image delete {image}"
@@ -89,16 +95,18 @@ impl Node {
         let found = self.rescan().await?;
         for image in &found.added {
             let message = format!("{image} was in the library and not in the database; it is now");
-            self.queue.post_event("revision-added", None, None, &message);
+            self.queue.event("revision-added", None, None, &message).await?;
         }
         for image in &found.deleted {
-            let message = format!("{image} was deleted, and its files are in the library; see vclctl doctor --rescan");
-            self.queue.post_event("revision-left", None, None, &message);
+            let message =
+                format!("{image} was deleted, and its files are in the library; see vclctl doctor --rescan");
+            self.queue.event("revision-left", None, None, &message).await?;
         }
         if self.exchange.is_none() {
             for image in found.lost() {
-                let message = format!("{image} is in the database and its files are lost; see vclctl doctor --rescan");
-                self.queue.post_event("revision-lost", None, None, &message);
+                let message =
+                    format!("{image} is in the database and its files are lost; see vclctl doctor --rescan");
+                self.queue.event("revision-lost", None, None, &message).await?;
             }
         }
         Ok(())
@@ -123,9 +131,17 @@ impl Node {
             let (name, backend) = (&row.computer.name, self.backends.get(&row.computer.backend));
             let Some(backend) = backend else { continue };
             if let Ok(PowerState::Absent) = backend.state(&row.computer).await {
-                let found = format!("{name} holds {} in the database, and its backend has no machine for it", loaded.image);
+                let found = format!(
+                    "{name} holds {} in the database, and its backend has no machine for it",
+                    loaded.image
+                );
                 let way_out = Some(format!("vclctl unload {name}"));
-                findings.push(Finding { what: "computer".into(), level: FindingLevel::Warning, found, way_out });
+                findings.push(Finding {
+                    what: "computer".into(),
+                    level: FindingLevel::Warning,
+                    found,
+                    way_out,
+                });
             }
         }
         if findings.is_empty() {

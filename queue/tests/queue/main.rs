@@ -7,6 +7,7 @@ mod computers;
 mod damage;
 mod events;
 mod flow;
+mod holdings;
 mod images;
 mod jobs;
 mod journal;

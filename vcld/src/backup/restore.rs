@@ -48,7 +48,8 @@ pub(crate) struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let images = |images: &[ImageRef]| images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let images =
+            |images: &[ImageRef]| images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         writeln!(f, "restored {}:", self.snapshot)?;
         match self.database {
             true => writeln!(f, "  the database is the snapshot's")?,
@@ -71,7 +72,10 @@ impl std::fmt::Display for Report {
         }
         if !self.computers.is_empty() {
             let names = self.computers.join(", ");
-            writeln!(f, "  in maintenance, because a job was at them: {names}; look at each, then vclctl unload it")?;
+            writeln!(
+                f,
+                "  in maintenance, because a job was at them: {names}; look at each, then vclctl unload it"
+            )?;
         }
         write!(f, "start vcld, then look: vclctl doctor --rescan")
     }
@@ -85,24 +89,48 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
     let listings = store.listings(&snapshot).await.with_context(|| format!("snapshot {}", snapshot.name))?;
     let missing = listings.iter().flat_map(|l| &l.files).find(|file| !store.has(file));
     if let Some(file) = missing {
-        bail!("snapshot {} cannot be restored: {} lacks the object {}", snapshot.name, what.directory, file.digest);
+        bail!(
+            "snapshot {} cannot be restored: {} lacks the object {}",
+            snapshot.name,
+            what.directory,
+            file.digest
+        );
     }
     let library = Library::open(&config.library.path)?;
     let vcl_config::Database::Sqlite { path } = &config.database;
     let database_here = path.metadata().is_ok_and(|meta| meta.len() > 0);
     let revisions_here = library.revisions()?.revisions.len();
     if !what.merge && (database_here || revisions_here > 0) {
-        let database = if database_here { format!("the database {path} is there") } else { "there is no database".into() };
+        let database = if database_here {
+            format!("the database {path} is there")
+        } else {
+            "there is no database".into()
+        };
         bail!(
             "{database}, and the library {} has {revisions_here} revisions; restore into empty ones, or keep what is there and add what is missing: --merge",
             config.library.path
         );
     }
-    let mut report = Report { snapshot: snapshot.name.clone(), database: !database_here, ..Report::default() };
+    let mut report =
+        Report { snapshot: snapshot.name.clone(), database: !database_here, ..Report::default() };
     if !database_here {
         put_database(&snapshot.directory.join(DATABASE), path)?;
     }
     let queue = Queue::open(path).await.context("stop vcld before restoring")?;
+    let done = fill(&queue, &library, &store, (&snapshot, &listings), node, &mut report).await;
+    queue.close().await;
+    done.map(|()| report)
+}
+
+/// Everything that needs the database open.
+async fn fill(
+    queue: &Queue,
+    library: &Library,
+    store: &Store,
+    (snapshot, listings): (&Snapshot, &[Listing]),
+    node: &str,
+    report: &mut Report,
+) -> Result<()> {
     let taken = snapshot.complete.as_ref().map(|c| c.taken.to_rfc3339()).unwrap_or_default();
     if report.database {
         let reason = format!(
@@ -112,8 +140,8 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
         report.jobs = ended.jobs;
         report.computers = ended.computers.iter().map(ToString::to_string).collect();
     }
-    for listing in &listings {
-        put_revision(&store, &library, listing, &mut report).await?;
+    for listing in listings {
+        put_revision(store, library, listing, report).await?;
     }
     let held: Vec<_> = library.revisions()?.revisions.into_iter().map(|r| r.manifest).collect();
     let rebuilt = queue.rebuild_from(&held).await?;
@@ -130,8 +158,7 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
     let held: Vec<_> = library.revisions()?.revisions.iter().map(|r| r.manifest.image_ref()).collect();
     queue.set_holdings(node, &held).await?;
     queue.event("restored", None, None, &report.to_string()).await?;
-    queue.close().await;
-    Ok(report)
+    Ok(())
 }
 
 fn choose(store: &Store, wanted: Option<&str>) -> Result<Snapshot> {
@@ -180,7 +207,12 @@ fn put_database(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     write().with_context(|| format!("writing the database {to}"))
 }
 
-async fn put_revision(store: &Store, library: &Library, listing: &Listing, report: &mut Report) -> Result<()> {
+async fn put_revision(
+    store: &Store,
+    library: &Library,
+    listing: &Listing,
+    report: &mut Report,
+) -> Result<()> {
     let image = listing.manifest.image_ref();
     match library.get(&image) {
         Ok(there) => {
@@ -190,7 +222,10 @@ async fn put_revision(store: &Store, library: &Library, listing: &Listing, repor
             return Ok(());
         }
         Err(e) if e.kind == ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("{image} is in the library and cannot be read; move it out")),
+        Err(e) => {
+            return Err(e)
+                .with_context(|| format!("{image} is in the library and cannot be read; move it out"));
+        }
     }
     let (name, cx) = (Library::fetch_name("restore", &image)?, alone());
     let fetching = library.fetching(&name)?.with_context(|| format!("another process restores {image}"))?;

@@ -108,9 +108,10 @@ impl Store {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let directory = root.join(&name);
             let complete = match std::fs::read(directory.join(COMPLETE)) {
-                Ok(text) => {
-                    Some(serde_json::from_slice(&text).with_context(|| format!("reading {directory}/{COMPLETE}"))?)
-                }
+                Ok(text) => Some(
+                    serde_json::from_slice(&text)
+                        .with_context(|| format!("reading {directory}/{COMPLETE}"))?,
+                ),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
                 Err(e) => return Err(e).with_context(|| format!("reading {directory}/{COMPLETE}")),
             };

@@ -200,7 +200,8 @@ impl Client {
             _ => Kind::Refused,
         };
         let text = self.short(answer).await.unwrap_or_default();
-        let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control()).take(300).collect();
+        let text: String =
+            String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control()).take(300).collect();
         Err(Error::new(kind, format!("{} answers {}: {text}", self.node, status.as_u16())))
     }
 
@@ -224,7 +225,10 @@ impl Client {
         let lower = text.to_ascii_lowercase();
         if lower.contains("certificate") || lower.contains("fatal alert") {
             let way_out = "both ends need certificates of one authority (exchange.ca), for the nodes' names";
-            return Error::new(Kind::Auth, format!("{node} and this node do not trust each other: {text}; {way_out}"));
+            return Error::new(
+                Kind::Auth,
+                format!("{node} and this node do not trust each other: {text}; {way_out}"),
+            );
         }
         let kind = if error.is_connect() { Kind::Unreachable } else { Kind::Transient };
         Error::caused(kind, format!("talking to {node}"), error)

@@ -29,7 +29,12 @@ impl Exchange {
             Ok(peers) => peers,
             Err(e) => {
                 let (level, way_out) = (FindingLevel::Warning, Some("look at the database".to_owned()));
-                findings.push(Finding { what: "exchange".into(), level, found: e.failure().message, way_out });
+                findings.push(Finding {
+                    what: "exchange".into(),
+                    level,
+                    found: e.failure().message,
+                    way_out,
+                });
                 return findings;
             }
         };
@@ -40,7 +45,9 @@ impl Exchange {
                 Ok(Err(e)) => (
                     FindingLevel::Warning,
                     e.failure().message,
-                    Some(format!("is vcld running on {node}, with [exchange], and is {address} right and let through?")),
+                    Some(format!(
+                        "is vcld running on {node}, with [exchange], and is {address} right and let through?"
+                    )),
                 ),
                 Err(_) => (
                     FindingLevel::Warning,
@@ -60,9 +67,17 @@ impl Exchange {
         let left = (expires - chrono::Utc::now()).num_days();
         let renew = "make a new one (see several-nodes.md), then: systemctl restart vcld";
         let (level, found, way_out) = if expires <= chrono::Utc::now() {
-            (FindingLevel::Error, format!("the certificate ended on {day}: no node is answered"), Some(renew.to_owned()))
+            (
+                FindingLevel::Error,
+                format!("the certificate ended on {day}: no node is answered"),
+                Some(renew.to_owned()),
+            )
         } else if left < SOON {
-            (FindingLevel::Warning, format!("the certificate ends in {left} days, on {day}"), Some(renew.to_owned()))
+            (
+                FindingLevel::Warning,
+                format!("the certificate ends in {left} days, on {day}"),
+                Some(renew.to_owned()),
+            )
         } else {
             (FindingLevel::Ok, format!("the certificate of {} is good until {day}", self.name), None)
         };

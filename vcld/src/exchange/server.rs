@@ -133,7 +133,9 @@ async fn accept(
                     let names = certificates.first().map(names_of).unwrap_or_default().into();
                     let _ = sender.send((stream, Caller { names, address })).await;
                 }
-                Ok(Err(e)) => tracing::info!(%address, error = %e, "no node, or not one of ours: turned away"),
+                Ok(Err(e)) => {
+                    tracing::info!(%address, error = %e, "no node, or not one of ours: turned away")
+                }
                 Err(_) => tracing::info!(%address, "no handshake within 10 s: turned away"),
             }
         });
@@ -210,7 +212,9 @@ async fn file(
     };
     let tag = format!("\"{}\"", listed.digest);
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    if text(header::IF_MATCH).is_some_and(|wanted| !wanted.split(',').any(|w| w.trim() == "*" || w.trim() == tag)) {
+    if text(header::IF_MATCH)
+        .is_some_and(|wanted| !wanted.split(',').any(|w| w.trim() == "*" || w.trim() == tag))
+    {
         let message = format!("{name} of {image} is not what it was: its digest is {}", listed.digest);
         return problem(StatusCode::PRECONDITION_FAILED, message);
     }

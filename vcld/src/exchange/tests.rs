@@ -23,7 +23,10 @@ async fn a_revision_comes_over_as_it_is() {
     let nobody = "127.0.0.1:1".parse().unwrap();
     let server = world.serve(world.end("node1", &[("node2", nobody)]), &one, "127.0.0.2").await;
     let end = world.end("node2", &[("node1", server.address)]);
-    assert_eq!(end.greet("node1", &server.address.to_string()).await.unwrap(), format!("node1 vcld {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        end.greet("node1", &server.address.to_string()).await.unwrap(),
+        format!("node1 vcld {}", env!("CARGO_PKG_VERSION"))
+    );
     assert_eq!(fetch(&end, &two, &manifest).await.unwrap().as_deref(), Some("node1"));
     assert_eq!(files(&one, "debian@2"), files(&two, "debian@2"));
     assert!(two.leftovers().unwrap().is_empty());
@@ -61,7 +64,9 @@ async fn what_was_fetched_before_the_process_died_counts() {
     let server = world.serve(world.end("node1", &[("node2", nobody)]), &one, "127.0.0.2").await;
     // One connection, cut after 3 MiB; then nothing any more.
     let wire = Wire::to(server.address, &[3 * MIB as u64], Then::Nothing, || ()).await;
-    let e = fetch(&world.end("node2", &[("node1", wire.address)]), &world.library("two"), &manifest).await.unwrap_err();
+    let e = fetch(&world.end("node2", &[("node1", wire.address)]), &world.library("two"), &manifest)
+        .await
+        .unwrap_err();
     assert_eq!(e.kind, Kind::Unreachable, "{e}");
     let two = world.library("two");
     assert_eq!(two.leftovers().unwrap().len(), 1);
@@ -116,7 +121,8 @@ async fn who_is_not_of_us_is_turned_away() {
     assert!(e.kind == Kind::Auth && e.to_string().contains("exchange.ca"), "{e}");
     // No certificate at all.
     let ca = reqwest::Certificate::from_pem(&std::fs::read(world.path().join("node2.ca")).unwrap()).unwrap();
-    let bare = reqwest::Client::builder().tls_certs_only([ca]).resolve("node1", server.address).build().unwrap();
+    let bare =
+        reqwest::Client::builder().tls_certs_only([ca]).resolve("node1", server.address).build().unwrap();
     let url = format!("https://node1:{}/v1/node", server.address.port());
     assert!(bare.get(url).send().await.is_err());
     assert!(two.get(&"debian@2".parse().unwrap()).is_err());
@@ -243,4 +249,56 @@ async fn a_full_library_is_no_space_before_and_while_it_comes() {
     std::process::Command::new("umount").arg(&small).status().unwrap();
     assert_eq!(e.kind, Kind::NoSpace, "{e}");
     assert_eq!(again.unwrap().as_deref(), Some("node1"));
+}
+
+/// The commands of several-nodes.md, as they stand there.
+#[tokio::test]
+async fn certificates_made_as_the_guide_says_are_accepted() {
+    let guide = include_str!("../../../docs/several-nodes.md");
+    let mut blocks = guide.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let (authority, each) = (blocks.next().unwrap(), blocks.next().unwrap());
+    let world = World::new();
+    let shell = |text: &str| {
+        let done =
+            std::process::Command::new("sh").args(["-ec", text]).current_dir(world.path()).output().unwrap();
+        assert!(done.status.success(), "{text}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    shell(authority);
+    let mut ends = Vec::new();
+    for name in ["node1.example.org", "node2.example.org"] {
+        let said = shell(&each.replace("node1.example.org", name));
+        assert!(said.contains(&format!("DNS:{name}")), "{said}");
+        let at = |file: String| world.path().join(file);
+        let files = vcl_config::Exchange {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            address: None,
+            ca: at("ca.pem".into()),
+            certificate: at(format!("{name}.pem")),
+            key: vcl_config::KeySource::File(at(format!("{name}.key"))),
+            peers: [].into(),
+        };
+        ends.push(world::identity(&files));
+    }
+    let end = |n: usize, name: &str, peer: &str, at: std::net::SocketAddr| {
+        let peers = super::Configured([(peer.to_owned(), at.to_string())].into());
+        let silence = std::time::Duration::from_secs(20);
+        Arc::new(Exchange::new(name, ends[n].clone(), Arc::new(peers), silence, vcl_types::ByteSize(0)))
+    };
+    let (one, two) = (world.library("one"), world.library("two"));
+    let manifest = publish(&one, "debian@2", MIB, 11).await;
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let first = end(0, "node1.example.org", "node2.example.org", nobody);
+    let server = world.serve(first.clone(), &one, "127.0.0.2").await;
+    let second = end(1, "node2.example.org", "node1.example.org", server.address);
+    fetch(&second, &two, &manifest).await.unwrap();
+    let found = second.findings().await;
+    assert!(found.iter().all(|f| f.level == vcl_types::api::FindingLevel::Ok), "{found:?}");
+    assert_eq!(found.len(), 2);
+    // The first knows the second at an address where nobody answers.
+    let found = first.findings().await;
+    assert!(found[1].found.contains("node2.example.org") && found[1].way_out.is_some(), "{found:?}");
+    // A certificate that is for another name than the node has.
+    let misnamed = end(1, "node3", "node1.example.org", server.address).findings().await;
+    assert!(misnamed[1].found.contains("is called node3"), "{misnamed:?}");
 }

@@ -133,7 +133,8 @@ impl Running {
                 let directory = self.snapshot(&target)?;
                 let mut files = std::collections::BTreeMap::new();
                 for name in [DATABASE, REVISIONS] {
-                    files.insert(name.to_owned(), digest(&directory.join(name)).await.map_err(|e| fatal(&e))?);
+                    files
+                        .insert(name.to_owned(), digest(&directory.join(name)).await.map_err(|e| fatal(&e))?);
                 }
                 let complete = Complete {
                     taken,
@@ -231,7 +232,8 @@ fn link_all(from: &Path, to: &Path) -> std::io::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
-    let mut names: Vec<_> = std::fs::read_dir(from)?.map(|e| Ok(e?.file_name())).collect::<std::io::Result<_>>()?;
+    let mut names: Vec<_> =
+        std::fs::read_dir(from)?.map(|e| Ok(e?.file_name())).collect::<std::io::Result<_>>()?;
     names.sort_by_key(|name| name == "manifest.json");
     for name in names {
         match std::fs::hard_link(from.join(&name), to.join(&name)) {

@@ -65,7 +65,10 @@ impl Running {
                 Err(e) => return Err(e.into()),
             }
             if lacking.len() == LONGEST_CHAIN {
-                return Err(Error::new(Kind::Corrupt, format!("more than {LONGEST_CHAIN} revisions lie on each other below {image}")));
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("more than {LONGEST_CHAIN} revisions lie on each other below {image}"),
+                ));
             }
             next = match fetch::needs(&manifest) {
                 Some(below) => Some(self.node.queue.revision(&below).await?.manifest),
@@ -88,7 +91,8 @@ impl Running {
             }
             Err(e) => {
                 let way_out = "its files are lost here, and without [exchange] no other node is asked; restore them from a backup, or add [exchange]";
-                Err(Error::from(e).within(format!("{exact} is known and this node's library does not hold it: {way_out}")))
+                Err(Error::from(e)
+                    .within(format!("{exact} is known and this node's library does not hold it: {way_out}")))
             }
         }
     }

@@ -37,7 +37,8 @@ pub(crate) fn missing(
         if holders.is_empty() {
             continue;
         }
-        let has = |node: &String| holders.contains(node) || under_way.contains(&(node.clone(), image.clone()));
+        let has =
+            |node: &String| holders.contains(node) || under_way.contains(&(node.clone(), image.clone()));
         let have = nodes.iter().filter(|node| has(node)).count();
         let mut free: Vec<_> = nodes.iter().filter(|node| !has(node)).collect();
         free.sort_by_key(|node| (rank(node, image), *node));
@@ -51,7 +52,8 @@ pub(crate) fn missing(
 fn rank(node: &str, image: &ImageRef) -> u64 {
     // FNV-1a, because it is the same in every version of every program.
     let text = format!("{node} {image}");
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn by_image(holdings: Vec<Holding>) -> BTreeMap<ImageRef, BTreeSet<String>> {
@@ -145,11 +147,15 @@ impl Node {
             findings.push(warning(found, "add nodes, or lower it"));
         }
         for image in wanted {
-            let holders: Vec<_> = held.get(&image).into_iter().flatten().filter(|n| nodes.contains(*n)).cloned().collect();
+            let holders: Vec<_> =
+                held.get(&image).into_iter().flatten().filter(|n| nodes.contains(*n)).cloned().collect();
             if holders.len() < copies.min(nodes.len()) {
                 let have = if holders.is_empty() { "no node".to_owned() } else { holders.join(", ") };
                 let found = format!("{image} should be on {copies} nodes and is on {have}");
-                findings.push(warning(found, "it is fetched by itself; vclctl job list shows a fetch that fails"));
+                findings.push(warning(
+                    found,
+                    "it is fetched by itself; vclctl job list shows a fetch that fails",
+                ));
             }
         }
         findings
@@ -193,7 +199,10 @@ mod tests {
         let gone = BTreeMap::from([(image(2), BTreeSet::from(["away".to_owned()]))]);
         assert_eq!(missing(2, &nodes(3), &[image(2)], &gone, &BTreeSet::new()).len(), 2);
         // One that is under way does.
-        assert!(missing(2, &nodes(3), &[image(2)], &held, &BTreeSet::from([("node3".into(), image(2))])).is_empty());
+        assert!(
+            missing(2, &nodes(3), &[image(2)], &held, &BTreeSet::from([("node3".into(), image(2))]))
+                .is_empty()
+        );
     }
 
     proptest! {
