@@ -96,7 +96,6 @@ fn is_endpoint(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{Known, parse};
 
     const BASE: &str = "[library]\npath = \"/srv/vcl\"\n";

@@ -134,7 +134,7 @@ async fn accept(
                     let _ = sender.send((stream, Caller { names, address })).await;
                 }
                 Ok(Err(e)) => {
-                    tracing::info!(%address, error = %e, "no node, or not one of ours: turned away")
+                    tracing::info!(%address, error = %e, "no node, or not one of ours: turned away");
                 }
                 Err(_) => tracing::info!(%address, "no handshake within 10 s: turned away"),
             }
