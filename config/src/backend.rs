@@ -23,9 +23,9 @@ pub struct Known<'a> {
 }
 
 impl Default for Known<'static> {
-    /// libvirt alone.
+    /// Those that vcld is shipped with.
     fn default() -> Self {
-        Self { backend_types: &[BackendType::LIBVIRT] }
+        Self { backend_types: &[BackendType::LIBVIRT, BackendType::SIM] }
     }
 }
 
@@ -224,7 +224,7 @@ pub(crate) fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> (Backen
             Some(keys) => {
                 let section = Section::open(findings, place, entries, [BACKEND, keys]).named(&entry.key);
                 (kind.check)(&section);
-                if kind.name == BackendType::LIBVIRT.name
+                if keys.iter().any(|key| key.name == "directory")
                     && let Some(directory) =
                         section.peek("directory").and_then(|path| values::absolute(&path).ok())
                     && let Some(other) = directories.insert(directory.clone(), entry.key.clone())

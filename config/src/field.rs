@@ -143,6 +143,21 @@ impl Field<'_> {
         }
         value
     }
+    pub fn fraction(&self) -> Option<f64> {
+        let number = match self.node.value {
+            Value::Float(number) => number,
+            Value::Integer(number) => number as f64,
+            _ => {
+                self.mismatch();
+                return None;
+            }
+        };
+        let good = (0.0..=1.0).contains(&number);
+        if !good {
+            self.report(format!("`{number}` is not from 0 to 1"), self.kind.hint());
+        }
+        good.then_some(number)
+    }
     pub fn boolean(&self) -> Option<bool> {
         let Value::Boolean(yes) = self.node.value else {
             self.mismatch();

@@ -57,6 +57,8 @@ pub enum Kind {
         /// The largest.
         max: u32,
     },
+    /// A number from 0 to 1.
+    Fraction,
     /// `true` or `false`.
     Boolean,
     /// `true`; whoever does not want it leaves the key out.
@@ -120,6 +122,7 @@ impl Kind {
             Self::Size { .. } => "a size",
             Self::Duration { .. } => "a duration",
             Self::Integer { .. } => "an integer",
+            Self::Fraction => "a number from 0 to 1",
             Self::Boolean | Self::True => "a boolean",
             Self::Word(_) => "a word",
             Self::BackendType => "a type of backend",
@@ -149,6 +152,7 @@ impl Kind {
                 "write a number with its unit in quotes, as in \"90s\", \"10m\" or \"2h\"".to_owned()
             }
             Self::Integer { min, max } => format!("write a number from {min} to {max}, without quotes"),
+            Self::Fraction => "write a number from 0 to 1, without quotes, as in 0.05".to_owned(),
             Self::Boolean => "write true or false, without quotes".to_owned(),
             Self::True => "write true, without quotes".to_owned(),
             Self::Word(words) => format!("write one of: {}", words.join(", ")),

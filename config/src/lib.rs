@@ -29,6 +29,7 @@ mod range;
 mod reference;
 mod schema;
 mod section;
+mod sim;
 mod tree;
 mod values;
 
@@ -48,4 +49,5 @@ pub use range::MOST_COMPUTERS;
 pub use reference::reference;
 pub use schema::schema;
 pub use section::Section;
+pub use sim::{KEYS as SIM_KEYS, Sim, SimEndState, SimFailures};
 pub use values::{CredentialName, InvalidCredentialName, KeySource};

@@ -54,7 +54,10 @@ fn rows(out: &mut String, keys: &[Key]) {
         let default = match (key.presence, key.kind) {
             (Presence::Required, _) => "has to be there".to_owned(),
             (Presence::Optional(absent), _) => absent.to_owned(),
-            (Presence::Default(default), Kind::Integer { .. } | Kind::Boolean | Kind::True) => {
+            (
+                Presence::Default(default),
+                Kind::Integer { .. } | Kind::Fraction | Kind::Boolean | Kind::True,
+            ) => {
                 format!("`{default}`")
             }
             (Presence::Default(default), Kind::KeySource) => format!("`{{ file = \"{default}\" }}`"),

@@ -32,6 +32,7 @@ fn property(key: &Key, known: &Known<'_>) -> Value {
         Presence::Default(default) => {
             value["default"] = match key.kind {
                 Kind::Integer { .. } => default.parse::<u32>().map_or(Value::Null, Value::from),
+                Kind::Fraction => default.parse::<f64>().map_or(Value::Null, Value::from),
                 Kind::Boolean | Kind::True => json!(default == "true"),
                 Kind::KeySource => json!({ "file": default }),
                 _ => json!(default),
@@ -55,6 +56,7 @@ fn kind(kind: &Kind, known: &Known<'_>) -> Value {
         Kind::Size { .. } => text("^\\s*[0-9]+(\\.[0-9]+)?\\s*[KkMmGgTt]?([Ii]?[Bb])?\\s*$"),
         Kind::Duration { .. } => text("^\\s*([0-9]+\\s*(ms|s|m|min|h|d)\\s*)+$"),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Fraction => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::True => json!({ "const": true }),
         Kind::Word(words) => json!({ "enum": words }),

@@ -188,6 +188,9 @@ impl<'a> Section<'a> {
             Kind::Integer { .. } => {
                 node(text.parse().map_or_else(|_| Value::TooLarge(text.to_owned()), Value::Integer))
             }
+            Kind::Fraction => {
+                node(text.parse().map_or_else(|_| Value::TooLarge(text.to_owned()), Value::Float))
+            }
             Kind::Boolean | Kind::True => node(Value::Boolean(text == "true")),
             Kind::KeySource => {
                 let file =
@@ -222,6 +225,11 @@ impl<'a> Section<'a> {
     #[must_use]
     pub fn integer(&self, name: &str) -> Option<u32> {
         self.field(name)?.integer()
+    }
+    /// A number from 0 to 1.
+    #[must_use]
+    pub fn fraction(&self, name: &str) -> Option<f64> {
+        self.field(name)?.fraction()
     }
     /// A boolean.
     #[must_use]

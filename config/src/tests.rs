@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use vcl_types::{Accelerator, AddressSource, NicRole};
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("minimal.toml", include_str!("../examples/minimal.toml")),
     ("full.toml", include_str!("../examples/full.toml")),
     ("libvirt-lab.toml", include_str!("../examples/libvirt-lab.toml")),
+    ("sim-1000.toml", include_str!("../examples/sim-1000.toml")),
     ("user-network.toml", include_str!("../examples/user-network.toml")),
 ];
 
@@ -211,7 +212,7 @@ fn tables(keys: &'static [Key]) -> Vec<&'static [Key]> {
 
 #[test]
 fn every_default_is_of_its_kind() {
-    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT]) {
+    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::SIM_KEYS]) {
         for key in keys.iter().filter(|key| matches!(key.presence, Presence::Default(_))) {
             let findings = problem::Findings::new("default");
             let place = (String::new(), Position { line: 1, column: 1 });
@@ -224,6 +225,8 @@ fn every_default_is_of_its_kind() {
                 Kind::Size { .. } => section.size(key.name).is_some(),
                 Kind::Duration { .. } => section.duration(key.name).is_some(),
                 Kind::Integer { .. } => section.integer(key.name).is_some(),
+                Kind::Fraction => section.fraction(key.name).is_some(),
+                Kind::Boolean => section.boolean(key.name).is_some(),
                 Kind::KeySource => section.field(key.name).unwrap().key_source().is_some(),
                 other => panic!("{} has a default and is {}", key.name, other.noun()),
             };
@@ -234,7 +237,7 @@ fn every_default_is_of_its_kind() {
 
 #[test]
 fn every_key_is_documented_once() {
-    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT]) {
+    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::SIM_KEYS]) {
         let names: BTreeSet<_> = keys.iter().map(|key| key.name).collect();
         assert_eq!(names.len(), keys.len());
         for key in keys {

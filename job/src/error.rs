@@ -100,17 +100,7 @@ impl Error {
     /// As it can be recorded and shown: the kind and the whole chain in one line.
     #[must_use]
     pub fn failure(&self) -> Failure {
-        let mut message = self.context.clone();
-        let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
-        while let Some(error) = next {
-            let text = error.to_string();
-            // Foreign errors like to repeat their cause; saying a thing twice helps nobody.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            next = error.source();
-        }
+        let mut message = chain(self);
         const LIMIT: usize = 8 * 1024;
         if message.len() > LIMIT {
             let cut = (0..=LIMIT).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
@@ -119,6 +109,23 @@ impl Error {
         }
         Failure { kind: self.kind, message }
     }
+}
+
+/// An error with its causes in one line, outermost first. A cause that the line says already is left out: foreign errors
+/// like to repeat theirs, and saying a thing twice helps nobody.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        next = cause.source();
+    }
+    message
 }
 
 /// An error as the journal holds it.

@@ -1,13 +1,16 @@
 //! The one place that executes: replay, run, unwind.
 
-use crate::{Error, Failure, Job, Journal, Kind, Observer, Record, Result, Silent, Undo, journal};
+use crate::journal::now_ms;
+use crate::process::Group;
+use crate::seeded::{Fault, seeded};
+use crate::shared::{Seen, Shared, State, Stop, fits, name_of};
+use crate::step::Undo;
+use crate::{Error, Failure, Job, Journal, Kind, Observer, Record, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -20,154 +23,9 @@ pub struct Control {
     pub drain: CancellationToken,
     /// The daemon stops now: the step under way is told to stop too, and runs again at the next start.
     pub stop: CancellationToken,
-}
-
-/// Why a running step is told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
-    Cancelled,
-    Interrupted,
-    Deadline,
-}
-
-#[derive(Clone)]
-pub(crate) enum Seen {
-    Started(Value),
-    Done(Value, Value),
-    Failed(Value, Failure),
-}
-
-#[derive(Default)]
-pub(crate) struct State {
-    seen: BTreeMap<String, Seen>,
-    order: Vec<String>,
-    used: BTreeSet<String>,
-    pub(crate) undone: BTreeSet<String>,
-    pub(crate) processes: BTreeMap<String, Vec<(i32, u64)>>,
-    pub(crate) stop: Option<Failure>,
-}
-
-/// What all parts of one running job share.
-pub(crate) struct Shared {
-    pub(crate) journal: Arc<dyn Journal>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) control: Control,
-    pub(crate) version: u32,
-    /// Calling the job off comes too late.
-    pub(crate) committed: AtomicBool,
-    state: Mutex<State>,
-}
-
-impl Shared {
-    pub(crate) fn bare(journal: Arc<dyn Journal>) -> Self {
-        Self {
-            journal,
-            observer: Arc::new(Silent),
-            control: Control::default(),
-            version: 0,
-            committed: AtomicBool::new(false),
-            state: Mutex::default(),
-        }
-    }
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-    pub(crate) async fn append(&self, record: &Record) -> Result<()> {
-        journal::check_size(record)?;
-        self.journal.append(record).await?;
-        self.observer.recorded(record);
-        Ok(())
-    }
-    /// What the journal knows of a step that is asked for now.
-    pub(crate) fn meet(&self, key: &str, prefix: &str) -> Result<Option<Seen>> {
-        let mut state = self.state();
-        if !state.used.insert(key.to_owned()) {
-            return Err(Error::new(
-                Kind::Diverged,
-                format!("step `{key}` is asked for twice; give it a .key()"),
-            ));
-        }
-        let hit = state.seen.get(key).cloned();
-        if hit.is_none() {
-            // A new step while recorded ones of this part were not asked for again: the function is not the one that
-            // wrote the journal, or the code between its steps depends on something that was not recorded.
-            let mine = |k: &str| k.strip_prefix(prefix).is_some_and(|rest| !name_of(rest).0.contains('/'));
-            if let Some(other) = state.seen.keys().find(|k| mine(k) && !state.used.contains(*k)) {
-                return Err(Error::new(
-                    Kind::Diverged,
-                    format!("new step `{key}` before the recorded `{other}`"),
-                ));
-            }
-        }
-        Ok(hit)
-    }
-    /// Whether the job has left the part of a recorded step behind: a step outside of it was begun after it. What the
-    /// part did may have been superseded on purpose since, as a start is by a shutdown.
-    pub(crate) fn left_behind(&self, key: &str) -> bool {
-        let part = &key[..name_of(key).0.rfind('/').map_or(0, |slash| slash + 1)];
-        let state = self.state();
-        let after = state.order.iter().skip_while(|k| *k != key).skip(1);
-        after.into_iter().any(|later| !later.starts_with(part))
-    }
-    /// Waits until a running step is to stop, and says why.
-    pub(crate) async fn why_stop(&self) -> Why {
-        let called_off = async {
-            self.control.cancel.cancelled().await;
-            if self.committed.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.control.stop.cancelled() => Why::Interrupted,
-            () = called_off => Why::Cancelled,
-        }
-    }
-    pub(crate) fn may_begin(&self) -> Result<()> {
-        if self.control.cancel.is_cancelled() && !self.committed.load(Ordering::SeqCst) {
-            Err(Error::new(Kind::Cancelled, "called off"))
-        } else if self.control.stop.is_cancelled() || self.control.drain.is_cancelled() {
-            Err(Error::new(Kind::Interrupted, "the daemon is stopping"))
-        } else {
-            Ok(())
-        }
-    }
-    pub(crate) fn begun(&self, key: &str, intent: Value) {
-        let mut state = self.state();
-        state.order.push(key.to_owned());
-        state.seen.insert(key.to_owned(), Seen::Started(intent));
-    }
-    pub(crate) async fn wait_or_stop(&self, wait: Duration) -> Result<()> {
-        tokio::select! {
-            biased;
-            why = self.why_stop() => Err(match why {
-                Why::Cancelled => Error::new(Kind::Cancelled, "called off"),
-                _ => Error::new(Kind::Interrupted, "the daemon is stopping"),
-            }),
-            () = tokio::time::sleep(wait) => Ok(()),
-        }
-    }
-    /// Records how an undo ended.
-    pub(crate) async fn undone(&self, key: &str, result: Result<()>) -> Result<()> {
-        match result {
-            Ok(()) => {
-                self.append(&Record::Undone { key: key.to_owned() }).await?;
-                self.state().undone.insert(key.to_owned());
-                Ok(())
-            }
-            Err(e) if e.kind == Kind::LeaseLost => Err(e),
-            Err(e) => {
-                let error = e.within(format!("undoing `{key}`")).of_kind(Kind::UndoFailed);
-                self.append(&Record::Stuck { key: key.to_owned(), error: error.failure() }).await?;
-                Err(error)
-            }
-        }
-    }
-}
-
-/// The step's name, its path in front and its key behind: `load/disk 0/convert[2]` → (`load/disk 0/convert`, `[2]`).
-fn name_of(key: &str) -> (&str, &str) {
-    key.split_at(key.find('[').unwrap_or(key.len()))
+    /// The lease ran out: the job may be another's. The step under way is told to stop and waited for; nothing more
+    /// begins, is undone or is recorded.
+    pub lost: CancellationToken,
 }
 
 /// Who undoes the steps of which part.
@@ -196,6 +54,9 @@ pub struct Flow {
     pub name: &'static str,
     /// Its version, raised when a change of the function would read old journals wrongly.
     pub version: u32,
+    /// How long a job of it may take in all its lives, counted by the wall clock from its first record. Past it the step
+    /// under way is told to stop and the job is taken back.
+    pub deadline: Option<Duration>,
 }
 
 /// What a run needs beside the function.
@@ -211,15 +72,8 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn share(&self, state: State, version: u32) -> Shared {
-        Shared {
-            journal: self.journal.clone(),
-            observer: self.observer.clone(),
-            control: self.control.clone(),
-            version,
-            committed: AtomicBool::new(false),
-            state: Mutex::new(state),
-        }
+    fn share(&self, state: State) -> Shared {
+        Shared::new(self.journal.clone(), self.observer.clone(), self.control.clone(), state)
     }
 }
 
@@ -257,57 +111,58 @@ where
         Ok(read) => read,
         Err(outcome) => return outcome.into(),
     };
+    let mut shared = run.share(read.state);
     if let Some(cause) = read.unwinding {
-        return take_back(&run.share(read.state, 0), run.owners, cause).await.into();
+        return take_back(&Arc::new(shared), run.owners, cause).await.into();
     }
-    let (input, version) = match read.begun {
-        Some((name, version, _)) if name != flow.name || version > flow.version => {
-            let (have, known) = (flow.name, flow.version);
-            let message = format!(
-                "the job began as `{name}` version {version}; this program has `{have}` up to {known}"
-            );
-            return Outcome::Stuck(Failure { kind: Kind::Diverged, message });
-        }
-        Some((_, version, input)) => match serde_json::from_value(input) {
-            Ok(input) => (input, version),
-            Err(e) => {
-                let e = Error::caused(Kind::Diverged, "reading what the job started from", e);
-                return Outcome::Stuck(e.failure());
-            }
+    let (input, begun) = match read.begun {
+        Some(begun) => match begun.input(flow) {
+            Ok(input) => (input, begun),
+            Err(e) => return Outcome::Stuck(e.failure()),
         },
-        None => match first(&run, flow, begin).await {
-            Ok(input) => (input, flow.version),
-            Err(outcome) => return outcome.into(),
+        None => match first(&shared, flow, begin).await {
+            Ok(first) => first,
+            Err(stop) => return stop.into(),
         },
     };
-    let shared = Arc::new(run.share(read.state, version));
-    let result = work(Job { shared: shared.clone(), prefix: String::new() }, input).await;
-    let stop = shared.state().stop.clone();
-    let cause = match (result, stop) {
+    shared.version = begun.version;
+    shared.finished = read.finished;
+    shared.until(flow.deadline, begun.at);
+    let shared = Arc::new(shared);
+    let result = work(Job::new(shared.clone(), String::new()), input).await;
+    let cause = match (result, shared.halted()) {
         (Ok(value), None) => {
-            return match shared.append(&Record::Finished { error: None }).await {
+            return match finish(&shared).await {
                 Ok(()) => Outcome::Done(value),
-                Err(e) => Outcome::Lost(e.failure()),
+                Err(stop) => stop.into(),
             };
         }
         // Whatever the author made of the error: what ends a job ends it.
         (_, Some(stop)) => stop,
-        (Err(e), None) => e.failure(),
+        (Err(e), None) => Stop::of(&e),
     };
-    match cause.kind {
-        Kind::LeaseLost => return Outcome::Lost(cause),
-        Kind::Interrupted => return Outcome::Interrupted,
-        Kind::UndoFailed | Kind::Diverged => return Outcome::Stuck(cause),
-        _ => {}
+    match cause {
+        // It has ended well once, and nothing that it does to tell so again can change that.
+        Stop::Back(failure) if shared.finished => Outcome::Stuck(failure),
+        Stop::Back(cause) => give_up(&shared, run.owners, cause).await.into(),
+        stop => stop.into(),
     }
-    if let Err(e) = shared.append(&Record::Unwinding { cause: cause.clone() }).await {
-        return Outcome::Lost(e.failure());
+}
+
+/// The end of a function that returned well.
+async fn finish(shared: &Shared) -> Result<(), Stop> {
+    if let Some(key) = shared.unasked() {
+        let context = format!("the job came to its end without asking for the recorded step `{key}`");
+        return Err(Stop::of(&Error::new(Kind::Diverged, context)));
     }
-    take_back(&shared, run.owners, cause).await.into()
+    if shared.finished && !seeded(Fault::FinishedTwice) {
+        return Ok(());
+    }
+    shared.append(&Record::Finished { error: None }).await.map_err(|e| ended(shared, &e))
 }
 
 /// Takes a job back from its journal alone, without calling its function: for an operator, and for a later binary.
-/// A job that was not unwinding yet is given up with `cause`.
+/// A job that was not unwinding yet is given up with `cause`; one that has ended is left as it is.
 pub async fn unwind(run: Run<'_>, cause: Failure) -> Outcome<()> {
     let records = match run.journal.read().await {
         Ok(records) => records,
@@ -317,139 +172,173 @@ pub async fn unwind(run: Run<'_>, cause: Failure) -> Outcome<()> {
         Ok(read) => read,
         Err(outcome) => return outcome.into(),
     };
-    let shared = run.share(read.state, 0);
-    let cause = match read.unwinding {
-        Some(cause) => cause,
-        None => {
-            if let Err(e) = shared.append(&Record::Unwinding { cause: cause.clone() }).await {
-                return Outcome::Lost(e.failure());
-            }
-            cause
-        }
-    };
-    take_back(&shared, run.owners, cause).await.into()
+    if read.finished {
+        return Outcome::Done(());
+    }
+    let shared = Arc::new(run.share(read.state));
+    match read.unwinding {
+        Some(cause) => take_back(&shared, run.owners, cause).await.into(),
+        None => give_up(&shared, run.owners, cause).await.into(),
+    }
 }
 
-/// An outcome that is not `Done`.
-enum Ended {
-    RolledBack(Failure),
-    Stuck(Failure),
-    Interrupted,
-    Lost(Failure),
-}
-impl<T> From<Ended> for Outcome<T> {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::RolledBack(f) => Self::RolledBack(f),
-            Ended::Stuck(f) => Self::Stuck(f),
-            Ended::Interrupted => Self::Interrupted,
-            Ended::Lost(f) => Self::Lost(f),
+impl<T> From<Stop> for Outcome<T> {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Back(f) => Self::RolledBack(f),
+            Stop::Stuck(f) => Self::Stuck(f),
+            Stop::Interrupted => Self::Interrupted,
+            Stop::Lost(f) => Self::Lost(f),
         }
     }
 }
 
-struct Replayed {
-    state: State,
-    begun: Option<(String, u32, Value)>,
-    unwinding: Option<Failure>,
+/// What an error means for a job that is at its end: a journal out of reach counts before all else.
+fn ended(shared: &Shared, e: &Error) -> Stop {
+    match shared.halted() {
+        Some(lost @ Stop::Lost(_)) => lost,
+        _ => Stop::of(e),
+    }
 }
 
-fn replay(records: &[Record]) -> Result<Replayed, Ended> {
-    let mut read = Replayed { state: State::default(), begun: None, unwinding: None };
+/// A job's first record.
+struct Begun {
+    flow: String,
+    version: u32,
+    input: Value,
+    at: Option<i64>,
+}
+impl Begun {
+    fn input<In: DeserializeOwned>(&self, flow: Flow) -> Result<In> {
+        let Self { flow: name, version, input, .. } = self;
+        if *name != flow.name || *version > flow.version {
+            let (have, known) = (flow.name, flow.version);
+            let message = format!(
+                "the job began as `{name}` version {version}; this program has `{have}` up to {known}"
+            );
+            return Err(Error::new(Kind::Diverged, message));
+        }
+        serde_json::from_value(input.clone())
+            .map_err(|e| Error::caused(Kind::Diverged, "reading what the job started from", e))
+    }
+}
+
+#[derive(Default)]
+struct Replayed {
+    state: State,
+    begun: Option<Begun>,
+    unwinding: Option<Failure>,
+    finished: bool,
+}
+
+fn replay(records: &[Record]) -> Result<Replayed, Stop> {
+    let mut read = Replayed::default();
     let state = &mut read.state;
     for record in records.iter().cloned() {
         match record {
-            Record::Begun { flow, version, input } => read.begun = Some((flow, version, input)),
-            Record::Started { key, intent } => {
+            Record::Begun { flow, version, input, at } => {
+                read.begun = Some(Begun { flow, version, input, at });
+            }
+            Record::Started { key, intent, at } => {
                 state.order.push(key.clone());
+                if let Some(at) = at {
+                    state.since.insert(key.clone(), at);
+                }
                 state.seen.insert(key, Seen::Started(intent));
             }
-            Record::Process { key, group, start_time } => {
-                state.processes.entry(key).or_default().push((group, start_time));
+            Record::Process { key, group, start_time, boot } => {
+                let group = Group { id: group, started: start_time, boot };
+                state.processes.entry(key).or_default().push(group);
             }
             Record::Done { key, output } => {
                 state.processes.remove(&key);
-                if let Some(Seen::Started(i) | Seen::Done(i, _)) = state.seen.get(&key).cloned() {
-                    state.seen.insert(key, Seen::Done(i, output));
+                if let Some(seen) = state.seen.get_mut(&key) {
+                    *seen = Seen::Done(seen.intent().clone(), output);
                 }
             }
             Record::Failed { key, error } => {
-                if let Some(Seen::Started(i) | Seen::Done(i, _)) = state.seen.get(&key).cloned() {
-                    state.seen.insert(key, Seen::Failed(i, error));
+                if let Some(seen) = state.seen.get_mut(&key) {
+                    *seen = Seen::Failed(seen.intent().clone(), error);
                 }
             }
-            Record::Unwinding { cause } => read.unwinding = Some(cause),
+            Record::Unwinding { cause } => {
+                let forgotten = seeded(Fault::CancelForgotten) && cause.kind == Kind::Cancelled;
+                read.unwinding = (!forgotten).then_some(cause);
+            }
             Record::Undone { key } => {
                 state.undone.insert(key);
             }
-            Record::Finished { error: Some(error) } => return Err(Ended::RolledBack(error)),
-            // A job that is stuck is claimed again only when somebody wants it tried again.
-            Record::Finished { error: None } | Record::Stuck { .. } => {}
+            Record::Finished { error: Some(error) } => return Err(Stop::Back(error)),
+            Record::Finished { error: None } => read.finished = true,
+            // A job that is stuck is claimed again when somebody wants it tried again, or when the process died before
+            // it could tell that it is stuck: one try more does no harm.
+            Record::Stuck { .. } => {}
         }
     }
     Ok(read)
 }
 
 async fn first<In: Serialize + DeserializeOwned>(
-    run: &Run<'_>,
+    shared: &Shared,
     flow: Flow,
     begin: impl Future<Output = Result<In>>,
-) -> Result<In, Ended> {
-    let lost = |e: Error| Ended::Lost(e.failure());
-    let input = match begin.await {
-        Ok(input) => input,
-        Err(e) if e.kind == Kind::Interrupted => return Err(Ended::Interrupted),
-        Err(e) if e.kind == Kind::LeaseLost => return Err(lost(e)),
+) -> Result<(In, Begun), Stop> {
+    let asked = begin.await.and_then(|input| {
+        let input = serde_json::to_value(&input)
+            .map_err(|e| Error::caused(Kind::Fatal, "recording what the job starts from", e))?;
+        let begun = Begun { flow: flow.name.into(), version: flow.version, input, at: Some(now_ms()) };
+        // From the record, as every later life will: what does not survive the round trip shows at once.
+        let input = begun.input(flow)?;
+        let Begun { flow, version, input: value, at } = &begun;
+        let record = Record::Begun { flow: flow.clone(), version: *version, input: value.clone(), at: *at };
+        fits(&record)?;
+        Ok((input, begun, record))
+    });
+    let (input, begun, record) = match asked {
+        Ok(begun) => begun,
+        Err(e) if matches!(e.kind, Kind::Interrupted | Kind::LeaseLost) => return Err(Stop::of(&e)),
         Err(e) => {
             let failure = e.failure();
             let record = Record::Finished { error: Some(failure.clone()) };
-            run.journal.append(&record).await.map_err(lost)?;
-            return Err(Ended::RolledBack(failure));
+            shared.append(&record).await.map_err(|e| ended(shared, &e))?;
+            return Err(Stop::Back(failure));
         }
     };
-    let value = serde_json::to_value(&input)
-        .map_err(|e| lost(Error::caused(Kind::Fatal, "recording what the job starts from", e)))?;
-    let record = Record::Begun { flow: flow.name.into(), version: flow.version, input: value.clone() };
-    journal::check_size(&record).map_err(lost)?;
-    run.journal.append(&record).await.map_err(lost)?;
-    // From the record, as every later life will: what does not survive the round trip shows at once.
-    serde_json::from_value(value)
-        .map_err(|e| lost(Error::caused(Kind::Diverged, "reading back what the job starts from", e)))
+    shared.append(&record).await.map_err(|e| ended(shared, &e))?;
+    Ok((input, begun))
 }
 
-async fn take_back(shared: &Shared, owners: Owners<'_>, cause: Failure) -> Ended {
-    let todo: Vec<(String, Value)> = {
+/// Decides that a job is taken back, and does it.
+async fn give_up(shared: &Arc<Shared>, owners: Owners<'_>, cause: Failure) -> Stop {
+    if !seeded(Fault::UnwindingNotRecorded)
+        && let Err(e) = shared.append(&Record::Unwinding { cause: cause.clone() }).await
+    {
+        return ended(shared, &e);
+    }
+    take_back(shared, owners, cause).await
+}
+
+async fn take_back(shared: &Arc<Shared>, owners: Owners<'_>, cause: Failure) -> Stop {
+    let mut todo: Vec<(String, Value)> = {
         let state = shared.state();
         let open = state.order.iter().rev().filter(|key| !state.undone.contains(*key));
-        open.map(|key| match &state.seen[key] {
-            Seen::Started(intent) | Seen::Done(intent, _) | Seen::Failed(intent, _) => {
-                (key.clone(), intent.clone())
-            }
-        })
-        .collect()
+        open.map(|key| (key.clone(), state.seen[key].intent().clone())).collect()
     };
+    if seeded(Fault::UndoForward) {
+        todo.reverse();
+    }
+    shared.failing("", &cause).await;
     for (key, intent) in todo {
-        if shared.control.stop.is_cancelled() {
-            return Ended::Interrupted;
+        if shared.control.drain.is_cancelled() {
+            return Stop::Interrupted;
         }
-        let left = shared.state().processes.remove(&key).unwrap_or_default();
-        let mut result = Ok(());
-        for (group, start_time) in left {
-            if let Err(e) = crate::process::end_group(group, start_time).await {
-                result = Err(Error::caused(Kind::Fatal, format!("ending process group {group}"), e));
-            }
-        }
-        if result.is_ok() {
-            let (owner, name) = owners.find(&key);
-            result = owner.undo(name, intent).await;
-        }
-        if let Err(e) = shared.undone(&key, result).await {
-            let failure = e.failure();
-            return if e.kind == Kind::UndoFailed { Ended::Stuck(failure) } else { Ended::Lost(failure) };
+        let (owner, name) = owners.find(&key);
+        if let Err(e) = shared.undo(&key, || owner.undo(name, intent.clone())).await {
+            return ended(shared, &e);
         }
     }
     match shared.append(&Record::Finished { error: Some(cause.clone()) }).await {
-        Ok(()) => Ended::RolledBack(cause),
-        Err(e) => Ended::Lost(e.failure()),
+        Ok(()) => Stop::Back(cause),
+        Err(e) => ended(shared, &e),
     }
 }

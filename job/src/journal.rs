@@ -4,6 +4,7 @@ use crate::{Error, Failure, Kind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// How many bytes of JSON one record may have. A guest's output must not fill the database.
 pub const RECORD_LIMIT: usize = 256 * 1024;
@@ -20,6 +21,9 @@ pub enum Record {
         version: u32,
         /// What it starts from.
         input: Value,
+        /// When, in milliseconds since 1970: the job's deadline counts from here. Journals of early versions lack it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<i64>,
     },
     /// A step is about to run.
     Started {
@@ -27,6 +31,9 @@ pub enum Record {
         key: String,
         /// Names and paths it is about to make.
         intent: Value,
+        /// When, in milliseconds since 1970: what the step may take in all its lives counts from here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<i64>,
     },
     /// A child process of the step under way runs in this process group.
     Process {
@@ -36,6 +43,9 @@ pub enum Record {
         group: i32,
         /// That process's start time in clock ticks since boot, so that a reused id is not mistaken for it.
         start_time: u64,
+        /// Of which boot of which machine, as `/proc/sys/kernel/random/boot_id` tells: ids mean nothing after another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boot: Option<String>,
     },
     /// The step is done.
     Done {
@@ -96,6 +106,24 @@ pub trait Journal: Send + Sync {
     async fn check(&self) -> Result<()> {
         Ok(())
     }
+    /// The fencing token of the claim under which it is written: higher with every claim of the job. 0 where nothing is
+    /// claimed.
+    fn token(&self) -> i64 {
+        0
+    }
+}
+
+/// The wall clock as records hold it, in milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// What is left of `limit` that began at `at`, by the wall clock. One that was set back gives all of it again rather
+/// than more.
+pub(crate) fn left_of(limit: Duration, at: i64) -> Duration {
+    let gone = u64::try_from(now_ms().saturating_sub(at)).unwrap_or(0);
+    limit.saturating_sub(Duration::from_millis(gone))
 }
 
 /// A journal in memory, for tests and for jobs that need not survive the process.

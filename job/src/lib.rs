@@ -16,20 +16,35 @@
 //! * Undo takes the intent and nothing else, so that it works for a step that is half done, and so that any later
 //!   binary can do it without calling the function: as long as a retired step stays in its owner's table.
 //! * Cancelling signals the running step and waits for it to return. Only then is it undone.
+//! * A lost lease and a journal out of reach stop a job where it is: nothing more is undone or recorded, and the next
+//!   life, here or on another node, goes on from `started`. Neither is ever taken for a failure of the step.
+//! * A failure can be looked at before anything is taken back ([`Observer::failing`]). An undo that fails for a reason
+//!   that passes is tried again; then the job is stuck, for somebody to look.
+//!
+//! Code that a step calls and that does not get its [`Cx`], undo functions above all, asks [`doing`].
 //!
 //! The executor ([`execute`]) is the only place that runs steps and owns a job's state while it runs. What it writes
 //! goes through a [`Journal`], which guards it with a lease; `vcl-queue` has the one on SQL.
 
+mod doing;
 mod error;
 mod execute;
 mod journal;
+mod life;
+mod observe;
 mod process;
 mod run;
+mod seeded;
+mod shared;
 mod step;
 
-pub use error::{Error, Failure, Kind, Result};
+pub use doing::{Doing, doing};
+pub use error::{Error, Failure, Kind, Result, chain};
 pub use execute::{Control, Flow, Outcome, Owners, Run, execute, unwind};
 pub use journal::{Journal, MemoryJournal, RECORD_LIMIT, Record};
-pub use process::{ChildOutput, Process, end_group, start_time};
-pub use run::{Cx, Job, Observer, Silent, StepRun};
+pub use observe::{LOOK, Observer, Silent};
+pub use process::{ChildOutput, Process, boot_id, end_group, start_time};
+pub use run::{Cx, Job, StepRun};
+#[cfg(feature = "seeded-faults")]
+pub use seeded::{Fault, with as with_fault};
 pub use step::{AnyStep, BoxFuture, Retry, Step, TRANSIENT, Undo, minutes, seconds, undo_in};

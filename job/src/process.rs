@@ -10,8 +10,10 @@ use crate::{Cx, Error, Kind, Result};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Child;
 
 /// What a process left behind when it ended well.
 #[derive(Debug, Clone, Default)]
@@ -102,14 +104,7 @@ impl Process {
         while out.is_some() || err.is_some() {
             tokio::select! {
                 biased;
-                () = cx.stopped() => {
-                    let ended = end_group(group, start).await;
-                    let _ = child.wait().await;
-                    return Err(match ended {
-                        Ok(()) => cx.stop_error(),
-                        Err(e) => Error::caused(Kind::UndoFailed, format!("ending {name}"), e),
-                    });
-                }
+                () = cx.stopped() => return Err(stop(&mut child, group, start, &name, cx).await),
                 n = read_some(&mut out, &mut out_buffer) => {
                     for byte in &out_buffer[..n] {
                         if matches!(byte, b'\n' | b'\r') {
@@ -128,8 +123,14 @@ impl Process {
                 }
             }
         }
-        let status =
-            child.wait().await.map_err(|e| Error::caused(Kind::Fatal, format!("waiting for {name}"), e))?;
+        // It may have closed both and still be at work.
+        let waited = tokio::select! {
+            biased;
+            status = child.wait() => Some(status),
+            () = cx.stopped() => None,
+        };
+        let Some(status) = waited else { return Err(stop(&mut child, group, start, &name, cx).await) };
+        let status = status.map_err(|e| Error::caused(Kind::Fatal, format!("waiting for {name}"), e))?;
         output.stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
         if status.success() {
             return Ok(output);
@@ -143,6 +144,16 @@ impl Process {
             Kind::Fatal
         };
         Err(Error::new(kind, format!("{name} failed ({status}): {said}")))
+    }
+}
+
+/// Ends a program of a step that was told to stop, with all it started.
+async fn stop(child: &mut Child, group: i32, start: u64, name: &str, cx: &Cx) -> Error {
+    let ended = end_group(group, start).await;
+    let _ = child.wait().await;
+    match ended {
+        Ok(()) => cx.stop_error(),
+        Err(e) => Error::caused(Kind::UndoFailed, format!("ending {name}"), e),
     }
 }
 
@@ -165,6 +176,31 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Which boot of which machine this is.
+#[must_use]
+pub fn boot_id() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned());
+    BOOT.get_or_init(read).as_deref()
+}
+
+/// A process group as the journal holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) id: i32,
+    pub(crate) started: u64,
+    pub(crate) boot: Option<String>,
+}
+impl Group {
+    /// Ends it, unless it was one of another boot or another machine: its id may be a stranger's here.
+    pub(crate) async fn end(&self) -> io::Result<()> {
+        if self.boot.is_some() && self.boot.as_deref() != boot_id() {
+            return Ok(());
+        }
+        end_group(self.id, self.started).await
+    }
+}
+
 /// Ends a process group and waits until all of its processes are gone. One whose first process has another start time is
 /// not that group any more and is left alone.
 ///
@@ -176,11 +212,12 @@ pub async fn end_group(group: i32, started: u64) -> io::Result<()> {
         return Ok(());
     }
     let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    // Of the machine's clock, which is the one that the processes live by.
+    let deadline = Instant::now() + Duration::from_secs(10);
     let mut killed = false;
     // Its id is not given to another group while it has members.
     while has_members(group) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         if now > deadline {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,

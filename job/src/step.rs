@@ -30,6 +30,13 @@ const NONE: Retry = Retry { times: 0, first: Duration::ZERO, kinds: &[] };
 pub const TRANSIENT: Retry =
     Retry { times: 3, first: Duration::from_secs(1), kinds: &[Kind::Transient, Kind::Busy] };
 
+/// How often an undo is tried again before the job is stuck.
+pub(crate) const UNDO_AGAIN: Retry = Retry {
+    times: 4,
+    first: Duration::from_secs(2),
+    kinds: &[Kind::Transient, Kind::Busy, Kind::Unreachable],
+};
+
 /// So many minutes, for step declarations.
 #[must_use]
 pub const fn minutes(n: u64) -> Duration {
@@ -46,6 +53,7 @@ pub const fn seconds(n: u64) -> Duration {
 pub struct Step<On: ?Sized, I> {
     pub(crate) name: &'static str,
     pub(crate) deadline: Duration,
+    pub(crate) in_all: Option<Duration>,
     pub(crate) retry: Retry,
     undo: Option<UndoFn<On, I>>,
     holds: Option<HoldsFn<On, I>>,
@@ -56,12 +64,19 @@ impl<On: ?Sized, I> Step<On, I> {
     /// years: once released it is never given to another step.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, deadline: minutes(5), retry: NONE, undo: None, holds: None }
+        Self { name, deadline: minutes(5), in_all: None, retry: NONE, undo: None, holds: None }
     }
     /// How long one life of the step may take, all tries together. Past it the step is told to stop.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+    /// How long all lives of the step may take together, counted by the wall clock from when it first began. Without it
+    /// only each life has a deadline.
+    #[must_use]
+    pub const fn in_all(mut self, deadline: Duration) -> Self {
+        self.in_all = Some(deadline);
         self
     }
     /// When it is tried again.
@@ -71,16 +86,20 @@ impl<On: ?Sized, I> Step<On, I> {
         self
     }
     /// Its way back. It gets the intent, never the output, and must do for a step that is done, half done or not begun.
+    /// What passes by itself is tried again a few times. [`doing`](crate::doing) tells it whether it is to stop, and takes
+    /// what it wants to say.
     #[must_use]
     pub const fn undo(mut self, undo: UndoFn<On, I>) -> Self {
         self.undo = Some(undo);
         self
     }
     /// Asked once when a replay meets this step done: does what it did still hold (intent, recorded output)? `false`
-    /// runs it again: the host was rebooted meanwhile, the domain it started is off.
+    /// runs it again: the host was rebooted meanwhile, the domain it started is off. So does an error: a step may
+    /// always run again, and if the other side is away, that shows there.
     ///
     /// It is asked only while the job is in the step's part. Once a step outside of that part has begun, what the part
-    /// did is no longer for it to keep: a later step may have undone it on purpose. So what is started and then shut
+    /// did is no longer for it to keep: a later step may have undone it on purpose. Parts that are held side by side, to
+    /// be joined, do not end each other. So what is started and then shut
     /// down in one job is started in a part of its own.
     #[must_use]
     pub const fn holds(mut self, holds: HoldsFn<On, I>) -> Self {
@@ -97,6 +116,10 @@ impl<On: ?Sized, I> Step<On, I> {
             Some(undo) => undo(on, intent).await,
             None => Ok(()),
         }
+    }
+    /// Whether it declares that question.
+    pub(crate) const fn asks(&self) -> bool {
+        self.holds.is_some()
     }
     pub(crate) async fn still(&self, on: &On, intent: I, output: Value) -> Result<bool> {
         match self.holds {

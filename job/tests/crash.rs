@@ -200,7 +200,7 @@ impl Case {
             control,
             owners: Owners { flow: &self.host, parts: &parts },
         };
-        let flow = Flow { name: "load", version: 1 };
+        let flow = Flow { name: "load", version: 1, deadline: None };
         let begin = async { Ok("c1".to_owned()) };
         let work = async |mut job: Job, computer: String| {
             self.host.load(&mut job.part("load"), &self.guest, &computer).await
@@ -302,7 +302,9 @@ async fn a_stopping_daemon_leaves_the_job_where_the_next_start_takes_it_up() {
     let owners = Owners { flow: &case.host, parts: &parts };
     let run = Run { journal: case.journal.clone(), observer: Arc::new(Silent), control, owners };
     let work = async |mut job: Job, c: String| case.host.load(&mut job.part("load"), &case.guest, &c).await;
-    let outcome = execute(run, Flow { name: "load", version: 1 }, async { Ok("c1".to_owned()) }, work).await;
+    let outcome =
+        execute(run, Flow { name: "load", version: 1, deadline: None }, async { Ok("c1".to_owned()) }, work)
+            .await;
     assert_eq!(outcome, Outcome::Interrupted);
     assert!(matches!(case.live().await.unwrap(), Outcome::Done(_)));
 }

@@ -45,7 +45,7 @@ fn run<'a>(host: &'a Host, journal: &Arc<MemoryJournal>) -> Run<'a> {
         owners: Owners { flow: host, parts: &[] },
     }
 }
-const FLOW: Flow = Flow { name: "test", version: 2 };
+const FLOW: Flow = Flow { name: "test", version: 2, deadline: None };
 async fn nothing() -> Result<Value> {
     Ok(Value::Null)
 }
@@ -64,7 +64,7 @@ async fn the_input_of_the_first_life_is_the_input_of_all() {
 #[tokio::test]
 async fn a_journal_of_a_newer_flow_is_left_alone() {
     let host = Host::default();
-    let begun = Record::Begun { flow: "test".into(), version: 3, input: Value::Null };
+    let begun = Record::Begun { flow: "test".into(), version: 3, input: Value::Null, at: None };
     let journal = Arc::new(MemoryJournal::of(vec![begun]));
     let outcome = execute(run(&host, &journal), FLOW, nothing(), async |_, _: Value| Ok(())).await;
     assert!(matches!(outcome, Outcome::Stuck(f) if f.kind == Kind::Diverged));
@@ -73,9 +73,10 @@ async fn a_journal_of_a_newer_flow_is_left_alone() {
 #[tokio::test]
 async fn an_older_binary_s_job_is_taken_back_from_the_journal_alone() {
     let host = Host::default();
-    let started = |key: &str, intent: &str| Record::Started { key: key.into(), intent: json!(intent) };
+    let started =
+        |key: &str, intent: &str| Record::Started { key: key.into(), intent: json!(intent), at: None };
     let journal = Arc::new(MemoryJournal::of(vec![
-        Record::Begun { flow: "test".into(), version: 1, input: Value::Null },
+        Record::Begun { flow: "test".into(), version: 1, input: Value::Null, at: None },
         started("a", "one"),
         Record::Done { key: "a".into(), output: Value::Null },
         started("disk 0/a[7/8]", "two"),
@@ -90,8 +91,11 @@ async fn an_older_binary_s_job_is_taken_back_from_the_journal_alone() {
 #[tokio::test]
 async fn a_function_that_takes_other_steps_than_the_journal_is_stopped() {
     let (host, journal) = (Host::default(), Arc::new(MemoryJournal::default()));
-    let started = Record::Started { key: "a".into(), intent: json!("one") };
-    journal.append(&Record::Begun { flow: "test".into(), version: 2, input: Value::Null }).await.unwrap();
+    let started = Record::Started { key: "a".into(), intent: json!("one"), at: None };
+    journal
+        .append(&Record::Begun { flow: "test".into(), version: 2, input: Value::Null, at: None })
+        .await
+        .unwrap();
     journal.append(&started).await.unwrap();
     let other = async |mut job: Job, _: Value| job.step(&host, &UP, ()).run(async |(), _| Ok(())).await;
     let outcome = execute(run(&host, &journal), FLOW, nothing(), other).await;
@@ -278,9 +282,9 @@ async fn what_an_earlier_life_left_running_is_ended_before_the_step_runs_again()
     let mut left = tokio::process::Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
     let group = left.id().unwrap().cast_signed();
     let journal = Arc::new(MemoryJournal::of(vec![
-        Record::Begun { flow: "test".into(), version: 2, input: Value::Null },
-        Record::Started { key: "slow".into(), intent: Value::Null },
-        Record::Process { key: "slow".into(), group, start_time: start_time(group).unwrap() },
+        Record::Begun { flow: "test".into(), version: 2, input: Value::Null, at: None },
+        Record::Started { key: "slow".into(), intent: Value::Null, at: None },
+        Record::Process { key: "slow".into(), group, start_time: start_time(group).unwrap(), boot: None },
     ]));
     let work = async |mut job: Job, _: Value| {
         let ended = async |(), cx: Cx| {

@@ -57,8 +57,10 @@ pub fn set_up_script(computer: &str) -> String {
 const WAIT_FOR_SSH: Step<Linux, ()> = Step::new("wait for ssh").deadline(minutes(120));
 const GIVE_IDENTITY: Step<Linux, ()> = Step::new("give identity").deadline(minutes(30)).retry(TRANSIENT);
 const SET_UP: Step<Linux, ()> = Step::new("set up guest").deadline(minutes(30)).retry(TRANSIENT);
-const POST_LOAD_HOOKS: Step<Linux, Vec<String>> = Step::new("run post_load hooks").deadline(minutes(240));
-const PRE_CAPTURE_HOOKS: Step<Linux, Vec<String>> = Step::new("run pre_capture hooks").deadline(minutes(240));
+const POST_LOAD_HOOKS: Step<Linux, Vec<String>> =
+    Step::new("run post_load hooks").deadline(minutes(240)).retry(TRANSIENT);
+const PRE_CAPTURE_HOOKS: Step<Linux, Vec<String>> =
+    Step::new("run pre_capture hooks").deadline(minutes(240)).retry(TRANSIENT);
 const GENERALISE: Step<Linux, ()> = Step::new("generalise").deadline(minutes(60)).retry(TRANSIENT);
 const FINISH: Step<Linux, EndState> = Step::new("finish").deadline(minutes(15)).retry(TRANSIENT);
 const SANITISE: Step<Linux, ()> = Step::new("sanitize").deadline(minutes(30)).retry(TRANSIENT);

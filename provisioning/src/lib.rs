@@ -4,7 +4,7 @@
 //! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
 //! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
 //!
-//! Each backend is a cargo feature; `libvirt` is the one there is so far.
+//! Each backend is a cargo feature: `libvirt`, and `sim` for simulated machines.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
@@ -15,6 +15,8 @@ pub mod libvirt;
 mod mock;
 mod network;
 mod provisioning;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use error::{Error, ErrorKind, Result};
 #[cfg(any(test, feature = "mock"))]

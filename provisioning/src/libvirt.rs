@@ -7,6 +7,7 @@
 //!
 //! State is libvirt's and the file system's: this type holds a connection and its settings, nothing else.
 
+mod away;
 mod boot;
 mod capture;
 mod connection;
@@ -99,6 +100,7 @@ const STEPS: &[&dyn AnyStep<Libvirt>] = &[
     &boot::ADDRESS,
     &boot::HOST_KEYS,
     &capture::READ,
+    &capture::LOOK,
     &capture::WAIT_OFF,
     &capture::COPY,
     &capture::COPY_FILE,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use vcl_images::Staging;
 use vcl_job::{Job, Undo};
 use vcl_os::{EndState, Guest, Os, Remotes};
-use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, VmPreview, VmView};
+use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
 use vcl_types::{Computer, DirectBoot, Endpoint, Hardware, Revision};
 
 /// How long things may take.
@@ -154,6 +154,15 @@ pub trait Provisioning: Undo {
     fn host(&self) -> Option<String> {
         None
     }
+    /// Whether other nodes with the same instance reach the same machines: only then may another node go on with the
+    /// jobs of one that died.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// The OS module for its machines, where it brings one of its own.
+    fn os(&self) -> Option<&dyn Os> {
+        None
+    }
     /// In what end state its captures want the OS to leave the computer.
     fn end_state(&self) -> EndState {
         EndState::Off
@@ -241,6 +250,38 @@ pub trait Provisioning: Undo {
     /// # Errors
     /// The backend does not answer, or the computer is off.
     async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>>;
+    /// The machine of a computer as the backend describes it (a domain's XML, a node's definition), for the evidence
+    /// of a job that failed. Secrets in it are masked.
+    ///
+    /// # Errors
+    /// The backend does not answer, has no machine for the computer, or keeps no description.
+    async fn description(&self, computer: &Computer) -> Result<String> {
+        let name = &computer.name;
+        let kind = self.kind();
+        Err(crate::Error::new(
+            crate::ErrorKind::Unsupported,
+            format!("a backend of type {kind} keeps no description of {name}"),
+        ))
+    }
+    /// Everything at the backend that vcld made, told by its owner tag or its name: what no live job and no loaded
+    /// computer needs is an orphan.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn things(&self) -> Result<Vec<Thing>> {
+        Ok(Vec::new())
+    }
+    /// Removes one of [`things`](Self::things). One that is gone already is no error.
+    ///
+    /// # Errors
+    /// It is in use, is not vcld's, or the backend does not answer.
+    async fn remove_thing(&self, thing: &Thing) -> Result<()> {
+        let (kind, name) = (&thing.kind, &thing.name);
+        Err(crate::Error::new(
+            crate::ErrorKind::Unsupported,
+            format!("the {kind} {name} cannot be removed by a backend of type {}", self.kind()),
+        ))
+    }
     /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
     async fn findings(&self) -> Vec<Finding>;
 }

@@ -2,6 +2,7 @@
 //! state may become is asked of [`vcl_types::state::job::next`].
 
 use crate::database::{Db, now};
+use crate::engine::{exclusive, locked};
 use crate::jobs::{JobRow, get};
 use crate::{Error, Kind, Queue, Result, guard, submit};
 use sqlx::Row;
@@ -63,12 +64,10 @@ impl Queue {
     pub async fn claim(&self, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
         let (node, limits, queue) = (node.to_owned(), limits.clone(), self.clone());
         let mut found = self
-            .write(move |db| {
-                Box::pin(async move {
-                    let claim = claim(db, &node, &limits).await?;
-                    Ok(Undelivered { claim, queue })
-                })
-            })
+            .write_map(
+                move |db| Box::pin(async move { claim(db, &node, &limits).await }),
+                move |claim| Undelivered { claim, queue },
+            )
             .await?;
         Ok(found.claim.take())
     }
@@ -198,6 +197,7 @@ fn changed(job: &JobRow, event: Event) -> Result<State> {
 }
 
 async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
+    exclusive(&mut *db).await?;
     let mut here = 0;
     let mut backends: HashMap<String, u32> = HashMap::new();
     let mut hosts: HashMap<String, u32> = HashMap::new();
@@ -234,7 +234,12 @@ async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<C
         {
             continue;
         }
-        return take(db, node, JobId(row.try_get("id")?)).await.map(Some);
+        let id = JobId(row.try_get("id")?);
+        // Another node may have called it off since.
+        if get(&mut *db, id).await?.state != State::Queued {
+            continue;
+        }
+        return take(db, node, id).await.map(Some);
     }
     Ok(None)
 }
@@ -258,7 +263,8 @@ async fn take(db: &mut Db, node: &str, id: JobId) -> Result<Claim> {
 }
 
 async fn recover(db: &mut Db, node: String) -> Result<Vec<JobId>> {
-    let rows = sqlx::query("SELECT * FROM jobs WHERE state = 'running' AND node = ? ORDER BY id");
+    let rows =
+        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE state = 'running' AND node = ? ORDER BY id"));
     let mut recovered = Vec::new();
     for row in rows.bind(node).fetch_all(&mut *db).await? {
         let job = JobRow::read(&row)?;
@@ -323,7 +329,7 @@ async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
     }
     let begun: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM journal WHERE job_id = ? AND attempt = ?")
         .bind(id.0)
-        .bind(job.attempt)
+        .bind(i64::from(job.attempt))
         .fetch_one(&mut *db)
         .await?;
     sqlx::query("UPDATE jobs SET cancel_wanted = 1 WHERE id = ?").bind(id.0).execute(&mut *db).await?;

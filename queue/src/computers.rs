@@ -1,6 +1,7 @@
 //! Computers: what the configuration says of them, where they are, what they hold.
 
 use crate::database::{Db, DbRow, json, parsed, to_json};
+use crate::engine::exclusive;
 use crate::jobs::holder_of;
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
 use sqlx::Row;
@@ -189,7 +190,7 @@ impl Queue {
                 )
                 .bind(loaded.as_ref().map(to_json).transpose()?)
                 .bind(loaded.as_ref().map(|l| l.image.name.as_str()))
-                .bind(loaded.as_ref().and_then(|l| l.image.revision))
+                .bind(loaded.as_ref().and_then(|l| l.image.revision).map(i64::from))
                 .bind(name.as_str())
                 .execute(db)
                 .await?;
@@ -233,6 +234,7 @@ impl Queue {
         let (name, reason) = (name.clone(), reason.map(str::to_owned));
         self.write(move |db| {
             Box::pin(async move {
+                exclusive(&mut *db).await?;
                 let computer = get(&mut *db, &name).await?;
                 if let Some(holder) = holder_of(&mut *db, &name).await? {
                     return Err(holder.holds(&name));
@@ -266,6 +268,7 @@ async fn set_reason(db: &mut Db, name: &ComputerName, reason: Option<String>) ->
 }
 
 async fn apply(db: &mut Db, computers: Vec<Computer>, dry_run: bool) -> Result<Applied> {
+    exclusive(&mut *db).await?;
     let mut applied = Applied::default();
     let mut there: std::collections::BTreeMap<ComputerName, ComputerRow> =
         all(&mut *db).await?.into_iter().map(|row| (row.computer.name.clone(), row)).collect();

@@ -1,16 +1,17 @@
-//! Opening and closing: the file, its lock, its connections. [`Queue`] is the handle that everything else hangs on.
+//! [`Queue`], the handle that everything else hangs on: opened on a file or on a server, closed; how one writes and reads.
 
-use crate::migrate::{MIGRATIONS, Migration, migrate};
-use crate::writer::Writer;
-use crate::{Error, Kind, Result};
+use crate::engine::{Engine, Trouble};
+use crate::mariadb::{self, MariaDb};
+use crate::migrate::{Migration, migrate_server, migrations};
+use crate::nearby::Nearby;
+use crate::server::Server;
+use crate::writer::{Change, Home, Writer};
+use crate::{Error, Kind, Result, sqlite};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row};
+use sqlx::Row;
 use std::collections::HashMap;
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -18,16 +19,12 @@ use vcl_types::JobId;
 use vcl_types::api::{Progress, StreamItem};
 
 /// A connection of the engine. One name for it, so that what is asked of it is written once for all engines.
-pub(crate) type Db = sqlx::SqliteConnection;
+pub(crate) type Db = sqlx::AnyConnection;
 /// A row of its answer.
-pub(crate) type DbRow = sqlx::sqlite::SqliteRow;
+pub(crate) type DbRow = sqlx::any::AnyRow;
 /// Connections that read.
-pub(crate) type DbPool = sqlx::SqlitePool;
+pub(crate) type DbPool = sqlx::AnyPool;
 
-/// How many connections read at the same time.
-const READERS: u32 = 4;
-/// How long a connection waits for another program's lock (an operator's `sqlite3`, a backup) before it gives up.
-const BUSY: Duration = Duration::from_secs(5);
 /// How many stream items a slow subscriber may be behind before it misses some.
 const STREAM: usize = 1024;
 
@@ -38,7 +35,11 @@ pub struct Queue(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) writer: Writer,
     readers: DbPool,
-    pub(crate) path: PathBuf,
+    engine: Engine,
+    /// How long a reader waits for a server that is away.
+    patience: Duration,
+    /// The file's path or the server's URL.
+    pub(crate) name: String,
     /// Changes whenever a claim might find something.
     pub(crate) submitted: watch::Sender<u64>,
     /// Changes whenever a job that runs is called off.
@@ -46,11 +47,13 @@ pub(crate) struct Inner {
     pub(crate) stream: broadcast::Sender<StreamItem>,
     /// How far the steps under way are.
     pub(crate) progress: Mutex<HashMap<JobId, HashMap<String, Progress>>>,
+    /// What other nodes do.
+    pub(crate) nearby: Nearby,
 }
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue").field("path", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("Queue").field("database", &self.0.name).finish_non_exhaustive()
     }
 }
 
@@ -63,56 +66,67 @@ impl Queue {
     /// vcld has written it; [`Kind::Corrupt`] when the file is damaged or none of ours; [`Kind::Unavailable`] or
     /// [`Kind::NoSpace`] when it cannot be read or written.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path.as_ref(), MIGRATIONS).await
+        Self::open_with(path.as_ref(), migrations()).await
     }
 
     pub(crate) async fn open_with(path: &Path, migrations: &'static [Migration]) -> Result<Self> {
-        let shown = path.display().to_string();
-        let lock = lock(path)?;
-        std::fs::OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| Error::caused(Kind::Unavailable, format!("opening the database {shown}"), e))?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY)
-            .pragma("trusted_schema", "OFF")
-            .pragma("cell_size_check", "ON")
-            // What a long batch has made of the write-ahead log is given back.
-            .pragma("journal_size_limit", "67108864")
-            .disable_statement_logging();
-        let opened = async {
-            let mut db = options.connect().await?;
-            check(&mut db).await?;
-            migrate(&mut db, path, migrations).await?;
-            Ok::<_, Error>(db)
-        };
-        let db = opened.await.map_err(|e| way_out(e, &shown))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(30))
-            .connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self(Arc::new(Inner {
-            writer: Writer::start(db, lock),
+        let sqlite::Opened { db, readers, lock } = sqlite::open(path, migrations).await?;
+        let name = path.display().to_string();
+        Ok(Self::new(Home::File { db, lock }, readers, Engine::Sqlite, Duration::ZERO, name))
+    }
+
+    /// Connects to a database on a MariaDB or MySQL server, which several processes may do at the same time, and brings
+    /// its schema up to date. Must be called inside a tokio runtime; the writer runs in it.
+    ///
+    /// While the server is away, whoever writes waits for up to [`MariaDb::patience`], and everything that was answered
+    /// before is there when it comes back.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] for a URL that is none, or a server that is too old (MariaDB before 10.6, MySQL before 8.0.1);
+    /// [`Kind::Newer`] when a newer vcld has written the database and this one cannot work with it;
+    /// [`Kind::Unavailable`] when the server cannot be reached or does not let the user in.
+    pub async fn connect(database: &MariaDb) -> Result<Self> {
+        Self::connect_with(database, migrations()).await
+    }
+
+    pub(crate) async fn connect_with(database: &MariaDb, migrations: &'static [Migration]) -> Result<Self> {
+        let options = database.options()?;
+        let (mut db, collation) = mariadb::first(&options, &database.url).await?;
+        migrate_server(&mut db, &database.url, collation, migrations).await?;
+        let server = Server::new(db, options.clone(), database.patience).await?;
+        let readers = mariadb::readers(options, database.patience);
+        let (patience, name) = (database.patience, database.url.clone());
+        let writer = server.id();
+        let queue = Self::new(Home::Server(Box::new(server)), readers, Engine::MariaDb, patience, name);
+        queue.watch_others(writer);
+        Ok(queue)
+    }
+
+    fn new(home: Home, readers: DbPool, engine: Engine, patience: Duration, name: String) -> Self {
+        Self(Arc::new(Inner {
+            writer: Writer::start(home),
             readers,
-            path: path.to_owned(),
+            engine,
+            patience,
+            name,
             submitted: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
             stream: broadcast::Sender::new(STREAM),
             progress: Mutex::default(),
-        })))
+            nearby: Nearby::default(),
+        }))
+    }
+
+    /// Which engine keeps the database.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.0.engine
     }
 
     /// Waits until all that was sent is written, then closes the database and lets another process have it. Whatever is
     /// asked of the queue afterwards is [`Kind::Unavailable`].
     pub async fn close(&self) {
+        self.0.nearby.stop();
         self.0.readers.close().await;
         self.0.writer.close().await;
         // Whoever waits for a job to be called off looks again, and finds the database closed.
@@ -122,13 +136,33 @@ impl Queue {
     pub(crate) fn readers(&self) -> &DbPool {
         &self.0.readers
     }
-    /// A change of several statements: all of it, or nothing.
+    /// Asks a reading connection, and asks again while a server is away, for as long as the database's patience lasts.
+    pub(crate) async fn read<T, F>(&self, ask: F) -> Result<T>
+    where
+        F: for<'c> Fn(&'c mut Db) -> BoxFuture<'c, Result<T>>,
+    {
+        let until = tokio::time::Instant::now() + self.0.patience;
+        loop {
+            let asked = async { ask(&mut *self.0.readers.acquire().await?).await };
+            match asked.await {
+                Err(e) if matches!(Trouble::of(&e), Trouble::Lost | Trouble::Again) => {
+                    if self.0.readers.is_closed() || tokio::time::Instant::now() >= until {
+                        return Err(e);
+                    }
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+    /// A change of several statements: all of it, or nothing. It may run several times, from the start, until one run of it is
+    /// committed: it changes nothing but the database.
     pub(crate) async fn write<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: Change<T>,
     {
-        self.0.writer.write(false, Box::new(change), None).await
+        self.0.writer.write(false, change, |value| value).await
     }
     /// As [`write`](Self::write); `after` is called once it is durable, even when nobody waits for the answer any more.
     pub(crate) async fn write_then<T, F>(
@@ -138,90 +172,48 @@ impl Queue {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: Change<T>,
     {
-        self.0.writer.write(false, Box::new(change), Some(Box::new(after))).await
+        self.write_map(change, |value| {
+            after(&value);
+            value
+        })
+        .await
+    }
+    /// As [`write`](Self::write); what `after` makes of the outcome once that is durable is the answer. When nobody
+    /// waits for it any more it is made and dropped.
+    pub(crate) async fn write_map<T, U, F>(
+        &self,
+        change: F,
+        after: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Change<T>,
+    {
+        self.0.writer.write(false, change, after).await
     }
     /// A change of one statement.
     pub(crate) async fn write_one<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: Change<T>,
     {
-        self.0.writer.write(true, Box::new(change), None).await
+        self.0.writer.write(true, change, |value| value).await
     }
     /// Sends a change and does not wait for it.
     pub(crate) fn post<T, F>(&self, change: F, after: impl FnOnce(&T) + Send + 'static) -> Result<()>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: Change<T>,
     {
-        self.0.writer.post(false, Box::new(change), Some(Box::new(after)))
+        self.0.writer.post(false, change, move |value: T| after(&value))
     }
     /// Tells the workers that a claim might find something.
     pub(crate) fn wake(&self) {
         self.0.submitted.send_modify(|n| *n = n.wrapping_add(1));
     }
-}
-
-/// Takes `<db>.lock`. Two daemons on one SQLite file would each think that they are alone.
-fn lock(path: &Path) -> Result<std::fs::File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let shown = name.display();
-    let failed = |e: std::io::Error| Error::caused(Kind::Unavailable, format!("locking {shown}"), e);
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&name)
-        .map_err(failed)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
-            let holder = match holder.trim().parse::<u32>() {
-                Ok(pid) => format!("process {pid}"),
-                Err(_) => "another process".into(),
-            };
-            let path = path.display();
-            return Err(Error::new(
-                Kind::Busy,
-                format!("{holder} has the database {path} open; one SQLite database serves one vcld"),
-            ));
-        }
-        Err(e) => return Err(failed(e.into())),
-    }
-    // The number is for people. A full disk must not keep the daemon from starting.
-    let _ = file.set_len(0);
-    let _ = file.rewind();
-    let _ = writeln!(file, "{}", std::process::id());
-    Ok(file)
-}
-
-/// Reads the whole file once: damage is to show now, not in the middle of a job.
-async fn check(db: &mut Db) -> Result<()> {
-    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(db).await?;
-    if found == "ok" { Ok(()) } else { Err(Error::caused(Kind::Corrupt, "the database is damaged", found)) }
-}
-
-fn way_out(error: Error, path: &str) -> Error {
-    if error.kind == Kind::Newer {
-        return error;
-    }
-    let what = match error.kind {
-        Kind::Corrupt => format!(
-            "opening the database {path}: it is damaged or not a database of vcld; put back a copy, or move it (with \
-             its -wal and -shm files) away and start anew: computers come from the configuration and images from \
-             their manifests, jobs and events are lost"
-        ),
-        _ => format!("opening the database {path}"),
-    };
-    Error::caused(error.kind, what, error)
 }
 
 /// Now, as the database stores it.

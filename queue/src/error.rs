@@ -105,7 +105,10 @@ impl From<Error> for vcl_job::Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let (kind, context) = match &error {
-            sqlx::Error::Database(e) => of_sqlite(e.code().and_then(|c| c.parse().ok()).unwrap_or(0)),
+            sqlx::Error::Database(e) => match crate::engine::mysql_code(e.as_ref()) {
+                Some(code) => of_mysql(code),
+                None => of_sqlite(e.code().and_then(|c| c.parse().ok()).unwrap_or(0)),
+            },
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
             | sqlx::Error::ColumnNotFound(_)
@@ -114,6 +117,31 @@ impl From<sqlx::Error> for Error {
             _ => (Kind::Unavailable, "the database cannot be used"),
         };
         Self::caused(kind, context, error)
+    }
+}
+
+/// An error with all that it came from, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        text = format!("{text}: {e}");
+        next = e.source();
+    }
+    text
+}
+
+/// MariaDB's and MySQL's error numbers.
+fn of_mysql(code: u16) -> (Kind, &'static str) {
+    match code {
+        1021 | 1114 => (Kind::NoSpace, "the database's file system is full"),
+        1062 => (Kind::Exists, "the database has such a row already"),
+        1048 | 1264 | 1366 | 1406 | 1451 | 1452 => (Kind::Refused, "the database does not take such a row"),
+        1054 | 1146 => (Kind::Corrupt, "the database does not have the tables it should"),
+        1034 | 1194 | 1712 => (Kind::Corrupt, "the database is damaged"),
+        1205 | 1213 => (Kind::Unavailable, "the database is locked by another program"),
+        1044 | 1045 | 1142 => (Kind::Unavailable, "the database does not let this user do that"),
+        _ => (Kind::Unavailable, "the database cannot be used"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Events: what happened, kept for a while, and the stream of it for whoever watches.
 
 use crate::database::{Db, DbRow, now, parsed_or_null, time};
+use crate::engine::inserted;
 use crate::{Queue, Result};
 use futures::future::BoxFuture;
 use sqlx::Row;
@@ -40,21 +41,16 @@ impl Queue {
         message: &str,
     ) -> Result<EventView> {
         let event = new(kind, job, computer, message);
-        let stream = self.0.stream.clone();
-        let tell = move |event: &EventView| {
-            let _ = stream.send(StreamItem::Event(event.clone()));
-        };
-        self.write_then(move |db| keep(db, event, KEPT), tell).await
+        let queue = self.clone();
+        self.write_then(move |db| keep(db, event, KEPT), move |event| queue.tell(event)).await
     }
 
     /// As [`event`](Self::event), without waiting for anything: for callers that must not block. An event that cannot
     /// be kept is logged.
     pub fn post_event(&self, kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message: &str) {
         let event = new(kind, job, computer, message);
-        let (stream, logged) = (self.0.stream.clone(), event.clone());
-        let tell = move |event: &EventView| {
-            let _ = stream.send(StreamItem::Event(event.clone()));
-        };
+        let (queue, logged) = (self.clone(), event.clone());
+        let tell = move |event: &EventView| queue.tell(event);
         let posted = self.post(
             move |db| {
                 Box::pin(async move {
@@ -75,7 +71,7 @@ impl Queue {
     /// When the database cannot be read.
     pub async fn events(&self, after: i64, limit: u32) -> Result<Vec<EventView>> {
         let rows = sqlx::query("SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?");
-        rows.bind(after).bind(limit).fetch_all(self.readers()).await?.iter().map(read).collect()
+        rows.bind(after).bind(i64::from(limit)).fetch_all(self.readers()).await?.iter().map(read).collect()
     }
 
     /// The newest events, the oldest of them first, at most `limit`.
@@ -84,7 +80,7 @@ impl Queue {
     /// When the database cannot be read.
     pub async fn last_events(&self, limit: u32) -> Result<Vec<EventView>> {
         let rows = sqlx::query("SELECT * FROM events ORDER BY id DESC LIMIT ?");
-        rows.bind(limit).fetch_all(self.readers()).await?.iter().rev().map(read).collect()
+        rows.bind(i64::from(limit)).fetch_all(self.readers()).await?.iter().rev().map(read).collect()
     }
 
     /// What happens from now on. A subscriber that is more than 1024 items behind misses some, and its channel says so.
@@ -136,7 +132,7 @@ fn keep(db: &mut Db, mut event: EventView, kept: i64) -> BoxFuture<'_, Result<Ev
                 .bind(&event.message)
                 .execute(&mut *db)
                 .await?;
-        event.id = done.last_insert_rowid();
+        event.id = inserted(&mut *db, &done).await?;
         if event.id % MORE == 0 {
             let forget = sqlx::query("DELETE FROM events WHERE id <= ?");
             forget.bind(event.id - kept).execute(db).await?;

@@ -2,6 +2,7 @@
 //! happen once.
 
 use crate::database::Db;
+use crate::engine::locked;
 use crate::{Claim, Error, Kind, Result};
 use sqlx::Row;
 use vcl_types::{ComputerName, ImageName};
@@ -13,11 +14,13 @@ pub(crate) struct Held {
 }
 
 /// Refuses a claim that is not the job's newest, or whose job is over. Asked inside the transaction that changes
-/// something in the job's name.
+/// something in the job's name: the job's row stays locked until that transaction ends, so no other node's claim comes in
+/// between.
 pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
-    let row = sqlx::query(
-        "SELECT holds_computer, holds_image FROM jobs WHERE id = ? AND token = ? AND state = 'running'",
-    )
+    let row = sqlx::query(locked!(
+        db,
+        "SELECT holds_computer, holds_image FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
+    ))
     .bind(claim.job.id.0)
     .bind(claim.token)
     .fetch_optional(db)
@@ -62,7 +65,7 @@ pub(crate) async fn effect(db: &mut Db, claim: &Claim, step: &str, effect: &str)
         "SELECT state FROM effects WHERE job_id = ? AND attempt = ? AND step = ? AND effect = ?",
     )
     .bind(claim.job.id.0)
-    .bind(claim.job.attempt)
+    .bind(i64::from(claim.job.attempt))
     .bind(step)
     .bind(effect)
     .fetch_optional(db)
@@ -80,7 +83,7 @@ pub(crate) async fn remember(
 ) -> Result<()> {
     sqlx::query("INSERT INTO effects (job_id, attempt, step, effect, state) VALUES (?, ?, ?, ?, ?)")
         .bind(claim.job.id.0)
-        .bind(claim.job.attempt)
+        .bind(i64::from(claim.job.attempt))
         .bind(step)
         .bind(effect)
         .bind(state)

@@ -1,6 +1,7 @@
 //! Images and their revisions. A revision's row says that it exists; which node holds its files, its manifest says.
 
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
+use crate::engine::{exclusive, number, number_or_null};
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
 use sqlx::Row;
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ impl Found {
     fn read(row: &DbRow) -> Result<Self> {
         let size: i64 = row.try_get("size")?;
         let size = ByteSize(size.unsigned_abs());
-        Ok(Self { number: row.try_get("number")?, manifest: json(row, "manifest")?, size })
+        Ok(Self { number: number(row, "number")?, manifest: json(row, "manifest")?, size })
     }
 }
 
@@ -80,7 +81,7 @@ pub(crate) async fn find(db: &mut Db, image: &ImageRef) -> Result<Found> {
     };
     let Some(number) = image.revision.filter(|n| *n != newest.number) else { return Ok(newest) };
     let row = sqlx::query("SELECT * FROM revisions WHERE image = ? AND number = ? AND deleted_at IS NULL");
-    let row = row.bind(image.name.as_str()).bind(number).fetch_optional(&mut *db).await?;
+    let row = row.bind(image.name.as_str()).bind(i64::from(number)).fetch_optional(&mut *db).await?;
     if let Some(row) = row {
         return Found::read(&row);
     }
@@ -110,7 +111,12 @@ async fn users(db: &mut Db, image: &ImageRef) -> Result<Vec<ComputerName>> {
     let rows = sqlx::query(
         "SELECT name FROM computers WHERE loaded_image = ? AND (? IS NULL OR loaded_revision = ?) ORDER BY name",
     );
-    let rows = rows.bind(image.name.as_str()).bind(image.revision).bind(image.revision).fetch_all(db).await?;
+    let rows = rows
+        .bind(image.name.as_str())
+        .bind(image.revision.map(i64::from))
+        .bind(image.revision.map(i64::from))
+        .fetch_all(db)
+        .await?;
     rows.iter().map(|row| parsed(row, "name")).collect()
 }
 
@@ -133,7 +139,7 @@ impl Queue {
         let mut used: BTreeMap<(String, u32), Vec<ComputerName>> = BTreeMap::new();
         for row in &loaded {
             // A load without a number is none that vcld makes.
-            let Some(number) = row.try_get("loaded_revision")? else { continue };
+            let Some(number) = number_or_null(row, "loaded_revision")? else { continue };
             used.entry((row.try_get("loaded_image")?, number)).or_default().push(parsed(row, "name")?);
         }
         let mut images: Vec<ImageRow> = Vec::new();
@@ -191,11 +197,12 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn next_revision(&self, image: &ImageName) -> Result<u32> {
-        let greatest: Option<u32> = sqlx::query_scalar("SELECT MAX(number) FROM revisions WHERE image = ?")
+        let greatest: Option<i64> = sqlx::query_scalar("SELECT MAX(number) FROM revisions WHERE image = ?")
             .bind(image.as_str())
             .fetch_one(self.readers())
             .await?;
-        Ok(greatest.unwrap_or(0).saturating_add(1))
+        let next = greatest.unwrap_or(0).saturating_add(1);
+        u32::try_from(next).map_err(|e| Error::corrupt(format!("a revision {next} of {image}"), e))
     }
 
     /// Records a revision that was published. The same job may say it again.
@@ -227,13 +234,14 @@ impl Queue {
                 let Some(number) = image.revision else {
                     return Err(Error::new(Kind::Refused, format!("which revision of {image} is to be deleted?")));
                 };
+                exclusive(&mut *db).await?;
                 unused(&mut *db, &image).await?;
                 sqlx::query(
                     "UPDATE revisions SET deleted_at = ? WHERE image = ? AND number = ? AND deleted_at IS NULL",
                 )
                 .bind(now())
                 .bind(image.name.as_str())
-                .bind(number)
+                .bind(i64::from(number))
                 .execute(db)
                 .await?;
                 Ok(())
@@ -260,7 +268,7 @@ async fn with_users(db: &mut Db, found: Found) -> Result<RevisionRow> {
 
 async fn row(db: &mut Db, manifest: &Manifest) -> Result<Option<DbRow>> {
     let row = sqlx::query("SELECT * FROM revisions WHERE image = ? AND number = ?");
-    Ok(row.bind(manifest.image.as_str()).bind(manifest.revision).fetch_optional(db).await?)
+    Ok(row.bind(manifest.image.as_str()).bind(i64::from(manifest.revision)).fetch_optional(db).await?)
 }
 
 async fn record(db: &mut Db, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
@@ -283,7 +291,7 @@ async fn record(db: &mut Db, claim: &Claim, manifest: &Manifest, size: ByteSize)
         .bind(to_json(manifest)?)
         .bind(bytes(size))
         .bind(manifest.image.as_str())
-        .bind(manifest.revision)
+        .bind(i64::from(manifest.revision))
         .execute(db)
         .await?;
     Ok(())
@@ -294,7 +302,7 @@ async fn insert(db: &mut Db, manifest: &Manifest, size: ByteSize, job: Option<i6
         "INSERT INTO revisions (image, number, manifest, size, job_id, recorded_at) VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(manifest.image.as_str())
-    .bind(manifest.revision)
+    .bind(i64::from(manifest.revision))
     .bind(to_json(manifest)?)
     .bind(bytes(size))
     .bind(job)
@@ -305,6 +313,7 @@ async fn insert(db: &mut Db, manifest: &Manifest, size: ByteSize, job: Option<i6
 }
 
 async fn rebuild(db: &mut Db, manifests: Vec<Manifest>) -> Result<Rebuilt> {
+    exclusive(&mut *db).await?;
     let mut rebuilt = Rebuilt::default();
     for manifest in manifests {
         let image = manifest.image_ref();

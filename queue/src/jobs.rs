@@ -1,6 +1,7 @@
 //! Jobs as they are looked at: rows, lists, counts.
 
 use crate::database::{Db, DbRow, json, parsed, parsed_or_null, time};
+use crate::engine::{flag, locked, number};
 use crate::{Error, Kind, Queue, Result};
 use chrono::{DateTime, Local, Utc};
 use sqlx::Row;
@@ -59,8 +60,8 @@ impl JobRow {
             result: row.try_get("result")?,
             node: row.try_get("node")?,
             token: row.try_get("token")?,
-            attempt: row.try_get("attempt")?,
-            cancel_wanted: row.try_get("cancel_wanted")?,
+            attempt: number(row, "attempt")?,
+            cancel_wanted: flag(row, "cancel_wanted")?,
             submitted: time(row.try_get("submitted_at")?),
             claimed: at("claimed_at")?,
             started: at("started_at")?,
@@ -131,9 +132,10 @@ impl Default for JobFilter {
     }
 }
 
-/// The job, inside somebody's transaction.
+/// The job, inside somebody's transaction, which keeps others from changing it.
 pub(crate) async fn get(db: &mut Db, id: JobId) -> Result<JobRow> {
-    let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id.0).fetch_optional(db).await?;
+    let row =
+        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ?")).bind(id.0).fetch_optional(db).await?;
     row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
 }
 
@@ -175,7 +177,7 @@ impl Queue {
         .bind(state)
         .bind(computer)
         .bind(computer)
-        .bind(filter.limit)
+        .bind(i64::from(filter.limit))
         .fetch_all(self.readers())
         .await?;
         rows.iter().map(JobRow::read).collect()

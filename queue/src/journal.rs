@@ -1,6 +1,7 @@
 //! The journals of jobs in SQL, and what they tell of a job's steps.
 
 use crate::database::{json, now, time, to_json};
+use crate::engine::locked;
 use crate::{Claim, Error, Queue, Result, guard};
 use sqlx::Row;
 use std::sync::{Arc, PoisonError};
@@ -43,7 +44,7 @@ impl Queue {
         let rows = sqlx::query(
             "SELECT recorded_at, record FROM journal WHERE job_id = ? AND attempt = ? ORDER BY seq",
         );
-        let rows = rows.bind(id.0).bind(attempt).fetch_all(self.readers()).await?;
+        let rows = rows.bind(id.0).bind(i64::from(attempt)).fetch_all(self.readers()).await?;
         let read = |row| Ok((Row::try_get(row, "recorded_at")?, json(row, "record")?));
         rows.iter()
             .map(read)
@@ -64,12 +65,13 @@ impl Journal for SqlJournal {
         let claim = self.claim.clone();
         let append = self.queue.write_one(move |db| {
             Box::pin(async move {
-                let done = sqlx::query(
+                let done = sqlx::query(locked!(
+                    db,
                     "INSERT INTO journal (job_id, attempt, seq, token, recorded_at, record) \
                      SELECT id, attempt, (SELECT COALESCE(MAX(seq), 0) + 1 FROM journal \
                      WHERE job_id = jobs.id AND attempt = jobs.attempt), token, ?, ? \
-                     FROM jobs WHERE id = ? AND token = ? AND state = 'running'",
-                )
+                     FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
+                ))
                 .bind(now())
                 .bind(json)
                 .bind(claim.job.id.0)

@@ -1,7 +1,7 @@
 //! What vcld remembers: jobs, reservations, computers, images, events and the journals of jobs, in SQL.
 //!
-//! [`Queue`] is the only door. Nobody else writes to the database, and inside the crate every change goes through one
-//! task (`writer`), which is what makes each method's change whole and their order one. Each table belongs to one
+//! [`Queue`] is the only door. Nobody else writes to the database, and inside the crate every change of a process goes through
+//! one task (`writer`), which is what makes each method's change whole and their order one. Each table belongs to one
 //! module, and its SQL stands there:
 //!
 //! | module | tables |
@@ -16,6 +16,10 @@
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
 //!
+//! Two engines keep it: SQLite for one node, MariaDB or MySQL for several (`engine` says what differs). `sqlite` and
+//! `mariadb` open them, `migrate` owns their schema, `server` is how a batch survives a server that goes away, `nearby`
+//! how one node learns of what another does.
+//!
 //! A job belongs to whoever holds its newest [`Claim`]. Each claim raises the job's fencing token, and whatever is
 //! written in a job's name is written only while the token is the job's: a process that was thought dead and comes back
 //! changes nothing.
@@ -23,6 +27,7 @@
 mod claim;
 mod computers;
 mod database;
+mod engine;
 mod error;
 mod events;
 mod guard;
@@ -30,19 +35,27 @@ mod holdings;
 mod images;
 mod jobs;
 mod journal;
+mod mariadb;
 mod migrate;
 mod names;
+mod nearby;
 mod reservations;
 mod restored;
+mod server;
+mod sqlite;
 mod submit;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod writer;
 
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
 pub use computers::ComputerRow;
 pub use database::Queue;
+pub use engine::Engine;
 pub use error::{Error, Kind, Result};
 pub use holdings::Holding;
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
+pub use mariadb::MariaDb;
 pub use restored::Restored;
 pub use submit::NewJob;

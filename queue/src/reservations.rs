@@ -1,6 +1,7 @@
 //! Reservations, as far as loading and unloading make and end them.
 
 use crate::database::{Db, DbRow, now, parsed, time};
+use crate::engine::{inserted, number, number_or_null};
 use crate::{Claim, Error, Kind, Queue, Result, guard};
 use sqlx::Row;
 use vcl_types::api::ReservationView;
@@ -12,7 +13,7 @@ fn read(row: &DbRow) -> Result<ReservationView> {
         id: ReservationId(row.try_get("id")?),
         owner: row.try_get("owner")?,
         computer: parsed(row, "computer")?,
-        image: ImageRef { name: parsed(row, "image")?, revision: row.try_get("revision")? },
+        image: ImageRef { name: parsed(row, "image")?, revision: number_or_null(row, "revision")? },
         state: parsed(row, "state")?,
         since: time(row.try_get("since")?),
         ended_because: row.try_get("ended_because")?,
@@ -129,7 +130,7 @@ impl Queue {
         let rows = sqlx::query(
             "SELECT * FROM reservations WHERE ? = 0 OR state <> 'ended' ORDER BY id DESC LIMIT ?",
         );
-        let rows = rows.bind(i64::from(open_only)).bind(limit).fetch_all(self.readers()).await?;
+        let rows = rows.bind(i64::from(open_only)).bind(i64::from(limit)).fetch_all(self.readers()).await?;
         rows.iter().map(read).collect()
     }
 }
@@ -155,7 +156,7 @@ async fn open(
     .await?;
     if let Some(row) = there {
         let id: i64 = row.try_get("id")?;
-        let opened: (i64, u32) = (row.try_get("job_id")?, row.try_get("attempt")?);
+        let opened: (i64, u32) = (row.try_get("job_id")?, number(&row, "attempt")?);
         if opened == (claim.job.id.0, claim.job.attempt) {
             return Ok(ReservationId(id));
         }
@@ -172,14 +173,14 @@ async fn open(
     .bind(owner)
     .bind(computer.as_str())
     .bind(image.name.as_str())
-    .bind(image.revision)
+    .bind(image.revision.map(i64::from))
     .bind(state.as_str())
     .bind(claim.job.id.0)
-    .bind(claim.job.attempt)
+    .bind(i64::from(claim.job.attempt))
     .bind(now())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(ReservationId(done.last_insert_rowid()))
+    Ok(ReservationId(inserted(&mut *db, &done).await?))
 }
 
 async fn set_state(db: &mut Db, id: ReservationId, state: State) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::database::now;
 use crate::{Error, Kind, Queue, Result};
 use sqlx::{Connection, Row};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use vcl_types::{ComputerName, JobId};
 
 /// What was ended in a database that was put back.
@@ -90,15 +90,11 @@ impl Queue {
         // SQLite writes into an empty file that is there, and keeps its mode.
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
         let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(self.path()).create_if_missing(false);
+            sqlx::sqlite::SqliteConnectOptions::new().filename(&self.0.name).create_if_missing(false);
         let mut db = sqlx::SqliteConnection::connect_with(&options).await?;
         sqlx::query("VACUUM INTO ?").bind(text).execute(&mut db).await?;
         db.close().await?;
         std::fs::File::open(file).and_then(|f| f.sync_all()).map_err(failed)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path.clone()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What may be queued: one job at a time has a computer, one at a time changes an image.
 
 use crate::database::{Db, now, to_json};
+use crate::engine::{exclusive, inserted};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
 use crate::{Error, Kind, Queue, Result, computers};
@@ -60,19 +61,20 @@ async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
     .bind(&job.host)
     .bind(computer)
     .bind(needs.reads.as_ref().map(|r| r.name.as_str()).or(image))
-    .bind(needs.reads.as_ref().and_then(|r| r.revision))
+    .bind(needs.reads.as_ref().and_then(|r| r.revision).map(i64::from))
     .bind(computer)
     .bind(image)
     .bind(job.request.node())
     .bind(State::Queued.as_str())
     .bind(now())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(JobId(done.last_insert_rowid()))
+    Ok(JobId(inserted(&mut *db, &done).await?))
 }
 
-/// Whether a request can be had now, and what it needs.
+/// Whether a request can be had now, and what it needs. Other nodes queue nothing until the transaction ends.
 pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
+    exclusive(&mut *db).await?;
     let mut needs = Needs { backend: None, image: None, reads: None };
     if let Some(name) = request.computer() {
         let computer = computers::get(db, name).await?;
@@ -95,7 +97,7 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
                 "SELECT * FROM jobs WHERE kind = 'delete-image' AND holds_image = ? AND revision = ?",
             )
             .bind(image.name.as_str())
-            .bind(number);
+            .bind(i64::from(number));
             if let Some(row) = deleting.fetch_optional(&mut *db).await? {
                 return Err(JobRow::read(&row)?.holds(&image));
             }
@@ -110,7 +112,7 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
                  AND state IN ('queued', 'running', 'waiting', 'stuck') ORDER BY id LIMIT 1",
             )
             .bind(image.name.as_str())
-            .bind(number);
+            .bind(i64::from(number));
             if let Some(row) = reading.fetch_optional(&mut *db).await? {
                 return Err(JobRow::read(&row)?.holds(&image));
             }

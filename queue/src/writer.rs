@@ -1,62 +1,88 @@
-//! The one writer: every change of the database goes through this task, which owns the only writing connection.
+//! The one writer of this process: every change of the database goes through this task, which owns the only writing
+//! connection.
 //!
 //! It takes whatever is waiting into one transaction, so that jobs that run side by side share an fsync; what comes
 //! alone is committed at once. An operation of a batch that fails is rolled back alone, to its savepoint. Nobody is
 //! answered before the commit is durable, and operations take effect in the order in which they were sent, even those
 //! whose sender has stopped waiting.
+//!
+//! On a server the whole batch may have to run again (see `server`), so an operation is a closure that can be cloned,
+//! and a clone of it runs each time.
 
 use crate::database::Db;
+use crate::server::Server;
 use crate::{Error, Kind, Result};
 use futures::future::BoxFuture;
 use sqlx::Connection;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// How many operations one transaction takes at most.
 const BATCH: usize = 128;
 /// How many operations may wait for the writer before their senders wait.
 const WAITING: usize = 1024;
+/// How long a sender waits for its turn to wait.
+const TURN: Duration = Duration::from_secs(120);
 
 /// A change of the database: gets the connection inside a transaction.
-pub(crate) type Change<T> = Box<dyn for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Send>;
-/// What is to be done right after the commit, whether or not somebody still waits for the answer.
-pub(crate) type After<T> = Box<dyn FnOnce(&T) + Send>;
+pub(crate) trait Change<T>:
+    for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Clone + Send + 'static
+{
+}
+impl<T, F> Change<T> for F where
+    F: for<'c> FnOnce(&'c mut Db) -> BoxFuture<'c, Result<T>> + Clone + Send + 'static
+{
+}
 
-trait Operation: Send {
+/// One change that was sent, with whoever waits for it.
+pub(crate) trait Operation: Send {
+    /// Makes the change; anew each time it is called.
     fn run<'a>(&'a mut self, db: &'a mut Db) -> BoxFuture<'a, Result<()>>;
-    /// Whether it is one statement, which SQLite takes back by itself when it fails.
+    /// Whether it is one statement, which the engine takes back by itself when it fails.
     fn is_single(&self) -> bool;
+    /// When it was sent.
+    fn sent(&self) -> Instant;
+    /// Tells what came of it, which is durable.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
-struct Sent<T> {
-    change: Option<Change<T>>,
+struct Sent<F, T, U, A> {
+    change: F,
     result: Option<T>,
     single: bool,
-    after: Option<After<T>>,
-    reply: oneshot::Sender<Result<T>>,
+    sent: Instant,
+    after: A,
+    reply: oneshot::Sender<Result<U>>,
 }
 
-impl<T: Send> Operation for Sent<T> {
+impl<F, T, U, A> Operation for Sent<F, T, U, A>
+where
+    T: Send,
+    U: Send,
+    F: Change<T>,
+    A: FnOnce(T) -> U + Send,
+{
     fn run<'a>(&'a mut self, db: &'a mut Db) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            if let Some(change) = self.change.take() {
-                self.result = Some(change(db).await?);
-            }
+            self.result = None;
+            let change = self.change.clone();
+            self.result = Some(change(db).await?);
             Ok(())
         })
     }
     fn is_single(&self) -> bool {
         self.single
     }
+    fn sent(&self) -> Instant {
+        self.sent
+    }
     fn answer(self: Box<Self>, committed: Result<()>) {
         let result = match (committed, self.result) {
-            (Ok(()), Some(value)) => Ok(value),
+            (Ok(()), Some(value)) => Ok((self.after)(value)),
             (Ok(()), None) => Err(Error::new(Kind::Unavailable, "the database has not answered")),
             (Err(e), _) => Err(e),
         };
-        if let (Ok(value), Some(after)) = (&result, self.after) {
-            after(value);
-        }
         // Whoever asked may have stopped waiting; what was done stays done.
         let _ = self.reply.send(result);
     }
@@ -67,45 +93,55 @@ enum Message {
     Close(oneshot::Sender<()>),
 }
 
+/// Where the writer writes to.
+pub(crate) enum Home {
+    /// A file; the lock is let go when the connection is closed.
+    File { db: Db, lock: std::fs::File },
+    /// A server.
+    Server(Box<Server>),
+}
+
 /// The sending end. The writer ends when the last of them is dropped, or when one says so.
 #[derive(Clone)]
 pub(crate) struct Writer(mpsc::Sender<Message>);
 
 impl Writer {
-    /// Starts the task. `lock` is let go when the connection is closed.
-    pub(crate) fn start(db: Db, lock: std::fs::File) -> Self {
+    /// Starts the task.
+    pub(crate) fn start(home: Home) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(async move {
-            work(db, receiver).await;
-            drop(lock);
-        });
+        tokio::spawn(work(home, receiver));
         Self(sender)
     }
     /// Makes a change and waits until it is durable. When the future is dropped the change may be made all the same.
-    pub(crate) async fn write<T: Send + 'static>(
-        &self,
-        single: bool,
-        change: Change<T>,
-        after: Option<After<T>>,
-    ) -> Result<T> {
+    pub(crate) async fn write<T, U, F, A>(&self, single: bool, change: F, after: A) -> Result<U>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Change<T>,
+        A: FnOnce(T) -> U + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let sent = Sent { change: Some(change), result: None, single, after, reply };
-        self.0.send(Message::Operation(Box::new(sent))).await.map_err(|_| closed())?;
+        let sent = Instant::now();
+        let sent = Sent { change, result: None, single, sent, after, reply };
+        self.0.send_timeout(Message::Operation(Box::new(sent)), TURN).await.map_err(|e| match e {
+            mpsc::error::SendTimeoutError::Timeout(_) => full(),
+            mpsc::error::SendTimeoutError::Closed(_) => closed(),
+        })?;
         answer.await.map_err(|_| closed())?
     }
     /// Sends a change without waiting for anything.
-    pub(crate) fn post<T: Send + 'static>(
-        &self,
-        single: bool,
-        change: Change<T>,
-        after: Option<After<T>>,
-    ) -> Result<()> {
+    pub(crate) fn post<T, U, F, A>(&self, single: bool, change: F, after: A) -> Result<()>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Change<T>,
+        A: FnOnce(T) -> U + Send + 'static,
+    {
         let (reply, _) = oneshot::channel();
-        let sent = Sent { change: Some(change), result: None, single, after, reply };
+        let sent = Instant::now();
+        let sent = Sent { change, result: None, single, sent, after, reply };
         self.0.try_send(Message::Operation(Box::new(sent))).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => {
-                Error::new(Kind::Unavailable, format!("{WAITING} changes wait for the database already"))
-            }
+            mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => closed(),
         })
     }
@@ -123,8 +159,11 @@ impl Writer {
 fn closed() -> Error {
     Error::new(Kind::Unavailable, "the database is closed")
 }
+fn full() -> Error {
+    Error::new(Kind::Unavailable, format!("{WAITING} changes wait for the database already"))
+}
 
-async fn work(mut db: Db, mut messages: mpsc::Receiver<Message>) {
+async fn work(mut home: Home, mut messages: mpsc::Receiver<Message>) {
     let mut closing = None;
     while closing.is_none() {
         let Some(first) = messages.recv().await else { break };
@@ -140,23 +179,32 @@ async fn work(mut db: Db, mut messages: mpsc::Receiver<Message>) {
             }
             next = if batch.len() < BATCH { messages.try_recv().ok() } else { None };
         }
-        commit(&mut db, batch).await;
+        let outcomes = match &mut home {
+            Home::File { db, .. } => commit(db, &mut batch).await,
+            Home::Server(server) => server.commit(&mut batch).await,
+        };
+        for (operation, outcome) in batch.into_iter().zip(outcomes) {
+            operation.answer(outcome);
+        }
     }
-    if let Err(error) = db.close().await {
-        tracing::warn!(error = %error, "the database was not closed cleanly; its next opening recovers it");
+    match home {
+        Home::File { db, lock } => {
+            if let Err(error) = db.close().await {
+                tracing::warn!(error = %error, "the database was not closed cleanly; its next opening recovers it");
+            }
+            drop(lock);
+        }
+        Home::Server(server) => server.close().await,
     }
     drop(closing);
 }
 
-/// Runs a batch in one transaction and answers each of its operations.
-async fn commit(db: &mut Db, mut batch: Vec<Box<dyn Operation>>) {
-    let outcomes = match batch.as_mut_slice() {
+/// Runs a batch in one transaction of SQLite.
+async fn commit(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>> {
+    match batch {
         // SQLite commits a statement that stands outside of a transaction.
         [lone] if lone.is_single() => vec![lone.run(db).await],
         batch => transaction(db, batch).await,
-    };
-    for (operation, outcome) in batch.into_iter().zip(outcomes) {
-        operation.answer(outcome);
     }
 }
 
@@ -311,12 +359,18 @@ mod tests {
     async fn when_the_database_fails_nothing_of_the_batch_is_there_and_all_are_told() {
         let (queue, _dir) = open().await;
         for single in [true, false] {
-            let send = |single, change: Change<()>| queue.0.writer.write(single, change, None);
+            fn send<'q, F: Change<()>>(
+                queue: &'q Queue,
+                single: bool,
+                change: F,
+            ) -> impl Future<Output = Result<()>> + 'q {
+                queue.0.writer.write(single, change, |()| ())
+            }
             let (first, failed, last, other) = tokio::join!(
-                send(true, Box::new(|db| Box::pin(note(db, "first")))),
-                send(single, Box::new(|db| Box::pin(full(db)))),
-                send(true, Box::new(|db| Box::pin(note(db, "last")))),
-                send(false, Box::new(|db| Box::pin(note(db, "other")))),
+                send(&queue, true, |db| Box::pin(note(db, "first"))),
+                send(&queue, single, |db| Box::pin(full(db))),
+                send(&queue, true, |db| Box::pin(note(db, "last"))),
+                send(&queue, false, |db| Box::pin(note(db, "other"))),
             );
             for result in [first, failed, last, other] {
                 assert_eq!(result.unwrap_err().kind, Kind::NoSpace);

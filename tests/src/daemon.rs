@@ -4,6 +4,7 @@
 //! stopped and started again on the same directory, and it ends with its [`Daemon`].
 
 use crate::guest::{Guest, Kind};
+use crate::journal::Journal;
 use anyhow::{Context, Result, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,6 +30,14 @@ pub struct Setup {
     pub more: String,
     /// Where the library is, if not in the directory.
     pub library: Option<Utf8PathBuf>,
+    /// The database's URL, if it is not a file in the directory. Two daemons of one world may name one server.
+    pub database: Option<String>,
+    /// The node's name: jobs that it has claimed carry it.
+    pub node: String,
+    /// How long the daemon waits for running steps when it is told to stop.
+    pub drain: String,
+    /// Where the machines' files are, if not in the directory: daemons that share a host share it.
+    pub machines: Option<Utf8PathBuf>,
     /// libvirt's URI.
     pub uri: String,
 }
@@ -44,12 +53,26 @@ impl Setup {
             network: "user = true".into(),
             more: String::new(),
             library: None,
+            database: None,
+            node: "test".into(),
+            drain: "5s".into(),
+            machines: None,
             uri: "qemu:///system".into(),
         }
     }
 
+    fn database_url(&self) -> String {
+        self.database.clone().unwrap_or_else(|| format!("sqlite:{}/vcld.db", self.directory))
+    }
+
+    fn machines_directory(&self) -> Utf8PathBuf {
+        self.machines.clone().unwrap_or_else(|| self.directory.join("machines"))
+    }
+
     fn configuration(&self) -> String {
-        let Self { directory, key, network, more, uri, .. } = self;
+        let Self { directory, key, network, more, uri, node, drain, .. } = self;
+        let database = self.database_url();
+        let machines = self.machines_directory();
         let library = self.library.clone().unwrap_or_else(|| directory.join("library"));
         let computers: String = self
             .computers
@@ -59,10 +82,10 @@ impl Setup {
             })
             .collect();
         format!(
-            "[library]\npath = \"{library}\"\n\n[database]\nurl = \"sqlite:{directory}/vcld.db\"\n\n\
+            "[library]\npath = \"{library}\"\n\n[database]\nurl = \"{database}\"\n\n\
              [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
-             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"test\"\ndrain = \"5s\"\n\n{more}\n\
-             [backend.kvm]\ntype = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{directory}/machines\"\n\n\
+             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n\n{more}\n\
+             [backend.kvm]\ntype = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{machines}\"\n\n\
              [network.net]\n{network}\n\n[computers]\n{computers}"
         )
     }
@@ -167,6 +190,48 @@ impl Daemon {
         let status = child.wait()?;
         ensure!(status.success(), "vcld ended with {status}; its log:\n{}", self.log_tail());
         Ok(())
+    }
+
+    /// Sends it a signal and does not wait: what comes of it is [`wait_stopped`](Self::wait_stopped)'s to tell.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("vcld does not run")?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
+    /// Waits for its end after a signal and says how long it took.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, ends badly, or not within `limit`.
+    pub fn wait_stopped(&mut self, limit: Duration) -> Result<Duration> {
+        let mut child = self.child.take().context("vcld does not run")?;
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                ensure!(status.success(), "vcld ended with {status}; its log:\n{}", self.log_tail());
+                return Ok(began.elapsed());
+            }
+            if began.elapsed() > limit {
+                self.child = Some(child);
+                bail!("vcld has not ended within {limit:?}; its log:\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(10)); // why: the standard library waits without a limit
+        }
+    }
+
+    /// The journal in its own SQLite database.
+    ///
+    /// # Errors
+    ///
+    /// When its database is another's, or cannot be opened.
+    pub fn journal(&self) -> Result<Journal> {
+        let url = self.setup.database_url();
+        let path = url.strip_prefix("sqlite:").with_context(|| format!("{url} is not SQLite"))?;
+        Journal::open(Utf8Path::new(path))
     }
 
     /// Its process id.
@@ -316,6 +381,23 @@ impl Daemon {
     pub fn wait_end(&self, id: JobId, limit: Duration) -> Result<JobView> {
         self.wait_job(id, limit, |job| job.state.is_final())
     }
+    /// As [`wait_end`](Self::wait_end), showing each look at the job to somebody.
+    ///
+    /// # Errors
+    ///
+    /// When it has not ended within `limit`.
+    pub fn wait_end_with(
+        &self,
+        id: JobId,
+        limit: Duration,
+        mut look: impl FnMut(&JobView),
+    ) -> Result<JobView> {
+        let look = std::cell::RefCell::new(&mut look);
+        self.wait_job(id, limit, |job| {
+            (look.borrow_mut())(job);
+            job.state.is_final()
+        })
+    }
     /// A computer.
     ///
     /// # Errors
@@ -401,11 +483,9 @@ impl Daemon {
     /// When a directory cannot be read.
     pub fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for directory in [
-            self.library().join(".staging"),
-            self.library().join(".trash"),
-            self.setup.directory.join("machines"),
-        ] {
+        for directory in
+            [self.library().join(".staging"), self.library().join(".trash"), self.setup.machines_directory()]
+        {
             let Ok(entries) = directory.read_dir_utf8() else { continue };
             for entry in entries {
                 left.push(entry?.path().to_string());

@@ -3,6 +3,8 @@
 //! - [`world`]: a private libvirtd with its own processes, mounts and network; `vcl-world` runs a command in one.
 //! - [`mod@bench`]: what vcld costs against the same work by hand; `vcl-bench` runs them.
 //! - [`daemon`]: a real vcld with a configuration of its own, asked through the real vclctl.
+//! - [`journal`]: a daemon's journal as another process sees it, and a gate that stops the daemon at a chosen record.
+//! - [`writers`]: who has which file open for writing.
 //! - [`guest`]: bootable test guests made from Debian packages; `vcl-guest` makes and boots them by hand.
 
 mod command;
@@ -10,4 +12,6 @@ mod command;
 pub mod bench;
 pub mod daemon;
 pub mod guest;
+pub mod journal;
 pub mod world;
+pub mod writers;

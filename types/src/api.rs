@@ -298,6 +298,22 @@ pub enum StreamItem {
     Missed,
 }
 
+/// Something at a backend or in a library that vcld made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Thing {
+    /// What it is: `domain`, `overlay`, `staging`, `volume` …
+    pub kind: String,
+    /// Its name at its place, by which it is removed.
+    pub name: String,
+    /// The computer it was made for, as far as it tells.
+    pub computer: Option<ComputerName>,
+    /// The job that made it, as far as it tells.
+    pub job: Option<JobId>,
+    /// How many bytes it takes, where that is known.
+    pub bytes: Option<u64>,
+}
+
 /// One thing that a node lacks or that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -41,6 +41,38 @@ fn libvirt(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
     })?))
 }
 
+/// The sim backend.
+#[cfg(feature = "sim")]
+pub(crate) const SIM: Factory = Factory { kind: BackendType::SIM, make: sim };
+
+#[cfg(feature = "sim")]
+fn sim(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    use vcl_config::{SimEndState, SimFailures};
+    use vcl_provisioning::sim::{Chance, Failures, Settings, Sim};
+    let table = making.table.sim()?;
+    Ok(Arc::new(Sim::new(Settings {
+        name: making.name.clone(),
+        directory: table.directory,
+        shared: table.shared,
+        chance: Chance {
+            seed: table.seed.into(),
+            delay_min: table.delay_min,
+            delay_max: table.delay_max,
+            failure_rate: table.failure_rate,
+            failures: match table.failures {
+                SimFailures::Transient => Failures::Transient,
+                SimFailures::Fatal => Failures::Fatal,
+                SimFailures::Both => Failures::Both,
+            },
+        },
+        end: match table.end_state {
+            SimEndState::Off => vcl_os::EndState::Off,
+            SimEndState::On => vcl_os::EndState::On,
+            SimEndState::Reboot => vcl_os::EndState::Reboot,
+        },
+    })?))
+}
+
 /// The configuration's networks as backends know them.
 pub(crate) fn networks(config: &Config) -> Networks {
     use vcl_config::Link;

@@ -61,6 +61,8 @@ impl Builder {
         let this = self.backend(crate::backends::LIBVIRT);
         #[cfg(not(feature = "libvirt"))]
         let this = self;
+        #[cfg(feature = "sim")]
+        let this = this.backend(crate::backends::SIM);
         this
     }
 

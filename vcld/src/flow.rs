@@ -101,7 +101,7 @@ pub(crate) async fn run(
     let stage = Stage { running: &running, observer, control };
     match request {
         JobRequest::Load { computer, image } => {
-            let flow = Flow { name: "load", version: 1 };
+            let flow = Flow { name: "load", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_load(&computer, &image), async |job, input| {
                     running.load(job, input).await
@@ -109,7 +109,7 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Unload { computer } => {
-            let flow = Flow { name: "unload", version: 1 };
+            let flow = Flow { name: "unload", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_unload(&computer), async |job, input| {
                     running.unload(job, input).await
@@ -117,22 +117,22 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Capture { computer, into, after, power_on, note } => {
-            let flow = Flow { name: "capture", version: 1 };
+            let flow = Flow { name: "capture", version: 1, deadline: None };
             let begin = running.begin_capture(&computer, &into, after, power_on, note);
             stage.play(flow, begin, async |job, input| running.capture(job, input).await).await
         }
         JobRequest::Import { image, path, boot, hardware, note } => {
-            let flow = Flow { name: "import", version: 1 };
+            let flow = Flow { name: "import", version: 1, deadline: None };
             let begin = running.begin_import(&image, path, boot, hardware, note);
             stage.play(flow, begin, async |job, input| running.import(job, input).await).await
         }
         JobRequest::CreateFromVm { image, backend, vm, note } => {
-            let flow = Flow { name: "create-from-vm", version: 1 };
+            let flow = Flow { name: "create-from-vm", version: 1, deadline: None };
             let begin = running.begin_from_vm(&image, backend, vm, note);
             stage.play(flow, begin, async |job, input| running.image_from_vm(job, input).await).await
         }
         JobRequest::Export { image, path, format } => {
-            let flow = Flow { name: "export", version: 1 };
+            let flow = Flow { name: "export", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_export(&image, path, &format), async |job, input| {
                     running.export(job, input).await
@@ -140,7 +140,7 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Verify { image } => {
-            let flow = Flow { name: "verify", version: 1 };
+            let flow = Flow { name: "verify", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
                 .await
@@ -160,7 +160,7 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::DeleteImage { image } => {
-            let flow = Flow { name: "delete-image", version: 1 };
+            let flow = Flow { name: "delete-image", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_delete(&image), async |job, input| running.delete(job, input).await)
                 .await
@@ -185,7 +185,10 @@ impl Stage<'_> {
         let Running { node, claim } = self.running;
         // A job of a backend that is no longer configured can still run what needs none, and be undone as far as that.
         let backend = claim.job.backend.as_ref().and_then(|name| node.backends.get(name));
-        let os: &dyn Undo = &*node.linux;
+        let os: &dyn Undo = match backend.and_then(|backend| backend.os()) {
+            Some(own) => own,
+            None => &*node.linux,
+        };
         let mut parts: Vec<(&str, &dyn Undo)> = vec![("post_load", os), ("pre_capture", os)];
         if let Some(backend) = backend {
             let backend: &dyn Undo = &**backend;

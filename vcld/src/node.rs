@@ -169,7 +169,10 @@ impl Node {
         Ok(Target {
             computer,
             revision,
-            os: &**self.os(revision.manifest.os)?,
+            os: match self.backends.get(&computer.backend).and_then(|backend| backend.os()) {
+                Some(own) => own,
+                None => &**self.os(revision.manifest.os)?,
+            },
             remotes: &*self.remotes,
             user: &self.config.ssh.user,
             hooks: Some(&self.config.hooks.directory),

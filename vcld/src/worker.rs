@@ -87,8 +87,12 @@ async fn one(node: Arc<Node>, claim: Claim, stop: Stop) {
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
         node.queue.post_event(kind, Some(id), computer.as_ref(), message);
-        let control =
-            Control { cancel: CancellationToken::new(), drain: stop.drain.clone(), stop: stop.now.clone() };
+        let control = Control {
+            cancel: CancellationToken::new(),
+            drain: stop.drain.clone(),
+            stop: stop.now.clone(),
+            lost: CancellationToken::new(),
+        };
         let wish = control.cancel.clone();
         let queue = node.queue.clone();
         let listening = async {

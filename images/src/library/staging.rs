@@ -77,6 +77,15 @@ impl Library {
         Ok(Staging { name: name.to_owned(), directory })
     }
 
+    /// The staging directory of that name as it was made, or is no more: a job that goes on after it has published has
+    /// none. Nothing is made.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when the name is none.
+    pub fn staging_made(&self, name: &str) -> Result<Staging> {
+        Ok(Staging { name: name.to_owned(), directory: self.staging_root().join(file_name(name)?) })
+    }
+
     /// Removes a staging directory with all in it; says whether it was there. It may be called again, and for one that was
     /// never made.
     ///

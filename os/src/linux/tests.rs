@@ -120,7 +120,7 @@ fn script_of(command: &Command) -> String {
     "hook".to_owned()
 }
 
-const FLOW: Flow = Flow { name: "test", version: 1 };
+const FLOW: Flow = Flow { name: "test", version: 1, deadline: None };
 
 async fn job<T>(
     records: Vec<Record>,
@@ -250,10 +250,10 @@ async fn a_capture_runs_its_steps_in_order_and_leaves_the_end_state() {
 
 fn begun_finish(end: &str) -> Vec<Record> {
     let null = serde_json::Value::Null;
-    let begun = |key: &str, intent| Record::Started { key: key.into(), intent };
+    let begun = |key: &str, intent| Record::Started { key: key.into(), intent, at: None };
     let done = |key: &str, output| Record::Done { key: key.into(), output };
     vec![
-        Record::Begun { flow: "test".into(), version: 1, input: null.clone() },
+        Record::Begun { flow: "test".into(), version: 1, input: null.clone(), at: None },
         begun("run pre_capture hooks", serde_json::json!([])),
         done("run pre_capture hooks", null.clone()),
         begun("generalise", null),

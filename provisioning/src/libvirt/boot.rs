@@ -84,11 +84,15 @@ impl Libvirt {
                     AddressSource::Hook => return ask_hook(&cx, hook.as_deref(), &domain, &nic.mac).await,
                     AddressSource::Lease | AddressSource::Agent => {}
                 }
-                let deadline = tokio::time::Instant::now() + limit;
+                let mut deadline = tokio::time::Instant::now() + limit;
                 loop {
-                    if let Some(address) = self.ask_address(&domain, &nic.mac, source).await? {
+                    let asked = tokio::time::Instant::now();
+                    let found = self.waiting(&cx, || self.ask_address(&domain, &nic.mac, source)).await?;
+                    if let Some(address) = found {
                         return Ok(address);
                     }
+                    // The guest's time does not run while nobody can look at it.
+                    deadline += asked.elapsed();
                     if tokio::time::Instant::now() >= deadline {
                         let (mac, network) = (&nic.mac, &nic.network);
                         let asked = if source == AddressSource::Agent { "guest agent" } else { "DHCP lease" };

@@ -1,18 +1,24 @@
 //! Capturing and unloading a computer.
 
 use super::Libvirt;
+use super::away::STEP;
 use super::description::Description;
 use super::load::{FileCopy, remove_directory, remove_file};
 use crate::{Captured, CapturedDisk, CapturedFirmware, Provisioning, Target};
 use camino::Utf8PathBuf;
 use std::time::Duration;
-use vcl_images::{Format, Progress, Staging, qemu_img};
-use vcl_job::{Error, Job, Kind, Step, TRANSIENT};
-use vcl_types::{Computer, DirectBoot};
+use vcl_images::{Format, Progress, Staging, qemu_img, with_room};
+use vcl_job::{Cx, Error, Job, Kind, Step, TRANSIENT};
+use vcl_types::api::PowerState;
+use vcl_types::{Computer, DirectBoot, Endpoint};
 
 const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How often a machine that loses its power in the middle is started again.
+const RESTARTS: u32 = 2;
 
-pub(super) const READ: Step<Libvirt, String> = Step::new("read domain").retry(TRANSIENT);
+pub(super) const READ: Step<Libvirt, String> = Step::new("read domain").deadline(STEP).retry(TRANSIENT);
+/// Whether the machine is on, after `pre_capture` failed in it.
+pub(super) const LOOK: Step<Libvirt, String> = Step::new("look at power").deadline(STEP).retry(TRANSIENT);
 pub(super) const WAIT_OFF: Step<Libvirt, String> =
     Step::new("wait for power off").deadline(LONG).retry(TRANSIENT);
 pub(super) const COPY: Step<Libvirt, FileCopy> =
@@ -20,8 +26,9 @@ pub(super) const COPY: Step<Libvirt, FileCopy> =
 pub(super) const COPY_FILE: Step<Libvirt, FileCopy> =
     Step::new("copy file").undo(|_, copy| Box::pin(async move { remove_file(&copy.to) }));
 /// Unloading takes things away for good: there is no way back, only forward.
-pub(super) const STOP: Step<Libvirt, String> = Step::new("power off").retry(TRANSIENT);
-pub(super) const UNDEFINE: Step<Libvirt, String> = Step::new("undefine domain").retry(TRANSIENT);
+pub(super) const STOP: Step<Libvirt, String> = Step::new("power off").deadline(STEP).retry(TRANSIENT);
+pub(super) const UNDEFINE: Step<Libvirt, String> =
+    Step::new("undefine domain").deadline(STEP).retry(TRANSIENT);
 pub(super) const DELETE: Step<Libvirt, Utf8PathBuf> = Step::new("delete files");
 
 fn utf8(path: std::path::PathBuf) -> vcl_job::Result<String> {
@@ -45,16 +52,67 @@ impl Libvirt {
             ));
         };
         let machine = self.read(job, &domain).await?;
-        let end = Provisioning::end_state(self);
-        target.os.pre_capture(&mut job.part("pre_capture"), target.guest(endpoint), end).await?;
+        self.pre_capture(job, target, endpoint, &domain).await?;
         self.off(job, &domain, target.limits.shutdown).await?;
         self.copy_machine(job, machine, staging, target.limits.copy).await
     }
 
+    /// Runs `pre_capture`. A machine that loses its power meanwhile, as one does that somebody switches off while nobody
+    /// looks, is started again and made ready from the beginning: its disk has nothing that would be lost by that.
+    async fn pre_capture(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+        endpoint: &Endpoint,
+        domain: &str,
+    ) -> vcl_job::Result<()> {
+        let end = Provisioning::end_state(self);
+        // One that was generalised and boots again makes itself a new identity and tells it on its console.
+        let mut again = target.revision.clone();
+        again.manifest.generalised = true;
+        let mut endpoint = endpoint.clone();
+        let mut n = 0;
+        loop {
+            let made = if n == 0 {
+                target.os.pre_capture(&mut job.part("pre_capture"), target.guest(&endpoint), end).await
+            } else {
+                let mut part = job.part(&format!("again {n}"));
+                let before = endpoint.clone();
+                let resumed = Target { revision: &again, endpoint: Some(&before), ..target };
+                endpoint = self.resume_computer(&mut part.part("boot"), resumed).await?;
+                target.os.pre_capture(&mut part.part("pre_capture"), target.guest(&endpoint), end).await
+            };
+            let error = match made {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind.ends_the_job() || n >= RESTARTS => return Err(e),
+                Err(e) => e,
+            };
+            let off = job
+                .step(self, &LOOK, domain.to_owned())
+                .key(n)
+                .run(async |domain, cx| {
+                    let power = self.waiting(&cx, || self.power_state(&domain)).await?;
+                    if power == PowerState::Off {
+                        let message = format!(
+                            "{domain} was powered off from outside; it is started again ({})",
+                            error.failure()
+                        );
+                        cx.event("power-lost", message);
+                    }
+                    Ok(power)
+                })
+                .await?;
+            if off != PowerState::Off {
+                return Err(error);
+            }
+            n += 1;
+        }
+    }
+
     pub(super) async fn read(&self, job: &mut Job, domain: &str) -> vcl_job::Result<Description> {
         job.step(self, &READ, domain.to_owned())
-            .run(async |domain, _| {
-                self.describe(&domain).await?.ok_or_else(|| {
+            .run(async |domain, cx| {
+                self.waiting(&cx, || self.describe(&domain)).await?.ok_or_else(|| {
                     Error::new(
                         Kind::NotFound,
                         format!("domain {domain} is gone: somebody removed it behind vcld's back"),
@@ -87,19 +145,9 @@ impl Libvirt {
             job.step(self, &COPY, copy)
                 .key(n)
                 .run(async |copy, cx| {
-                    // A copy that an earlier life began is worth nothing: qemu-img cannot go on in the middle.
-                    remove_file(&copy.to)?;
-                    let from = qemu_img::ConvertFrom { path: copy.from.as_ref(), format: Format::Qcow2 };
-                    let (progress, options) = (Progress::of(&cx), qemu_img::ConvertOptions::default());
-                    let convert =
-                        qemu_img::convert(&cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options);
-                    match tokio::time::timeout(limit, convert).await {
-                        Ok(result) => Ok(result?),
-                        Err(_) => Err(Error::new(
-                            Kind::Deadline,
-                            format!("copying {} took longer than {} s", copy.from, limit.as_secs()),
-                        )),
-                    }
+                    let staging = staging.directory();
+                    let needs = || data_of(&cx, &copy.from);
+                    with_room(&cx, staging, needs, || copy_disk(&cx, &copy, limit)).await
                 })
                 .await?;
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
@@ -137,13 +185,8 @@ impl Libvirt {
             .key(name)
             .run(async |copy, cx| {
                 cx.check().await?;
-                remove_file(&copy.to)?;
-                let copied = tokio::fs::copy(&copy.from, &copy.to).await;
-                copied.map(drop).map_err(|e| {
-                    let kind =
-                        if e.kind() == std::io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Fatal };
-                    Error::caused(kind, format!("copying {} to {}", copy.from, copy.to), e)
-                })
+                let needs = async || std::fs::metadata(&copy.from).ok().map(|m| m.len());
+                with_room(&cx, staging.directory(), needs, || copy_whole(&copy)).await
             })
             .await
     }
@@ -163,16 +206,16 @@ impl Libvirt {
         job.step(self, &STOP, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;
-                if self.ours(&domain).await?.is_none() {
+                if self.waiting(&cx, || self.ours(&domain)).await?.is_none() {
                     return Ok(());
                 }
-                Ok(self.cut_power(&domain).await?)
+                self.waiting(&cx, || self.cut_power(&domain)).await
             })
             .await?;
         job.step(self, &UNDEFINE, domain.to_owned())
             .run(async |domain, cx| {
                 cx.check().await?;
-                Ok(self.remove(&domain).await?)
+                self.waiting(&cx, || self.remove(&domain)).await
             })
             .await?;
         job.step(self, &DELETE, directory)
@@ -182,4 +225,40 @@ impl Libvirt {
             })
             .await
     }
+}
+
+/// What a disk holds for its guest, in bytes, when it can be told.
+async fn data_of(cx: &Cx, disk: &str) -> Option<u64> {
+    let map = qemu_img::map(cx, disk.as_ref(), Format::Qcow2).await.ok()?;
+    Some(map.iter().filter(|e| e.data && !e.zero).map(|e| e.length).sum())
+}
+
+async fn copy_disk(cx: &Cx, copy: &FileCopy, limit: Duration) -> vcl_job::Result<()> {
+    // A copy that an earlier life began is worth nothing: qemu-img cannot go on in the middle.
+    remove_file(&copy.to)?;
+    let from = qemu_img::ConvertFrom { path: copy.from.as_ref(), format: Format::Qcow2 };
+    let (progress, options) = (Progress::of(cx), qemu_img::ConvertOptions::default());
+    let convert = qemu_img::convert(cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options);
+    match tokio::time::timeout(limit, convert).await {
+        Ok(Err(e)) => {
+            // What is there of it is not to hold the room that may be waited for.
+            remove_file(&copy.to)?;
+            Err(e.into())
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(_) => {
+            let context = format!("copying {} took longer than {} s", copy.from, limit.as_secs());
+            Err(Error::new(Kind::Deadline, context))
+        }
+    }
+}
+
+async fn copy_whole(copy: &FileCopy) -> vcl_job::Result<()> {
+    remove_file(&copy.to)?;
+    let copied = tokio::fs::copy(&copy.from, &copy.to).await;
+    copied.map(drop).map_err(|e| {
+        let _ = remove_file(&copy.to);
+        let kind = if e.kind() == std::io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Fatal };
+        Error::caused(kind, format!("copying {} to {}", copy.from, copy.to), e)
+    })
 }

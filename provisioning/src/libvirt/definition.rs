@@ -92,8 +92,8 @@ fn disk_name(bus: &str, n: usize) -> String {
 }
 
 impl Definition {
-    /// The domain XML.
-    pub(super) fn xml(&self) -> io::Result<String> {
+    /// The domain XML. `uuid` is that of the domain it takes the place of; libvirt chooses one for a new domain.
+    pub(super) fn xml(&self, uuid: Option<&str>) -> io::Result<String> {
         let mut w = Writer::new_with_indent(Vec::new(), b' ', 2);
         let kind = if self.kvm { "kvm" } else { "qemu" };
         let user_nics: Vec<_> = self.nics.iter().filter(|n| matches!(n.plug, NicPlug::User(_))).collect();
@@ -103,6 +103,9 @@ impl Definition {
         }
         element(&mut w, "domain", &attributes, |w| {
             text(w, "name", &[], &self.domain)?;
+            if let Some(uuid) = uuid {
+                text(w, "uuid", &[], uuid)?;
+            }
             text(w, "title", &[], &format!("vcld: {}", self.owner))?;
             element(w, "metadata", &[], |w| {
                 leaf(w, "vcld:machine", &[("xmlns:vcld", OWNER), ("owner", &self.owner)])
@@ -273,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_bios_machine_on_a_bridge_and_a_network() {
-        insta::assert_snapshot!(definition().xml().unwrap());
+        insta::assert_snapshot!(definition().xml(None).unwrap());
     }
 
     #[test]
@@ -285,7 +288,7 @@ mod tests {
         d.hardware.disk_bus = vcl_types::DiskBus::Sata;
         d.variables = Some("/var/lib/vcld/kvm1/gis-01/variables".into());
         d.disks.push(d.disks[0].clone());
-        insta::assert_snapshot!(d.xml().unwrap());
+        insta::assert_snapshot!(d.xml(None).unwrap());
     }
 
     #[test]
@@ -297,14 +300,14 @@ mod tests {
             initrd: Some("/i".into()),
             cmdline: "root=/dev/vda & <x>".into(),
         });
-        insta::assert_snapshot!(d.xml().unwrap());
+        insta::assert_snapshot!(d.xml(None).unwrap());
     }
 
     #[test]
     fn nothing_in_a_name_becomes_an_element() {
         let mut d = definition();
         d.owner = "<evil a='1'>\"&".into();
-        let xml = d.xml().unwrap();
+        let xml = d.xml(None).unwrap();
         assert!(!xml.contains("<evil"), "{xml}");
         assert_eq!(
             super::super::description::Description::parse(&xml).unwrap().owner.as_deref(),

@@ -14,8 +14,6 @@ use virt::sys;
 
 /// How often a power state is asked for while it is waited for.
 const POLL: Duration = Duration::from_millis(150);
-/// How long an undo waits for a host that does not answer.
-const UNDO_PATIENCE: Duration = Duration::from_secs(600);
 
 fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
     Ok(domain.state()?.0.unwrap_or(DomainState::NoState))
@@ -73,11 +71,23 @@ impl Libvirt {
         }
     }
 
+    async fn uuid(&self, name: &str) -> Result<Option<String>> {
+        let domain = name.to_owned();
+        let what = format!("looking at domain {name}");
+        maybe(
+            self.connection.call(what, CALL, move |c| c.lookup_domain_by_name(&domain)?.uuid_string()).await,
+        )
+    }
+
     pub(super) async fn define(&self, definition: &Definition) -> Result<()> {
         let name = definition.domain.clone();
-        self.ours(&name).await?;
+        // One of ours may be there: this step was begun before. Under its name libvirt takes its identity only.
+        let uuid = match self.ours(&name).await? {
+            Some(_) => self.uuid(&name).await?,
+            None => None,
+        };
         let xml = definition
-            .xml()
+            .xml(uuid.as_deref())
             .map_err(|e| Error::caused(ErrorKind::Failed, format!("writing the XML of domain {name}"), e))?;
         let what = format!("defining domain {name}");
         self.connection.call(what, CALL, move |c| c.define_domain_xml(&xml).map(drop)).await
@@ -139,42 +149,18 @@ impl Libvirt {
         maybe(removed).map(|_| ())
     }
 
-    /// Does something for an undo, waiting for a host that does not answer: what was made there has to go, and a
-    /// libvirtd that was stopped is started again sooner or later.
-    pub(super) async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
-    where
-        Fut: Future<Output = Result<T>> + Send,
-    {
-        let deadline = tokio::time::Instant::now() + UNDO_PATIENCE;
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match work().await {
-                Err(e) if e.kind == ErrorKind::Unreachable && tokio::time::Instant::now() < deadline => {
-                    tracing::warn!(
-                        error = e.chain(),
-                        "libvirt is away; what was made there is removed when it is back"
-                    );
-                    tokio::time::sleep(wait).await; // why: nobody tells us when it is back
-                    wait = (wait * 2).min(Duration::from_secs(5));
-                }
-                result => return Ok(result?),
-            }
-        }
-    }
-
     /// Waits until the power is off. `false` when it still is on after `limit`.
     pub(super) async fn wait_off(&self, name: &str, cx: &Cx, limit: Duration) -> vcl_job::Result<bool> {
-        let deadline = tokio::time::Instant::now() + limit;
+        let mut deadline = tokio::time::Instant::now() + limit;
         loop {
-            let late = tokio::time::Instant::now() >= deadline;
-            match self.power_state(name).await {
-                Ok(PowerState::Off | PowerState::Absent) => return Ok(true),
-                Ok(_) if late => return Ok(false),
-                Ok(_) => {}
-                // A libvirtd that is restarted does not change what the guest does.
-                Err(e) if e.kind == ErrorKind::Unreachable && !late => {}
-                Err(e) => return Err(e.into()),
+            let asked = tokio::time::Instant::now();
+            match self.waiting(cx, || self.power_state(name)).await? {
+                PowerState::Off | PowerState::Absent => return Ok(true),
+                _ if asked >= deadline => return Ok(false),
+                _ => {}
             }
+            // The guest's time does not run while nobody can look at it.
+            deadline += asked.elapsed();
             tokio::select! {
                 () = cx.stopped() => return Err(cx.stop_error()),
                 // why: polling keeps us right when libvirtd restarts and would have lost our event subscription
@@ -201,7 +187,7 @@ impl Libvirt {
             ),
         );
         cx.check().await?;
-        self.cut_power(name).await?;
+        self.waiting(cx, || self.cut_power(name)).await?;
         if self.wait_off(name, cx, Duration::from_secs(60)).await? {
             return Ok(true);
         }

@@ -1,6 +1,7 @@
 //! Loading: overlays on the revision, a domain over them, power, an address, host keys, `post_load`.
 
 use super::Libvirt;
+use super::away::STEP;
 use super::boot;
 use super::definition::{DefinedDisk, DefinedNic, Definition, NicPlug};
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
@@ -30,7 +31,7 @@ pub(super) struct FileCopy {
 
 /// Makes the machine's directory, and clears away what an earlier machine of that name left.
 pub(super) const PREPARE: Step<Libvirt, Place> =
-    Step::new("prepare host").retry(TRANSIENT).undo(|host, place| {
+    Step::new("prepare host").deadline(STEP).retry(TRANSIENT).undo(|host, place| {
         Box::pin(async move {
             host.patiently(|| host.remove(&place.domain)).await?;
             remove_directory(&place.directory)
@@ -43,6 +44,7 @@ pub(super) const VARIABLES: Step<Libvirt, FileCopy> =
 /// Chooses free ports for user networking. Nothing to undo: a port is taken when the machine starts.
 pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
 pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
+    .deadline(STEP)
     .retry(TRANSIENT)
     .undo(|host, domain| Box::pin(async move { host.patiently(|| host.remove(&domain)).await }));
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,12 +53,13 @@ pub(super) struct Start {
     pub(super) console: Utf8PathBuf,
 }
 pub(super) const START: Step<Libvirt, Start> = Step::<Libvirt, Start>::new("start")
+    .deadline(STEP)
     .retry(TRANSIENT)
     .undo(|host, start| Box::pin(async move { host.patiently(|| host.cut_power(&start.domain)).await }))
     .holds(|host, start, _| {
         Box::pin(async move {
             use vcl_types::api::PowerState;
-            Ok(host.power_state(&start.domain).await? == PowerState::On)
+            Ok(host.patiently(|| host.power_state(&start.domain)).await? == PowerState::On)
         })
     });
 
@@ -160,12 +163,12 @@ impl Libvirt {
         job.step(self, &PREPARE, place)
             .run(async |place, cx| {
                 cx.check().await?;
-                if self.ours(&place.domain).await?.is_some() {
+                if self.waiting(&cx, || self.ours(&place.domain)).await?.is_some() {
                     cx.event(
                         "cleared-leftover",
                         format!("domain {} was there from an earlier load and is removed", place.domain),
                     );
-                    self.remove(&place.domain).await?;
+                    self.waiting(&cx, || self.remove(&place.domain)).await?;
                 }
                 remove_directory(&place.directory)?;
                 std::fs::create_dir_all(&place.directory).map_err(|e| {
@@ -244,7 +247,7 @@ impl Libvirt {
         job.step(self, &DEFINE, definition.domain.clone())
             .run(async |_, cx| {
                 cx.check().await?;
-                Ok(self.define(&definition).await?)
+                self.waiting(&cx, || self.define(&definition)).await
             })
             .await
     }
@@ -259,11 +262,11 @@ impl Libvirt {
         job.step(self, &START, start)
             .run(async |start, cx| {
                 cx.check().await?;
-                if self.power_state(&start.domain).await? != vcl_types::api::PowerState::On {
+                let power = self.waiting(&cx, || self.power_state(&start.domain)).await?;
+                if power != vcl_types::api::PowerState::On {
                     new_console(&start.console)?;
                 }
-                self.start(&start.domain).await?;
-                Ok(())
+                self.waiting(&cx, || self.start(&start.domain)).await.map(drop)
             })
             .await
     }

@@ -126,7 +126,7 @@ impl Bench {
         };
         let work =
             async |mut job: Job, ()| self.host.capture(&mut job.part("capture"), target, staging).await;
-        execute(run, Flow { name: "test", version: 1 }, async { Ok(()) }, work).await
+        execute(run, Flow { name: "test", version: 1, deadline: None }, async { Ok(()) }, work).await
     }
     fn staging(&self) -> Staging {
         let root = self.directory.path().join("library");

@@ -6,6 +6,7 @@
 //! is started again if it ran. Not one byte of the source's disks or of its definition is written.
 
 use super::Libvirt;
+use super::away::STEP;
 use super::connection::CALL;
 use super::console::with_console;
 use super::definition::{Definition, NicPlug};
@@ -40,7 +41,8 @@ pub(super) struct SourcePower {
     ran: bool,
 }
 
-pub(super) const READ_SOURCE: Step<Libvirt, String> = Step::new("read source").retry(TRANSIENT);
+pub(super) const READ_SOURCE: Step<Libvirt, String> =
+    Step::new("read source").deadline(STEP).retry(TRANSIENT);
 pub(super) const SHUT_SOURCE: Step<Libvirt, SourcePower> =
     Step::new("shut source down").deadline(LONG).retry(TRANSIENT).undo(|host, source| {
         Box::pin(async move {
@@ -50,7 +52,8 @@ pub(super) const SHUT_SOURCE: Step<Libvirt, SourcePower> =
             Ok(())
         })
     });
-pub(super) const START_SOURCE: Step<Libvirt, String> = Step::new("start source again").retry(TRANSIENT);
+pub(super) const START_SOURCE: Step<Libvirt, String> =
+    Step::new("start source again").deadline(STEP).retry(TRANSIENT);
 pub(super) const WAIT_LOGIN: Step<Libvirt, String> = Step::new("wait for login").deadline(LONG);
 
 impl Libvirt {
@@ -62,7 +65,7 @@ impl Libvirt {
     ) -> vcl_job::Result<Captured> {
         let source = job
             .step(self, &READ_SOURCE, target.vm.to_owned())
-            .run(async |vm, _| Ok(self.read_source(&vm).await?))
+            .run(async |vm, cx| self.waiting(&cx, || self.read_source(&vm)).await)
             .await?;
         let described = &source.description;
         let cards = plugs(&described.nics)?;
@@ -144,7 +147,7 @@ impl Libvirt {
             job.step(self, &START_SOURCE, target.vm.to_owned())
                 .run(async |vm, cx| {
                     cx.check().await?;
-                    self.start(&vm).await?;
+                    self.waiting(&cx, || self.start(&vm)).await?;
                     cx.event("source-started", format!("{vm} runs again"));
                     Ok(())
                 })
@@ -199,13 +202,16 @@ impl Libvirt {
     async fn shut_source(&self, job: &mut Job, target: VmTarget<'_>, ran: bool) -> vcl_job::Result<()> {
         job.step(self, &SHUT_SOURCE, SourcePower { vm: target.vm.to_owned(), ran })
             .run(async |source, cx| {
-                if self.power_state(&source.vm).await? == PowerState::Off {
+                if self.waiting(&cx, || self.power_state(&source.vm)).await? == PowerState::Off {
                     return Ok(());
                 }
                 cx.check().await?;
-                let vm = source.vm.clone();
-                let what = format!("asking {vm} to shut down");
-                self.connection.call(what, CALL, move |c| c.lookup_domain_by_name(&vm)?.shutdown()).await?;
+                self.waiting(&cx, || {
+                    let vm = source.vm.clone();
+                    let what = format!("asking {vm} to shut down");
+                    self.connection.call(what, CALL, move |c| c.lookup_domain_by_name(&vm)?.shutdown())
+                })
+                .await?;
                 cx.event("source-stopping", format!("{} is asked to shut down; it is started again afterwards", source.vm));
                 if self.wait_off(&source.vm, &cx, target.limits.shutdown).await? {
                     return Ok(());

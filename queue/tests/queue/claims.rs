@@ -1,4 +1,4 @@
-use crate::world::{NODE, World, computer, import, load, name, unload};
+use super::world::{NODE, World, computer, import, load, name, unload};
 use std::collections::{BTreeSet, HashMap};
 use vcl_job::{Kind as JobKind, Record};
 use vcl_queue::{CancelOutcome, ClaimLimits, Kind, NewJob};
@@ -6,7 +6,7 @@ use vcl_types::JobId;
 use vcl_types::state::job::{Event, State};
 
 fn begun() -> Record {
-    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null }
+    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null, at: None }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use crate::world::{World, capture, computer, load, loaded, name, unload};
+use super::world::{World, capture, computer, load, loaded, name, unload};
 use vcl_queue::Kind;
 use vcl_types::CaptureInto;
 use vcl_types::state::computer::{Event, State};

@@ -1,4 +1,4 @@
-use crate::world::{World, chain, import, load};
+use super::world::{World, chain, import, load};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
@@ -127,7 +127,8 @@ async fn a_full_disk_is_said_so_and_when_there_is_room_it_works_again() {
     };
     let path = small.0.join("vcl.db");
     let queue = Queue::open(&path).await.unwrap();
-    let world = World { queue: queue.clone(), dir: tempfile::tempdir().unwrap() };
+    let address = path.display().to_string();
+    let world = World { queue: queue.clone(), dir: tempfile::tempdir().unwrap(), address };
     let claim = world.running(import("x")).await;
     let journal = queue.journal(&claim);
     let record = |n: usize| Record::Done { key: n.to_string(), output: "x".repeat(9_000).into() };

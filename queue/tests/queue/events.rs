@@ -1,4 +1,4 @@
-use crate::world::{World, name};
+use super::world::{World, name};
 use vcl_types::JobId;
 use vcl_types::api::{Progress, StreamItem};
 

@@ -1,6 +1,6 @@
 //! A job of `vcl-job` over this journal: it dies, the database is opened anew, it goes on.
 
-use crate::world::{NODE, World, load, name};
+use super::world::{NODE, World, load, name};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use vcl_job::{
@@ -88,7 +88,7 @@ impl Site {
             control,
             owners: Owners { flow: self, parts: &[] },
         };
-        let flow = Flow { name: "load", version: 1 };
+        let flow = Flow { name: "load", version: 1, deadline: None };
         execute(run, flow, async { Ok(nonce) }, |job, nonce| self.load(job, nonce)).await
     }
 }

@@ -1,6 +1,6 @@
 //! Who holds what, which node may do what, and a database that was put back.
 
-use crate::world::{NODE, World, import};
+use super::world::{NODE, World, import};
 use vcl_queue::{ClaimLimits, Queue};
 use vcl_types::state::{computer, job};
 use vcl_types::{ImageRef, JobRequest};
@@ -41,7 +41,7 @@ async fn a_job_for_one_node_is_no_others() {
 #[tokio::test]
 async fn a_copy_is_the_database_at_one_moment_and_its_jobs_do_not_go_on() {
     let world = World::new().await;
-    let running = world.running(crate::world::load("a", "debian")).await;
+    let running = world.running(super::world::load("a", "debian")).await;
     let record = vcl_job::Record::Undone { key: "x".into() };
     world.queue.journal(&running).append(&record).await.unwrap();
     let queued = world.submit(import("gis")).await.unwrap();
@@ -54,12 +54,12 @@ async fn a_copy_is_the_database_at_one_moment_and_its_jobs_do_not_go_on() {
     restored.set_holdings(NODE, &[image("debian@1")]).await.unwrap();
     let ended = restored.end_all("from a backup").await.unwrap();
     assert_eq!(ended.jobs, [running.id(), queued]);
-    assert_eq!(ended.computers, [crate::world::name("a")]);
+    assert_eq!(ended.computers, [super::world::name("a")]);
     for id in ended.jobs {
         let row = restored.job(id).await.unwrap();
         assert_eq!((row.state, row.reason.as_deref()), (job::State::Failed, Some("from a backup")));
     }
-    let a = restored.computer(&crate::world::name("a")).await.unwrap();
+    let a = restored.computer(&super::world::name("a")).await.unwrap();
     assert_eq!(a.state, computer::State::Maintenance);
     assert!(restored.claim(NODE, &ClaimLimits::default()).await.unwrap().is_none());
     assert!(restored.holdings().await.unwrap().is_empty());

@@ -1,4 +1,4 @@
-use crate::world::{World, delete, import, load, loaded, manifest, name};
+use super::world::{World, delete, import, load, loaded, manifest, name};
 use vcl_queue::Kind;
 use vcl_types::{ByteSize, ImageName, ImageRef, JobId};
 
@@ -96,7 +96,7 @@ async fn what_is_loaded_is_not_deleted_by_a_step_either() {
     let error = world.queue.delete_revision(&deleting, &reference("debian")).await.unwrap_err();
     assert_eq!(error.kind, Kind::Refused, "no number");
     // A machine that another way of loading has put there.
-    let import = world.running(crate::world::unload("a")).await;
+    let import = world.running(super::world::unload("a")).await;
     world.queue.set_loaded(&import, &name("a"), Some(&loaded("debian@1"))).await.unwrap();
     let error = world.queue.delete_revision(&deleting, &reference("debian@1")).await.unwrap_err();
     assert_eq!((error.kind, deleting.id()), (Kind::Refused, JobId(1)));

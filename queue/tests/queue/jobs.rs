@@ -1,4 +1,4 @@
-use crate::world::{World, capture, delete, import, load, loaded, manifest, name, unload};
+use super::world::{World, capture, delete, import, load, loaded, manifest, name, unload};
 use vcl_queue::{CancelOutcome, JobFilter, Kind, NewJob};
 use vcl_types::state::job::{Event, State};
 use vcl_types::{CaptureInto, JobId, JobRequest};

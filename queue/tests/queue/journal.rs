@@ -1,4 +1,4 @@
-use crate::world::{World, import, load};
+use super::world::{World, import, load};
 use serde_json::{Value, json};
 use vcl_job::{Failure, Kind, Record};
 use vcl_types::JobId;
@@ -6,7 +6,7 @@ use vcl_types::api::StepState;
 use vcl_types::state::job::Event;
 
 fn started(key: &str) -> Record {
-    Record::Started { key: key.into(), intent: json!({"name": key}) }
+    Record::Started { key: key.into(), intent: json!({"name": key}), at: None }
 }
 fn done(key: &str) -> Record {
     Record::Done { key: key.into(), output: Value::Null }
@@ -20,9 +20,14 @@ async fn every_kind_of_record_comes_back_as_it_was_in_order_after_reopening() {
     let mut world = World::new().await;
     let claim = world.running(load("a", "debian")).await;
     let records = vec![
-        Record::Begun { flow: "load".into(), version: 3, input: json!({"computer": "a", "ä": [1, null]}) },
+        Record::Begun {
+            flow: "load".into(),
+            version: 3,
+            input: json!({"computer": "a", "ä": [1, null]}),
+            at: None,
+        },
         started("clone"),
-        Record::Process { key: "clone".into(), group: 4711, start_time: u64::MAX },
+        Record::Process { key: "clone".into(), group: 4711, start_time: u64::MAX, boot: None },
         done("clone"),
         Record::Failed { key: "boot".into(), error: failure("no\nlight") },
         Record::Unwinding { cause: failure("no light") },
@@ -106,7 +111,7 @@ async fn steps_are_told_from_the_journal() {
     let journal = world.queue.journal(&claim);
     assert_eq!(world.queue.steps(id).await.unwrap(), []);
     for record in [
-        Record::Begun { flow: "load".into(), version: 1, input: Value::Null },
+        Record::Begun { flow: "load".into(), version: 1, input: Value::Null, at: None },
         started("load/overlay"),
         done("load/overlay"),
         started("load/start"),

@@ -1,10 +1,10 @@
 //! What was answered is there after kill -9.
 
-use crate::world::{World, load};
+use super::world::{World, load, open};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use vcl_job::Record;
-use vcl_queue::{Claim, ClaimLimits, Queue};
+use vcl_queue::{Claim, ClaimLimits};
 use vcl_types::state::job::State;
 
 const DATABASE: &str = "VCL_QUEUE_KILLED_DATABASE";
@@ -16,8 +16,8 @@ fn record(n: usize) -> Record {
 /// Not a test of its own: the process that is killed. It says each record's number when it is durable.
 #[tokio::test]
 async fn the_process_that_is_killed() {
-    let Ok(path) = std::env::var(DATABASE) else { return };
-    let queue = Queue::open(path).await.unwrap();
+    let Ok(address) = std::env::var(DATABASE) else { return };
+    let queue = open(&address).await.unwrap();
     let claim = queue.claim("killed", &ClaimLimits::default()).await.unwrap().unwrap();
     let journal = queue.journal(&claim);
     for n in 0.. {
@@ -33,8 +33,10 @@ async fn what_was_answered_survives_a_kill() {
     let id = world.submit(load("a", "debian")).await.unwrap();
     world.queue.close().await;
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "kill::the_process_that_is_killed", "--nocapture"])
-        .env(DATABASE, world.path())
+        .arg("--exact")
+        .arg(format!("{}::the_process_that_is_killed", module_path!().trim_start_matches("queue::")))
+        .arg("--nocapture")
+        .env(DATABASE, &world.address)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

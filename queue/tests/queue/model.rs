@@ -1,6 +1,6 @@
 //! Whatever is done in whatever order: a computer has one job, what is over stays over, tokens only grow.
 
-use crate::world::{NODE, World, load, unload};
+use super::world::{NODE, World, load, unload};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use vcl_queue::{CancelOutcome, Claim, ClaimLimits, JobFilter, Kind};
@@ -83,7 +83,7 @@ impl Seen {
         match what {
             Do::Submit(n, is_load) => {
                 let computer = ["a", "b", "c"][*n];
-                let held = world.queue.computer(&crate::world::name(computer)).await.unwrap().job.is_some();
+                let held = world.queue.computer(&super::world::name(computer)).await.unwrap().job.is_some();
                 let request = if *is_load { load(computer, "debian") } else { unload(computer) };
                 let submitted = world.submit(request).await;
                 assert_eq!(submitted.is_err(), held);

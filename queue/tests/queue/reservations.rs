@@ -1,4 +1,4 @@
-use crate::world::{World, load, name, unload};
+use super::world::{World, load, name, unload};
 use vcl_queue::Kind;
 use vcl_types::ReservationId;
 use vcl_types::state::reservation::{Event, State};

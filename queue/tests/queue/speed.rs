@@ -1,12 +1,12 @@
 //! How fast a journal is written on this machine: `cargo test -p vcl-queue --release -- --ignored --nocapture speed`.
 
-use crate::world::{World, import};
+use super::world::{World, import};
 use std::time::{Duration, Instant};
 use vcl_job::Record;
 use vcl_queue::ClaimLimits;
 
 fn record(n: usize) -> Record {
-    Record::Started { key: format!("load/step {n}"), intent: "x".repeat(300).into() }
+    Record::Started { key: format!("load/step {n}"), intent: "x".repeat(300).into(), at: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

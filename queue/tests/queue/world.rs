@@ -1,6 +1,8 @@
-//! A database of its own for each test, with three computers and an image.
+//! A database of its own for each test, with three computers and an image, on the engine of the suite.
 
-use vcl_queue::{Claim, ClaimLimits, NewJob, Queue, Result};
+use super::ENGINE;
+use vcl_queue::testing::MariaDbServer;
+use vcl_queue::{Claim, ClaimLimits, Engine, MariaDb, NewJob, Queue, Result};
 use vcl_types::state::job::Event;
 use vcl_types::{
     After, CaptureInto, Computer, ComputerName, DiskRecord, Hardware, JobId, JobRequest, Loaded, Manifest,
@@ -12,17 +14,38 @@ pub const NODE: &str = "node-1";
 pub struct World {
     pub queue: Queue,
     pub dir: tempfile::TempDir,
+    /// The file's path or the server's URL.
+    pub address: String,
+}
+
+/// Opens a database by its address.
+pub async fn open(address: &str) -> Result<Queue> {
+    match ENGINE {
+        Engine::Sqlite => Queue::open(address).await,
+        Engine::MariaDb => Queue::connect(&server(address)).await,
+    }
+}
+pub fn server(address: &str) -> MariaDb {
+    MariaDb::new(address).password(Some(MariaDbServer::password()))
 }
 
 impl World {
+    /// Nothing in it.
+    pub async fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = match ENGINE {
+            Engine::Sqlite => dir.path().join("vcl.db").display().to_string(),
+            Engine::MariaDb => MariaDbServer::shared().database().await.url,
+        };
+        Self { queue: open(&address).await.unwrap(), dir, address }
+    }
     /// Computers `a`, `b` and `c`; image `debian` with revision 1.
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = Queue::open(dir.path().join("vcl.db")).await.unwrap();
+        let world = Self::empty().await;
         let computers = ["a", "b", "c"].map(|name| computer(name, "kvm1"));
-        queue.apply_computers(&computers, false).await.unwrap();
-        queue.rebuild_from(&[manifest("debian", 1)]).await.unwrap();
-        Self { queue, dir }
+        world.queue.apply_computers(&computers, false).await.unwrap();
+        world.queue.rebuild_from(&[manifest("debian", 1)]).await.unwrap();
+        world
     }
     pub fn path(&self) -> std::path::PathBuf {
         self.dir.path().join("vcl.db")
@@ -30,7 +53,7 @@ impl World {
     /// As if the process had ended and another one had begun.
     pub async fn reopen(&mut self) {
         self.queue.close().await;
-        self.queue = Queue::open(self.path()).await.unwrap();
+        self.queue = open(&self.address).await.unwrap();
     }
     pub async fn submit(&self, request: JobRequest) -> Result<JobId> {
         self.queue.submit(NewJob { request, requester: "ann".into(), backend: None, host: None }).await

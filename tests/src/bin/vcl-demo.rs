@@ -1,7 +1,8 @@
 //! The main job, for real: a guest is made, imported, loaded, changed, captured, and the capture loaded elsewhere.
 //!
 //! Outside of a private world it makes the guest, for which it needs Debian's packages, and runs itself again inside
-//! one; there it starts a vcld and drives it with vclctl, as a person would.
+//! one; there it starts a vcld and drives it with vclctl, as a person would. In the middle of the second load the daemon
+//! is killed with SIGKILL and started again: the load goes on.
 
 use anyhow::{Context, Result, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use vcl_tests::daemon::{Daemon, Setup, binary, import_arguments};
 use vcl_tests::guest::{self, Guest, Kind};
 use vcl_tests::world::World;
-use vcl_types::api::JobView;
+use vcl_types::api::{JobView, StepState};
 
 /// Loads a machine, captures it and loads the capture: with a real libvirt and a real guest.
 #[derive(Debug, Parser)]
@@ -144,6 +145,11 @@ fn verb(daemon: &Daemon, bar: &ProgressBar, arguments: &[&str]) -> Result<JobVie
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
+/// The step that a job is in.
+fn under_way(job: &JobView) -> Option<&str> {
+    job.steps.iter().rev().find(|step| step.state == StepState::Running).map(|step| step.name.as_str())
+}
+
 fn short(text: &str, length: usize) -> String {
     text.chars().take(length).collect::<String>() + "…"
 }
@@ -208,11 +214,36 @@ fn inside(arguments: &Arguments, before: &str) -> Result<ExitCode> {
         let size = daemon.image("debian")?.revisions.last().map(|r| r.size).unwrap_or_default();
         Ok(((), format!("marker written in a; captured as debian@2, {size}; a runs again")))
     })?;
+    // The power goes in the middle of this one.
+    let killed = screen.stage("kill", |bar| {
+        let job = daemon.queue(&["load", "b", "debian@2"])?;
+        let job = daemon.wait_job(job, Duration::from_secs(300), |job| {
+            bar.set_message(
+                under_way(job).map(|step| format!("load debian@2 on b: {step}")).unwrap_or_default(),
+            );
+            under_way(job).is_some_and(|step| step.contains("wait for ssh"))
+        })?;
+        daemon.kill()?;
+        let done = job.steps.iter().filter(|step| step.state == StepState::Done).count();
+        let step = under_way(&job).unwrap_or_default().to_owned();
+        daemon.up()?;
+        let said =
+            format!("vcld killed with SIGKILL in step {} of its load, `{step}`; started again", done + 1);
+        Ok((job.id, said))
+    })?;
     let b = screen.stage("load the capture", |bar| {
-        verb(&daemon, bar, &["load", "b", "debian@2"])?;
+        let job = daemon.wait_end_with(killed, Duration::from_secs(900), |job| {
+            bar.set_message(under_way(job).map(|step| format!("goes on: {step}")).unwrap_or_default());
+        })?;
+        ensure!(
+            job.state == vcl_types::state::job::State::Done,
+            "job {killed} is {}: {:?}",
+            job.state,
+            job.reason
+        );
         let id = identity(&daemon, "b")?;
         let said = format!(
-            "loaded on b   machine-id {}  host key {}",
+            "it went on; loaded on b   machine-id {}  host key {}",
             short(&id.machine_id, 4),
             short(&id.host_key, 12)
         );

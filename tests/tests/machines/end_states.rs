@@ -32,7 +32,9 @@ async fn pre_capture(computer: &ComputerView, remotes: &SshRemotes, end: EndStat
         owners: Owners { flow: os, parts: &[] },
     };
     let work = async |mut job: Job, ()| Linux.pre_capture(&mut job, guest, end).await;
-    let outcome = vcl_job::execute(run, Flow { name: "test", version: 1 }, async { Ok(()) }, work).await;
+    let outcome =
+        vcl_job::execute(run, Flow { name: "test", version: 1, deadline: None }, async { Ok(()) }, work)
+            .await;
     ensure!(outcome == Outcome::Done(()), "{end:?}: {outcome:?}");
     remotes.forget(&endpoint).await;
     Ok(())

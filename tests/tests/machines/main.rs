@@ -8,7 +8,10 @@ mod end_states;
 mod faults;
 mod first_steps;
 mod from_vm;
+mod kills;
 mod lifecycle;
+mod outages;
+mod stopping;
 
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
@@ -23,6 +26,11 @@ use vcl_types::api::JobView;
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
 /// How long a job with a guest may take here: emulation on a busy machine is slow.
 const LONG: Duration = Duration::from_secs(300);
+
+/// Whether the long ones are wanted too: `./check --full`.
+fn full() -> bool {
+    std::env::var_os("VCL_FULL").is_some_and(|v| !v.is_empty() && v != "0")
+}
 
 /// What a test has to work with.
 struct Case {

@@ -4,7 +4,7 @@
 use super::Running;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use vcl_images::{Format, StagedDisk, Staging, seal, seal_firmware};
+use vcl_images::{Format, StagedDisk, Staging, seal, seal_firmware, with_room};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_provisioning::{Captured, CapturedFirmware};
 use vcl_types::{
@@ -93,8 +93,8 @@ impl Running {
                 Ok(())
             })
             .await?;
-        // The same directory in every life: its name is in the journal.
-        Ok(self.node.library.staging(&making.staging)?)
+        // The same directory in every life: its name is in the journal. A life that begins after publishing has none.
+        Ok(self.node.library.staging_made(&making.staging)?)
     }
 
     /// Verifies, digests, publishes and records what the staging holds.
@@ -114,14 +114,17 @@ impl Running {
         let sealed = job
             .step(self, &SEAL, making.staging.clone())
             .run(async |_, cx| {
-                let disks = seal(&cx, staging, &staged).await?;
-                let firmware = match &firmware {
-                    Some(CapturedFirmware { file, format: f }) => {
-                        Some(seal_firmware(&cx, staging, file, format(f)?).await?)
-                    }
-                    None => None,
-                };
-                Ok(Sealed { disks, firmware })
+                with_room(&cx, staging.directory(), nobody_knows, async || {
+                    let disks = seal(&cx, staging, &staged).await?;
+                    let firmware = match &firmware {
+                        Some(CapturedFirmware { file, format: f }) => {
+                            Some(seal_firmware(&cx, staging, file, format(f)?).await?)
+                        }
+                        None => None,
+                    };
+                    Ok(Sealed { disks, firmware })
+                })
+                .await
             })
             .await?;
         let manifest = manifest(making, self.job(), sealed, hardware, boot, generalised);
@@ -130,8 +133,12 @@ impl Running {
         job.step(self, &PUBLISH, Publication { staging: making.staging.clone(), image: image.clone() })
             .run(async |publication, cx| {
                 cx.check().await?;
-                self.node.library.publish(&cx, &publication.staging, &manifest).await?;
-                Ok(())
+                // Little is written, and the last block of a file system may be taken by somebody else.
+                with_room(&cx, self.node.library.root(), nobody_knows, async || {
+                    self.node.library.publish(&cx, &publication.staging, &manifest).await?;
+                    Ok(())
+                })
+                .await
             })
             .await?;
         job.step(self, &RECORD, image.clone())
@@ -143,6 +150,11 @@ impl Running {
         job.event("published", format!("{image} is published: {} in {size}", manifest.hardware));
         Ok(image)
     }
+}
+
+/// How much room it takes is not known beforehand.
+async fn nobody_knows() -> Option<u64> {
+    None
 }
 
 fn format(name: &str) -> Result<Format> {

@@ -5,8 +5,10 @@ use super::capture::Held;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use vcl_job::{Control, Flow, Job, Kind, MemoryJournal, Outcome, Owners, Result, Run, Silent, Undo};
-use vcl_types::Loaded;
+use vcl_job::{
+    Control, Flow, Job, Kind, MemoryJournal, Observer, Outcome, Owners, Record, Result, Run, Undo,
+};
+use vcl_types::{ComputerName, JobId, Loaded};
 
 /// How long a guest that should be as it was may take to answer.
 const AS_IT_WAS: Duration = Duration::from_secs(20);
@@ -37,11 +39,15 @@ impl Running {
         let nobody = Nobody;
         let run = Run {
             journal: Arc::new(MemoryJournal::default()),
-            observer: Arc::new(Silent),
+            observer: Arc::new(Telling {
+                queue: self.node.queue.clone(),
+                job: self.job(),
+                computer: name.clone(),
+            }),
             control: Control::default(),
             owners: Owners { flow: &nobody, parts: &[] },
         };
-        let flow = Flow { name: "bring back", version: 1 };
+        let flow = Flow { name: "bring back", version: 1, deadline: None };
         let work = async |mut job: Job, ()| backend.resume(&mut job, target).await;
         match vcl_job::execute(run, flow, async { Ok(()) }, work).await {
             Outcome::Done(endpoint) => {
@@ -57,6 +63,20 @@ impl Running {
             _ => Err(vcl_job::Error::new(Kind::LeaseLost, "the job is another's now")),
         }
     }
+}
+
+/// What bringing a computer back has to say is the job's to say: that a host is waited for, above all.
+struct Telling {
+    queue: vcl_queue::Queue,
+    job: JobId,
+    computer: ComputerName,
+}
+impl Observer for Telling {
+    fn progress(&self, _: &str, _: u64, _: u64) {}
+    fn event(&self, kind: &str, message: &str) {
+        self.queue.post_event(kind, Some(self.job), Some(&self.computer), message);
+    }
+    fn recorded(&self, _: &Record) {}
 }
 
 /// The steps of bringing a computer back leave nothing behind that the computer does not need.

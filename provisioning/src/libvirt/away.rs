@@ -1,0 +1,104 @@
+//! Waiting for a libvirtd that is away: restarted, upgraded, crashed, or not up yet after a boot of the node.
+//!
+//! A guest runs on while its libvirtd is away, and so does a job: what it asked for is asked again when libvirtd is back,
+//! and every call may be made twice. That it waits, for whom and since when stands in the job's events, once when it
+//! begins to wait and once when that is over. What ends the wait otherwise: the job is called off, the daemon stops, or
+//! [`PATIENCE`].
+
+use super::Libvirt;
+use crate::{ErrorKind, Result};
+use std::future::Future;
+use std::time::Duration;
+use vcl_job::{Cx, Kind};
+
+/// How long a host is waited for. A node that is upgraded or repaired is back within that; a job that waits longer for one
+/// that stays away keeps a computer from everybody.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+/// Room for a step's own work beside the waiting.
+pub(super) const STEP: Duration = Duration::from_secs(2 * 3600 + 600);
+/// How often it is asked whether it is back.
+const ASK: Duration = Duration::from_millis(500);
+
+/// Whom the waiting is told, and who ends it.
+pub(super) trait Waiter: Send + Sync {
+    /// Tells a person.
+    fn say(&self, kind: &str, message: &str);
+    /// Returns when it is to be given up, with the error that says so.
+    fn given_up(&self) -> impl Future<Output = vcl_job::Error> + Send;
+}
+
+impl Waiter for Cx {
+    fn say(&self, kind: &str, message: &str) {
+        self.event(kind, message);
+    }
+    async fn given_up(&self) -> vcl_job::Error {
+        self.stopped().await;
+        self.stop_error()
+    }
+}
+
+/// An undo, or a look at whether a step still holds: nobody stops them, and the log has what they say.
+pub(super) struct Unattended;
+
+impl Waiter for Unattended {
+    fn say(&self, kind: &str, message: &str) {
+        tracing::warn!(kind, message, "event");
+    }
+    async fn given_up(&self) -> vcl_job::Error {
+        std::future::pending().await
+    }
+}
+
+impl Libvirt {
+    /// Does something with libvirt and waits while it is away. `work` is done again from its beginning.
+    pub(super) async fn waiting<T, Fut>(
+        &self,
+        waiter: &impl Waiter,
+        work: impl Fn() -> Fut + Send,
+    ) -> vcl_job::Result<T>
+    where
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let began = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            let error = match work().await {
+                Err(e) if e.kind == ErrorKind::Unreachable => e,
+                result => {
+                    if told {
+                        let (uri, away) = (&self.settings.uri, began.elapsed().as_secs());
+                        waiter.say("host-back", &format!("libvirtd at {uri} answers again after {away} s"));
+                    }
+                    return Ok(result?);
+                }
+            };
+            if began.elapsed() >= PATIENCE {
+                let hours = PATIENCE.as_secs() / 3600;
+                let error = vcl_job::Error::from(error).of_kind(Kind::Unreachable);
+                return Err(error.within(format!("waited {hours} h for libvirtd at {}", self.settings.uri)));
+            }
+            if !told {
+                told = true;
+                let since = chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
+                let message = format!(
+                    "waiting for libvirtd at {} since {since}; the job goes on when it answers ({})",
+                    self.settings.uri,
+                    error.chain()
+                );
+                waiter.say("host-away", &message);
+            }
+            tokio::select! {
+                error = waiter.given_up() => return Err(error),
+                () = tokio::time::sleep(ASK) => {} // why: nobody tells us when it is back
+            }
+        }
+    }
+
+    /// As [`waiting`](Self::waiting), for an undo.
+    pub(super) async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
+    where
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        self.waiting(&Unattended, work).await
+    }
+}

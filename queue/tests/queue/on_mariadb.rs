@@ -1,0 +1,29 @@
+//! The suite on MariaDB, and what only a server can be asked.
+
+/// The engine under test.
+pub const ENGINE: vcl_queue::Engine = vcl_queue::Engine::MariaDb;
+
+#[path = "claims.rs"]
+mod claims;
+#[path = "computers.rs"]
+mod computers;
+#[path = "events.rs"]
+mod events;
+#[path = "flow.rs"]
+mod flow;
+#[path = "images.rs"]
+mod images;
+#[path = "jobs.rs"]
+mod jobs;
+#[path = "journal.rs"]
+mod journal;
+#[path = "kill.rs"]
+mod kill;
+#[path = "model.rs"]
+mod model;
+#[path = "reservations.rs"]
+mod reservations;
+#[path = "speed.rs"]
+mod speed;
+#[path = "world.rs"]
+mod world;
