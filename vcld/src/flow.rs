@@ -146,13 +146,13 @@ pub(crate) async fn run(
                 .await
         }
         JobRequest::Fetch { image, .. } => {
-            let flow = Flow { name: "fetch", version: 1 };
+            let flow = Flow { name: "fetch", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_fetch(&image), async |job, input| running.fetch(job, input).await)
                 .await
         }
         JobRequest::Backup { directory, .. } => {
-            let flow = Flow { name: "backup", version: 1 };
+            let flow = Flow { name: "backup", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_backup(&directory), async |job, input| {
                     running.backup(job, input).await

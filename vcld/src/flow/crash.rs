@@ -60,14 +60,14 @@ async fn play(running: &Running, journal: Arc<dyn Journal>) -> Outcome<Made> {
     };
     match running.claim.job.request.clone() {
         JobRequest::Fetch { image, .. } => {
-            let flow = Flow { name: "fetch", version: 1 };
+            let flow = Flow { name: "fetch", version: 1, deadline: None };
             execute(run, flow, running.begin_fetch(&image), async |job, input| {
                 running.fetch(job, input).await
             })
             .await
         }
         JobRequest::Backup { directory, .. } => {
-            let flow = Flow { name: "backup", version: 1 };
+            let flow = Flow { name: "backup", version: 1, deadline: None };
             let begin = running.begin_backup(&directory);
             execute(run, flow, begin, async |job, input| running.backup(job, input).await).await
         }
