@@ -158,7 +158,7 @@ async fn jobs_of_a_backup_do_not_go_on() {
     let loading = one.queue.submit(new(load)).await.unwrap();
     let claim = one.queue.claim("one", &ClaimLimits::default()).await.unwrap().unwrap();
     assert_eq!(claim.id(), loading);
-    let record = Record::Started { key: "take computer".into(), intent: serde_json::Value::Null };
+    let record = Record::Undone { key: "take computer".into() };
     one.queue.journal(&claim).append(&record).await.unwrap();
     let queued = one.queue.submit(new(JobRequest::Verify { image: image("debian") })).await.unwrap();
     // Only the backup is worked on: the others stay as they are.
