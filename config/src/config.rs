@@ -4,6 +4,7 @@ use crate::backend::{self, Backends, Known};
 use crate::computers;
 use crate::credentials;
 use crate::error::Error;
+use crate::exchange;
 use crate::keys::ROOT;
 use crate::network::{self, Networks};
 use crate::problem::{Findings, Position, Problems, shown};
@@ -35,6 +36,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// `[node]`.
     pub node: Node,
+    /// `[exchange]`, where it is there.
+    pub exchange: Option<exchange::Exchange>,
     /// `[log]`.
     pub log: Log,
     /// Every `[backend.NAME]`.
@@ -67,6 +70,8 @@ pub struct Retention {
     pub keep: Option<u32>,
     /// Only older ones go.
     pub older_than_days: Option<u32>,
+    /// How many nodes should hold an image's newest revision, at least 1.
+    pub copies: usize,
 }
 
 /// Where the queue and the records are kept.
@@ -217,6 +222,10 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
     let hooks = root.section("hooks").and_then(|table| Some(Hooks { directory: table.path("directory")? }));
     let deadlines = root.section("deadlines").and_then(|table| read_deadlines(&table));
     let node = root.section("node").and_then(|table| read_node(&table));
+    let exchange = match root.has("exchange") {
+        false => Some(None),
+        true => root.section("exchange").and_then(|table| exchange::read(&table)).map(Some),
+    };
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
     let (networks, links) = network::read(root);
@@ -229,6 +238,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         hooks: hooks?,
         deadlines: deadlines?,
         node: node?,
+        exchange: exchange?,
         log: log?,
         backends,
         networks,
@@ -249,6 +259,7 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
         !root
     });
     let keep_free = table.size("keep_free");
+    let copies = table.integer("copies");
     let (chain_limit, trash_days) = (table.integer("chain_limit"), table.integer("trash_days"));
     let retention = table.section("retention").map_or_else(Retention::default, |rules| {
         let number = |key| rules.has(key).then(|| rules.integer(key)).flatten();
@@ -257,6 +268,7 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
     Some(Library {
         path: path?,
         keep_free: keep_free?,
+        copies: copies? as usize,
         chain_limit: chain_limit? as usize,
         trash_days: trash_days?,
         retention,

@@ -24,7 +24,7 @@ impl Field<'_> {
         self.findings.report(self.at, &self.path, message, way_out);
     }
     /// Reports that the value is of another kind. Secrets are not shown, nor what stands where one belongs.
-    fn mismatch(&self) {
+    pub fn mismatch(&self) {
         let value = match &self.node.value {
             _ if matches!(self.kind, Kind::Credential | Kind::KeySource)
                 || values::is_secret(self.path.rsplit('.').next().unwrap_or_default()) =>

@@ -18,6 +18,7 @@ mod computers;
 mod config;
 pub mod credentials;
 mod error;
+mod exchange;
 mod field;
 pub mod keys;
 mod load;
@@ -42,6 +43,7 @@ pub use config::{
     Api, Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Retention, Ssh, parse,
 };
 pub use error::{Error, ErrorKind};
+pub use exchange::Exchange;
 pub use keys::{Key, Kind, Presence};
 pub use load::load;
 pub use network::{Link, Network, Networks};

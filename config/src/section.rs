@@ -299,6 +299,7 @@ fn example(key: &Key) -> String {
         Kind::Path => "\"/srv/vcl\"".to_owned(),
         Kind::BackendType => "\"libvirt\"".to_owned(),
         Kind::Interfaces(_) => "[\"…\"]".to_owned(),
+        Kind::KeySource => "{ file = \"/path\" }".to_owned(),
         Kind::Integer { min, .. } => min.to_string(),
         Kind::Boolean | Kind::True => "true".to_owned(),
         _ => "\"…\"".to_owned(),

@@ -25,6 +25,7 @@ mod delta;
 pub mod digest;
 mod error;
 mod export;
+pub mod fetch;
 mod flatten;
 mod import;
 mod library;

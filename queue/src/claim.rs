@@ -216,11 +216,15 @@ async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<C
     }
     let limits_of_backends: HashMap<&str, u32> =
         limits.per_backend.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    let queued =
-        sqlx::query("SELECT id, backend, host FROM jobs WHERE state = 'queued' ORDER BY resumed DESC, id");
+    let queued = sqlx::query(
+        "SELECT id, backend, host, for_node FROM jobs WHERE state = 'queued' ORDER BY resumed DESC, id",
+    );
     for row in queued.fetch_all(&mut *db).await? {
         let backend: Option<&str> = row.try_get("backend")?;
         let host: Option<&str> = row.try_get("host")?;
+        if row.try_get::<Option<&str>, _>("for_node")?.is_some_and(|alone| alone != node) {
+            continue;
+        }
         let full = |name: Option<&str>, running: &HashMap<String, u32>, limit: Option<u32>| {
             name.zip(limit).is_some_and(|(name, limit)| running.get(name).copied().unwrap_or(0) >= limit)
         };

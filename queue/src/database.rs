@@ -39,7 +39,7 @@ pub(crate) struct Inner {
     /// How long a reader waits for a server that is away.
     patience: Duration,
     /// The file's path or the server's URL.
-    name: String,
+    pub(crate) name: String,
     /// Changes whenever a claim might find something.
     pub(crate) submitted: watch::Sender<u64>,
     /// Changes whenever a job that runs is called off.

@@ -12,6 +12,8 @@
 //! | `computers` | `computers` |
 //! | `images` | `revisions` |
 //! | `retention` | `production`, and which of `revisions` may go |
+//! | `holdings` | `holdings`: which node has the files of which revision |
+//! | `restored` | all: what becomes of a database that was put back from a backup |
 //! | `reservations` | `reservations` |
 //! | `events` | `events`, and the stream of what happens |
 //! | `evidence` | `evidence`: what was kept of a failure |
@@ -36,6 +38,7 @@ mod error;
 mod events;
 mod evidence;
 mod guard;
+mod holdings;
 mod images;
 mod jobs;
 mod journal;
@@ -45,6 +48,7 @@ mod names;
 mod nearby;
 mod orphans;
 mod reservations;
+mod restored;
 mod retention;
 mod server;
 mod sqlite;
@@ -62,10 +66,12 @@ pub use dump::Dumped;
 pub use engine::Engine;
 pub use error::{Error, Kind, Result};
 pub use evidence::{EVIDENCE_LIMIT, Part};
+pub use holdings::Holding;
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
 pub use mariadb::MariaDb;
 pub use orphans::{Noted, Sight};
+pub use restored::Restored;
 pub use retention::Standing;
 pub use submit::NewJob;
 pub use timings::{History, usual};

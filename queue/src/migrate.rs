@@ -47,12 +47,12 @@ macro_rules! migration {
 }
 
 /// All of them, oldest first. One that was released is never changed.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[
-        migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
-        migration!(2, "insight", readable_from: 1, "0002_insight.sql"),
-        migration!(3, "retention", readable_from: 3, "0003_retention.sql"),
-    ];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
+    migration!(2, "insight", readable_from: 1, "0002_insight.sql"),
+    migration!(3, "retention", readable_from: 3, "0003_retention.sql"),
+    migration!(4, "holdings", readable_from: 4, "0004_holdings.sql"),
+];
 
 /// The migrations of this program.
 pub(crate) fn migrations() -> &'static [Migration] {

@@ -52,7 +52,7 @@ async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
     let image = needs.image.as_ref().map(ImageName::as_str);
     let done = sqlx::query(
         "INSERT INTO jobs (kind, request, requester, backend, host, computer, image, revision, holds_computer, \
-         holds_image, state, submitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         holds_image, for_node, state, submitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(job.request.kind().as_str())
     .bind(to_json(&job.request)?)
@@ -64,6 +64,7 @@ async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
     .bind(needs.reads.as_ref().and_then(|r| r.revision).map(i64::from))
     .bind(computer)
     .bind(image)
+    .bind(job.request.node())
     .bind(State::Queued.as_str())
     .bind(now())
     .execute(&mut *db)
@@ -86,7 +87,10 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
         }
     }
     match request {
-        JobRequest::Load { image, .. } | JobRequest::Export { image, .. } | JobRequest::Verify { image } => {
+        JobRequest::Load { image, .. }
+        | JobRequest::Export { image, .. }
+        | JobRequest::Verify { image }
+        | JobRequest::Fetch { image, .. } => {
             let number = images::find(db, image).await?.number;
             let image = ImageRef::new(image.name.clone(), number);
             let deleting = sqlx::query(
@@ -136,7 +140,7 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
             needs.image = Some(image.clone());
         }
         JobRequest::Capture { into: CaptureInto::New(image), .. } => needs.image = Some(image.clone()),
-        JobRequest::Capture { .. } | JobRequest::Unload { .. } => {}
+        JobRequest::Capture { .. } | JobRequest::Unload { .. } | JobRequest::Backup { .. } => {}
     }
     if let Some(image) = &needs.image {
         let holder = sqlx::query("SELECT * FROM jobs WHERE holds_image = ?").bind(image.as_str());

@@ -38,7 +38,8 @@ impl Bench {
     }
     /// Nothing is left of any machine of vcld's, the world is what its logs say, and nothing impossible was tried.
     fn empty_and_sound(&self) -> Result<()> {
-        let left: Vec<_> = self.world.snapshot()?.into_keys().filter(|name| name.starts_with("vcl-")).collect();
+        let left: Vec<_> =
+            self.world.snapshot()?.into_keys().filter(|name| name.starts_with("vcl-")).collect();
         assert_eq!(left, Vec::<String>::new());
         assert_eq!(self.world.differing()?, Vec::<String>::new());
         assert_eq!(self.world.refusals()?, []);
@@ -57,9 +58,8 @@ fn a_day_at_a_site_without_a_hypervisor() -> Result<()> {
     assert!(String::from_utf8_lossy(&console.stdout).contains("sim-01 login:"));
     let captured: JobView = daemon.json(&["capture", "sim-01"])?;
     assert_eq!(captured.result.as_deref(), Some("tiny@2"));
-    let jobs: Vec<_> = (1..=20)
-        .map(|n| daemon.queue(&["load", &format!("sim-{n:02}"), "tiny@2"]))
-        .collect::<Result<_>>()?;
+    let jobs: Vec<_> =
+        (1..=20).map(|n| daemon.queue(&["load", &format!("sim-{n:02}"), "tiny@2"])).collect::<Result<_>>()?;
     for job in jobs {
         assert_eq!(daemon.wait_end(job, LONG)?.state, State::Done);
     }

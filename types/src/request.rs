@@ -144,6 +144,22 @@ pub enum JobRequest {
         #[serde(default)]
         now: bool,
     },
+    /// Have a revision from another node that holds it.
+    Fetch {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+        /// The node that shall hold it; the one that is asked, where none is named.
+        #[serde(default)]
+        node: Option<String>,
+    },
+    /// Copy database and library to a directory of backups.
+    Backup {
+        /// The directory, an absolute path on the management node.
+        directory: String,
+        /// The node whose library and directory it is; the one that is asked, where none is named.
+        #[serde(default)]
+        node: Option<String>,
+    },
 }
 
 /// The kinds of job, for lists, filters and metrics.
@@ -163,6 +179,8 @@ pub enum JobKind {
     Undelete,
     Flatten,
     Prune,
+    Fetch,
+    Backup,
 }
 
 impl JobRequest {
@@ -181,6 +199,8 @@ impl JobRequest {
             Self::Undelete { .. } => JobKind::Undelete,
             Self::Flatten { .. } => JobKind::Flatten,
             Self::Prune { .. } => JobKind::Prune,
+            Self::Fetch { .. } => JobKind::Fetch,
+            Self::Backup { .. } => JobKind::Backup,
         }
     }
     /// The computer it acts on, which one job at a time may hold.
@@ -202,13 +222,30 @@ impl JobRequest {
             | Self::Verify { image }
             | Self::DeleteImage { image, .. }
             | Self::Undelete { image }
-            | Self::Flatten { image } => Some(&image.name),
+            | Self::Flatten { image }
+            | Self::Fetch { image, .. } => Some(&image.name),
             Self::Import { image, .. } | Self::CreateFromVm { image, .. } | Self::Prune { image, .. } => {
                 Some(image)
             }
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
-            Self::Capture { .. } | Self::Unload { .. } => None,
+            Self::Capture { .. } | Self::Unload { .. } | Self::Backup { .. } => None,
         }
+    }
+    /// The node that alone may do it, where it is about what lies on one.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Fetch { node, .. } | Self::Backup { node, .. } => node.as_deref(),
+            _ => None,
+        }
+    }
+    /// The same for that node, where it is about what lies on one and names none.
+    #[must_use]
+    pub fn or_at(mut self, here: &str) -> Self {
+        if let Self::Fetch { node, .. } | Self::Backup { node, .. } = &mut self {
+            node.get_or_insert_with(|| here.to_owned());
+        }
+        self
     }
 }
 
@@ -228,6 +265,8 @@ impl JobKind {
             Self::Undelete => "undelete",
             Self::Flatten => "flatten",
             Self::Prune => "prune",
+            Self::Fetch => "fetch",
+            Self::Backup => "backup",
         }
     }
 }
@@ -253,6 +292,9 @@ impl fmt::Display for JobRequest {
             Self::Undelete { image } => write!(f, "undelete {image}"),
             Self::Flatten { image } => write!(f, "flatten {image}"),
             Self::Prune { image, .. } => write!(f, "prune {image}"),
+            Self::Fetch { image, node: None } => write!(f, "fetch {image}"),
+            Self::Fetch { image, node: Some(node) } => write!(f, "fetch {image} to {node}"),
+            Self::Backup { directory, .. } => write!(f, "backup {directory}"),
         }
     }
 }

@@ -99,8 +99,22 @@ pub enum Verb {
             vclctl events -f --json        one JSON object a line")]
     Events(EventsArguments),
     /// Look for what the node lacks and what is wrong with it.
-    #[command(after_help = "Example: vclctl doctor")]
-    Doctor,
+    #[command(after_help = "Examples:\n  vclctl doctor\n  vclctl doctor --rescan")]
+    Doctor {
+        /// Compare the database with the library and the backends, and make rows for revisions that have none.
+        #[arg(long)]
+        rescan: bool,
+    },
+    /// Copy database and library to a directory of backups, while jobs go on. Files that it has already are not copied
+    /// again.
+    #[command(after_help = "Examples:\n  vclctl backup /backup/vcld\n  vclctl backup /backup/vcld --dry-run")]
+    Backup {
+        /// The directory, an absolute path on the management node; it is made if it is not there.
+        directory: PathBuf,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
     /// Print a shell's completions.
     #[command(
         after_help = "Example: vclctl completions bash > /usr/share/bash-completion/completions/vclctl"

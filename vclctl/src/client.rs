@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
     Action, Applied, Asked, ComputerView, Console, EventView, EvidenceView, Finding, ImageView, JobView,
-    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView, Status, StreamItem, Submitted,
-    TrashView, VmPreview, VmView, Why, WhyKept,
+    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView, Status, StreamItem,
+    Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
@@ -61,8 +61,9 @@ impl Client {
         self.get(&["status"], &[], QUICK).await
     }
     /// What the node lacks and what is wrong with it.
-    pub async fn doctor(&self) -> Result<Vec<Finding>> {
-        self.get(&["doctor"], &[], SLOW).await
+    pub async fn doctor(&self, rescan: bool) -> Result<Vec<Finding>> {
+        let query: &[(&str, String)] = if rescan { &[("rescan", "true".to_owned())] } else { &[] };
+        self.get(&["doctor"], query, SLOW).await
     }
     /// All computers.
     pub async fn computers(&self) -> Result<Vec<ComputerView>> {

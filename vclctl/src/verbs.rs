@@ -44,14 +44,18 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
         Verb::Why { what } => screen.answer(&client.why(&what).await?, render::insight::why),
         Verb::Orphans(verb) => orphans::run(verb, client, screen).await,
         Verb::Events(asked) => events::run(asked, client, screen).await,
-        Verb::Doctor => doctor(client, screen).await,
+        Verb::Doctor { rescan } => doctor(client, screen, rescan).await,
+        Verb::Backup { directory, submission } => {
+            let directory = directory.to_string_lossy().into_owned();
+            jobs::submit(client, screen, JobRequest::Backup { directory, node: None }, submission).await
+        }
         Verb::Completions { shell } => local::completions(shell, screen),
         Verb::Man { directory } => local::man(&directory),
     }
 }
 
-async fn doctor(client: &Client, screen: &mut Screen) -> Result<()> {
-    let findings = client.doctor().await?;
+async fn doctor(client: &Client, screen: &mut Screen, rescan: bool) -> Result<()> {
+    let findings = client.doctor(rescan).await?;
     screen.answer(&findings, |findings, _| render::events::findings(findings))?;
     let wrong = findings.iter().filter(|finding| finding.level == FindingLevel::Error).count() as u64;
     if wrong == 0 {

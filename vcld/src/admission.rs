@@ -105,9 +105,16 @@ impl Node {
                 let preview = self.preview(backend, vm).await?;
                 demands.push(self.in_library(preview.to_copy.bytes())?);
             }
+            JobRequest::Flatten { image } | JobRequest::Fetch { image, .. } => {
+                let known = self.queue.revision(image).await?;
+                demands.push(self.in_library(known.size.bytes())?);
+            }
             JobRequest::Unload { .. }
             | JobRequest::Export { .. }
             | JobRequest::Verify { .. }
+            | JobRequest::Undelete { .. }
+            | JobRequest::Prune { .. }
+            | JobRequest::Backup { .. }
             | JobRequest::DeleteImage { .. } => {}
         }
         Ok(admit(&demands))

@@ -8,10 +8,11 @@
 //! what was under way goes on at the next start.
 
 use crate::backends::{Factory, Making, networks};
-use crate::cli::{Arguments, Verb};
+use crate::cli::{Arguments, BackupsVerb, Verb};
+use crate::exchange::{Configured, Exchange, Identity};
 use crate::node::Node;
 use crate::worker::{self, Stop};
-use crate::{http, notify, telemetry};
+use crate::{backup, http, notify, telemetry};
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use sd_notify::NotifyState;
@@ -81,7 +82,8 @@ impl Builder {
             Some(Verb::Openapi) => {
                 return print(&http::openapi());
             }
-            None => {}
+            Some(Verb::Backups(verb)) => return backups(verb),
+            Some(Verb::Restore { .. }) | None => {}
         }
         let config = match vcl_config::load(&arguments.config, &known) {
             Ok(config) => config,
@@ -90,6 +92,9 @@ impl Builder {
                 return ExitCode::from(2);
             }
         };
+        if let Some(Verb::Restore { directory, snapshot, merge }) = arguments.command {
+            return put_back(&config, backup::Restore { directory, snapshot, merge });
+        }
         match self.serve(config, arguments.config, types) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
@@ -114,6 +119,9 @@ impl Builder {
         for kept in &applied.kept {
             tracing::warn!(kept, "a computer of the configuration stays as it was");
         }
+        node.rescan_at_start()
+            .await
+            .map_err(|e| anyhow::anyhow!("comparing database and library: {}", e.failure()))?;
         let listener = listener(&node.config.api.socket, &node.config.api.group)?;
         for job in node.queue.recover(&node.name).await? {
             tracing::info!(job = job.0, "a job of an earlier life goes on");
@@ -121,11 +129,21 @@ impl Builder {
         let stop = Stop::default();
         let closing = CancellationToken::new();
         let server = tokio::spawn(http::serve(node.clone(), listener, closing.clone()));
+        let exchanging = match (&node.exchange, &node.config.exchange) {
+            (Some(exchange), Some(table)) => {
+                let listener = tokio::net::TcpListener::bind(table.listen).await;
+                let listener = listener.with_context(|| format!("exchange.listen = \"{}\"", table.listen))?;
+                let (exchange, library) = (exchange.clone(), node.library.clone());
+                Some(tokio::spawn(crate::exchange::serve(exchange, library, listener, closing.clone())))
+            }
+            _ => None,
+        };
         let feeding = tokio::spawn({
             let (queue, closing) = (node.queue.clone(), closing.clone());
             notify::watchdog(closing, queue)
         });
         let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
+        let keeping = tokio::spawn(crate::reconcile::replicas::keep(node.clone(), closing.clone()));
         let mut working = tokio::spawn(worker::work(node.clone(), stop.clone()));
         tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
@@ -162,6 +180,10 @@ impl Builder {
         let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), looking).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), keeping).await;
+        if let Some(exchanging) = exchanging {
+            let _ = tokio::time::timeout(Duration::from_secs(1), exchanging).await;
+        }
         node.queue.close().await;
         tracing::info!("vcld has stopped");
         Ok(())
@@ -188,11 +210,9 @@ impl Builder {
             let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
             backends.insert(name.clone(), backend);
         }
-        let name = match &config.node.name {
-            Some(name) => name.clone(),
-            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        };
+        let name = node_name(&config);
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
+        let exchange = exchange(&config, &name)?.map(Arc::new);
         Ok(Node {
             name,
             config_path,
@@ -203,6 +223,7 @@ impl Builder {
             remotes,
             public_key,
             linux: Node::linux(),
+            exchange,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,
@@ -236,6 +257,54 @@ async fn database(config: &Config) -> anyhow::Result<Queue> {
     }
 }
 
+/// What this node is called.
+fn node_name(config: &Config) -> String {
+    match &config.node.name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    }
+}
+
+/// Runs something that needs no daemon, and answers how it went.
+fn offline(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let done = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match done.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn put_back(config: &Config, what: backup::Restore) -> ExitCode {
+    offline(async {
+        println!("{}", backup::restore(config, &node_name(config), &what).await?);
+        Ok(())
+    })
+}
+
+fn backups(verb: &BackupsVerb) -> ExitCode {
+    offline(async {
+        match verb {
+            BackupsVerb::List { directory } => print!("{}", backup::list(directory)?),
+            BackupsVerb::Verify { directory, snapshot } => {
+                let wrong = backup::verify(directory, snapshot.as_deref()).await?;
+                for line in &wrong {
+                    println!("{line}");
+                }
+                anyhow::ensure!(
+                    wrong.is_empty(),
+                    "{} things are not what they were; take a new backup",
+                    wrong.len()
+                );
+                println!("everything is what it was");
+            }
+        }
+        Ok(())
+    })
+}
+
 /// Everything that is wrong with a configuration, or why it could not be read.
 pub(crate) fn explain(e: &vcl_config::Error) -> String {
     e.problems().map_or_else(|| crate::node::chain(e), ToString::to_string)
@@ -265,6 +334,21 @@ fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// This node's end of the exchange, where the configuration has one.
+fn exchange(config: &Config, name: &str) -> anyhow::Result<Option<Exchange>> {
+    let Some(table) = &config.exchange else { return Ok(None) };
+    let key = match &table.key {
+        vcl_config::KeySource::File(path) => {
+            std::fs::read(path).with_context(|| format!("exchange.key: {path}"))?
+        }
+        vcl_config::KeySource::Credential(name) => config.credential(name)?.expose().as_bytes().to_vec(),
+    };
+    let identity = Identity::read(table, &key)?;
+    let peers = Arc::new(Configured(table.peers.clone()));
+    let (silence, keep_free) = (config.deadlines.no_progress, config.library.keep_free);
+    Ok(Some(Exchange::new(name, identity, peers, silence, keep_free)))
 }
 
 fn ssh_key(config: &Config) -> anyhow::Result<SshKey> {

@@ -41,7 +41,7 @@ impl Node {
                     add("library", FindingLevel::Warning, found, Some(way_out.into()));
                 }
                 for image in unknown {
-                    let way_out = "move it out of the library, or import its disk: vclctl image import";
+                    let way_out = "vclctl doctor --rescan";
                     let found = format!("{image} is in the library and not in the database");
                     add("library", FindingLevel::Warning, found, Some(way_out.into()));
                 }
@@ -70,6 +70,10 @@ impl Node {
         for backend in self.backends.values() {
             findings.extend(backend.findings().await);
         }
+        if let Some(exchange) = &self.exchange {
+            findings.extend(exchange.findings().await);
+        }
+        findings.extend(self.replica_findings().await);
         findings
     }
 

@@ -8,7 +8,11 @@
 //! `resume` and `unload` are the backend's, `post_load` and `pre_capture` inside them the OS module's, and the rest is
 //! the flow's own.
 
+mod backup;
 mod capture;
+#[cfg(test)]
+mod crash;
+mod fetch;
 mod image;
 pub(crate) mod keep;
 mod load;
@@ -62,6 +66,14 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &keep::SWAP,
     &keep::REPLACE,
     &keep::RETIRE,
+    &fetch::FETCH,
+    &fetch::HOLD,
+    &backup::SNAPSHOT,
+    &backup::PIN,
+    &backup::DUMP,
+    &backup::COPY,
+    &backup::COMPLETE,
+    &backup::UNPIN,
 ];
 
 #[async_trait::async_trait]
@@ -141,6 +153,20 @@ pub(crate) async fn run(
             let flow = Flow { name: "verify", version: 1, deadline: None };
             stage
                 .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
+                .await
+        }
+        JobRequest::Fetch { image, .. } => {
+            let flow = Flow { name: "fetch", version: 1, deadline: None };
+            stage
+                .play(flow, running.begin_fetch(&image), async |job, input| running.fetch(job, input).await)
+                .await
+        }
+        JobRequest::Backup { directory, .. } => {
+            let flow = Flow { name: "backup", version: 1, deadline: None };
+            stage
+                .play(flow, running.begin_backup(&directory), async |job, input| {
+                    running.backup(job, input).await
+                })
                 .await
         }
         JobRequest::DeleteImage { image, now } => {

@@ -16,11 +16,13 @@
 
 mod admission;
 mod backends;
+mod backup;
 mod cli;
 mod daemon;
 mod doctor;
 mod dryrun;
 mod evidence;
+pub mod exchange;
 mod flow;
 pub mod http;
 pub mod node;
@@ -29,8 +31,11 @@ mod orphans;
 mod plan;
 pub mod reconcile;
 mod requests;
+mod rescan;
 mod retention;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod why;
 mod witness;
 mod worker;

@@ -37,6 +37,8 @@ pub struct Node {
     pub public_key: String,
     /// The OS module for Linux.
     pub linux: Arc<dyn Os>,
+    /// Its end of the exchange of revisions with other nodes, where it takes part.
+    pub exchange: Option<Arc<crate::exchange::Exchange>>,
     /// When the daemon started.
     pub since: DateTime<Utc>,
     /// What its reconcilers remember.

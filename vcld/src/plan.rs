@@ -5,7 +5,7 @@ mod keep;
 use crate::node::{Node, Refusal, RefusalKind};
 use vcl_provisioning::{Provisioning, Work};
 use vcl_types::api::{Plan, PlannedStep};
-use vcl_types::{After, CaptureInto, Computer, JobRequest, Revision};
+use vcl_types::{After, CaptureInto, Computer, ImageRef, JobRequest, Revision};
 
 fn step(name: &str, what: impl Into<String>) -> PlannedStep {
     PlannedStep { name: name.into(), what: what.into() }
@@ -24,9 +24,9 @@ impl Node {
         match request {
             JobRequest::Load { computer, image } => {
                 let row = self.queue.computer(computer).await?;
-                let revision = self.library.get(&self.queue.revision(image).await?.manifest.image_ref())?;
+                let revision = self.here_or_coming(&mut steps, image).await?;
                 if let Some(loaded) = &row.loaded {
-                    let old = self.library.get(&loaded.image)?;
+                    let old = self.held(&loaded.image).await?;
                     steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?));
                     steps.push(step("release computer", format!("{} is taken off it", loaded.image)));
                 }
@@ -37,7 +37,10 @@ impl Node {
             }
             JobRequest::Unload { computer } => {
                 let row = self.queue.computer(computer).await?;
-                let held = row.loaded.as_ref().map(|l| self.library.get(&l.image)).transpose()?;
+                let held = match &row.loaded {
+                    Some(loaded) => Some(self.held(&loaded.image).await?),
+                    None => None,
+                };
                 match held {
                     Some(old) => {
                         steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?));
@@ -55,7 +58,7 @@ impl Node {
                         format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
                     return Err(Refusal::new(RefusalKind::Refused, message));
                 };
-                let revision = self.library.get(&loaded.image)?;
+                let revision = self.held(&loaded.image).await?;
                 let image = match into {
                     CaptureInto::Next => &loaded.image.name,
                     CaptureInto::New(image) => image,
@@ -120,6 +123,19 @@ impl Node {
                 let known = self.queue.revision(image).await?;
                 steps.push(step("read again", format!("{}, {}", known.manifest.image_ref(), known.size)));
             }
+            JobRequest::Fetch { image, .. } => {
+                let revision = self.here_or_coming(&mut steps, image).await?;
+                if steps.is_empty() {
+                    steps.push(step("nothing", format!("{} is here", revision.manifest.image_ref())));
+                }
+            }
+            JobRequest::Backup { directory, .. } => {
+                let revisions = self.library.revisions()?.revisions.len();
+                steps.push(step("pin revisions", format!("{revisions}, so that none goes away meanwhile")));
+                steps.push(step("copy database", "as it is at one moment"));
+                steps.push(step("copy files", format!("those that {directory} does not have yet")));
+                steps.push(step("complete", "the snapshot counts from here on"));
+            }
             JobRequest::DeleteImage { .. }
             | JobRequest::Undelete { .. }
             | JobRequest::Flatten { .. }
@@ -127,6 +143,37 @@ impl Node {
         }
         let (usual, hindrance) = self.prospects(request).await;
         Ok(Plan { title: request.to_string(), steps, usual, hindrance })
+    }
+
+    /// A revision as it lies here, or will after the steps that are added.
+    async fn here_or_coming(
+        &self,
+        steps: &mut Vec<PlannedStep>,
+        image: &ImageRef,
+    ) -> Result<Revision, Refusal> {
+        let known = self.queue.revision(image).await?;
+        let exact = known.manifest.image_ref();
+        match self.library.get(&exact) {
+            Err(e) if e.kind == vcl_images::ErrorKind::NotFound && self.exchange.is_some() => {
+                let holders = self.queue.holders(&exact).await?.join(", ");
+                let from = if holders.is_empty() { "any node that has it".to_owned() } else { holders };
+                steps.push(step("fetch/fetch revision", format!("{exact}, {}, from {from}", known.size)));
+                steps.push(step("fetch/record holding", format!("{} holds {exact}", self.name)));
+                Ok(self.library.future(&known.manifest)?)
+            }
+            here => Ok(here?),
+        }
+    }
+
+    /// The revision that a computer was loaded from. Its files may lie on another node alone: what is planned needs
+    /// what the manifest says.
+    async fn held(&self, image: &ImageRef) -> Result<Revision, Refusal> {
+        match self.library.get(image) {
+            Err(e) if e.kind == vcl_images::ErrorKind::NotFound => {
+                Ok(self.library.future(&self.queue.revision(image).await?.manifest)?)
+            }
+            here => Ok(here?),
+        }
     }
 
     fn backend_plan(

@@ -6,6 +6,7 @@
 
 mod library;
 mod power;
+pub(crate) mod replicas;
 
 use crate::node::{Node, chain};
 use std::sync::atomic::{AtomicUsize, Ordering};

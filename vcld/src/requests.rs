@@ -22,6 +22,7 @@ impl Node {
             }
             _ => None,
         };
+        let request = request.or_at(&self.name);
         let title = request.to_string();
         let computer = request.computer().cloned();
         let on = match &computer {

@@ -15,6 +15,8 @@ mod dump;
 mod events;
 #[path = "flow.rs"]
 mod flow;
+#[path = "holdings.rs"]
+mod holdings;
 #[path = "images.rs"]
 mod images;
 #[path = "insight.rs"]

@@ -65,6 +65,19 @@ pub enum ImageVerb {
         #[command(flatten)]
         submission: Submission,
     },
+    /// Have a revision from another node that holds it.
+    #[command(after_help = "Example: vclctl image fetch debian@2")]
+    Fetch {
+        /// The revision; without a number, the newest.
+        #[arg(value_name = "IMAGE[@REV]")]
+        image: ImageRef,
+        /// The node that shall hold it; without this, the one that is asked.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
+    },
     /// Delete a revision: into the trash, from where it can be brought back for some days.
     #[command(
         after_help = "Examples:\n  vclctl image delete debian@1\n  vclctl image delete debian@1 --now --yes"

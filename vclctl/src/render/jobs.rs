@@ -174,6 +174,14 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
         JobRequest::Undelete { image } => format!("brought {} back", result(image)),
         JobRequest::Flatten { image } => format!("{} lies on no other revision", result(image)),
         JobRequest::Prune { image, .. } => format!("pruned {}", result(image)),
+        JobRequest::Fetch { image, .. } => match &job.result {
+            Some(made) => format!("fetched: {made}"),
+            None => format!("fetched {image}"),
+        },
+        JobRequest::Backup { directory, .. } => match &job.result {
+            Some(made) => format!("backed up: {made}"),
+            None => format!("backed up to {directory}"),
+        },
     };
     let time = job.started.zip(job.ended).map(|(from, to)| format!(" {}", took(to - from)));
     text::one_line(&format!("{what}{}", time.unwrap_or_default()))

@@ -63,6 +63,9 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
         ImageVerb::Flatten { image, submission } => {
             jobs::submit(client, screen, JobRequest::Flatten { image }, submission).await
         }
+        ImageVerb::Fetch { image, to, submission } => {
+            jobs::submit(client, screen, JobRequest::Fetch { image, node: to }, submission).await
+        }
     }
 }
 

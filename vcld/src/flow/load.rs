@@ -1,5 +1,6 @@
 //! Loading a revision on a computer.
 
+use super::fetch::Lacking;
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
@@ -14,6 +15,9 @@ pub(super) struct LoadInput {
     owner: String,
     /// What it holds already and has to be taken off it first.
     holds: Option<ImageRef>,
+    /// What has to come from other nodes first.
+    #[serde(default)]
+    lacking: Vec<Lacking>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,10 +76,7 @@ impl Running {
             }
         }
         let known = self.node.queue.revision(image).await?;
-        let exact = known.manifest.image_ref();
-        let revision = self.node.library.get(&exact).map_err(|e| {
-            Error::from(e).within(format!("{exact} is known and this node's library does not hold it"))
-        })?;
+        let (revision, lacking) = self.here_or_lacking(&known.manifest).await?;
         // A host that does not answer is found out before anything is made on it.
         self.backend(&row.computer.backend)?.state(&row.computer).await?;
         self.node.os(revision.manifest.os)?;
@@ -84,12 +85,17 @@ impl Running {
             revision,
             owner: self.claim.job.requester.clone(),
             holds: row.loaded.map(|l| l.image),
+            lacking,
         })
     }
 
     pub(super) async fn load(&self, mut job: Job, input: LoadInput) -> Result<Made> {
         let job = &mut job;
-        let LoadInput { computer, revision, owner, holds } = input;
+        let LoadInput { computer, revision, owner, holds, lacking } = input;
+        if !lacking.is_empty() {
+            // Before anything is taken off the computer: what it has is not given up for a revision that nobody has.
+            self.fetch_all(&mut job.part("fetch"), lacking).await?;
+        }
         let backend = self.backend(&computer.backend)?;
         if let Some(old) = holds {
             job.event("taken-off", format!("{old} is taken off {computer}"));

@@ -148,7 +148,10 @@ impl Running {
             })
             .await?;
         job.step(self, &RECORD, image.clone())
-            .run(async |_, _| Ok(self.node.queue.record_revision(&self.claim, &manifest, size).await?))
+            .run(async |image, _| {
+                self.node.queue.record_revision(&self.claim, &manifest, size).await?;
+                Ok(self.node.queue.hold(&self.node.name, &image).await?)
+            })
             .await?;
         job.event("published", format!("{image} is published: {} in {size}", manifest.hardware));
         Ok(image)

@@ -61,6 +61,7 @@ impl Case {
             remotes: Arc::new(remotes()),
             public_key: String::new(),
             linux: Arc::new(os),
+            exchange: None,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,

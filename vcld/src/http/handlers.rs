@@ -22,10 +22,18 @@ pub(super) async fn status(State(node): Daemon) -> Answer<Status> {
     node.status().await.into()
 }
 
+/// What the doctor is to do beside looking.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+pub(super) struct Doctor {
+    /// Make rows for revisions that have none, and compare the database with the library and the backends.
+    #[serde(default)]
+    rescan: bool,
+}
+
 /// What this node lacks.
-#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = [Finding])))]
-pub(super) async fn doctor(State(node): Daemon) -> Json<Vec<Finding>> {
-    Json(node.doctor().await)
+#[utoipa::path(get, path = "/v1/doctor", params(Doctor), responses((status = 200, body = [Finding])))]
+pub(super) async fn doctor(State(node): Daemon, Query(asked): Query<Doctor>) -> Json<Vec<Finding>> {
+    Json(if asked.rescan { node.rescan_findings().await } else { node.doctor().await })
 }
 
 /// All computers.

@@ -48,7 +48,13 @@ async fn steps(journal: Arc<dyn Journal>, count: usize) -> Result<Vec<f64>> {
         let begin = Instant::now();
         // As much as an overlay's step has to say.
         let intent = serde_json::json!({ "path": "/var/lib/vcld/kvm1/gis-01/disk0.qcow2", "backing": "/srv/vcl/debian/1/disk0.qcow2", "format": "qcow2" });
-        journal.append(&Record::Started { key: key.clone(), intent: intent.clone(), at: Some(1_700_000_000_000) }).await?;
+        journal
+            .append(&Record::Started {
+                key: key.clone(),
+                intent: intent.clone(),
+                at: Some(1_700_000_000_000),
+            })
+            .await?;
         journal.append(&Record::Done { key, output: intent }).await?;
         took.push(begin.elapsed().as_secs_f64() * 1e6);
     }

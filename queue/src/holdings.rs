@@ -1,0 +1,136 @@
+//! Which node holds the files of which revision. Each node writes its own rows: all of them at its start, and one
+//! when a revision comes or goes. They are a hint, and the node's answer has the last word.
+
+use crate::database::{Db, DbRow, now, parsed, time};
+use crate::{Error, Kind, Queue, Result};
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use std::collections::BTreeSet;
+use vcl_types::{ImageName, ImageRef};
+
+/// A node that holds a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The node's name.
+    pub node: String,
+    /// The revision, with its number.
+    pub image: ImageRef,
+    /// Since when it is known to.
+    pub since: DateTime<Utc>,
+}
+
+impl Holding {
+    fn read(row: &DbRow) -> Result<Self> {
+        let name: ImageName = parsed(row, "image")?;
+        let number: i64 = row.try_get("number")?;
+        let number = u32::try_from(number).map_err(|e| Error::corrupt("a `number`", e))?;
+        Ok(Self {
+            node: row.try_get("node")?,
+            image: ImageRef::new(name, number),
+            since: time(row.try_get("since")?),
+        })
+    }
+}
+
+impl Queue {
+    /// Records all that a node holds, and that it holds nothing else.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn set_holdings(&self, node: &str, images: &[ImageRef]) -> Result<()> {
+        let (node, images) = (node.to_owned(), images.to_vec());
+        self.write(move |db| {
+            Box::pin(async move {
+                let known = of_node(&mut *db, &node).await?;
+                let wanted: BTreeSet<&ImageRef> = images.iter().collect();
+                for gone in known.iter().filter(|image| !wanted.contains(image)) {
+                    remove(&mut *db, &node, gone).await?;
+                }
+                for new in wanted.into_iter().filter(|image| !known.contains(*image)) {
+                    insert(&mut *db, &node, new).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Records that a node holds a revision. It may be said again.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] without a number, or when the database cannot be used.
+    pub async fn hold(&self, node: &str, image: &ImageRef) -> Result<()> {
+        let (node, image) = (node.to_owned(), image.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                if of_node(&mut *db, &node).await?.contains(&image) {
+                    return Ok(());
+                }
+                insert(db, &node, &image).await
+            })
+        })
+        .await
+    }
+
+    /// Records that a node does not hold a revision any more. It may be said again.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] without a number, or when the database cannot be used.
+    pub async fn let_go(&self, node: &str, image: &ImageRef) -> Result<()> {
+        let (node, image) = (node.to_owned(), image.clone());
+        self.write(move |db| Box::pin(async move { remove(db, &node, &image).await })).await
+    }
+
+    /// Who holds what, by revision and node.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn holdings(&self) -> Result<Vec<Holding>> {
+        let rows = sqlx::query("SELECT * FROM holdings ORDER BY image, number, node");
+        rows.fetch_all(self.readers()).await?.iter().map(Holding::read).collect()
+    }
+
+    /// The nodes that hold a revision, those that have had it longest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn holders(&self, image: &ImageRef) -> Result<Vec<String>> {
+        let nodes = sqlx::query_scalar(
+            "SELECT node FROM holdings WHERE image = ? AND number = ? ORDER BY since, node",
+        );
+        Ok(nodes.bind(image.name.as_str()).bind(number(image)?).fetch_all(self.readers()).await?)
+    }
+}
+
+fn number(image: &ImageRef) -> Result<i64> {
+    match image.revision {
+        Some(number) => Ok(number.into()),
+        None => Err(Error::new(Kind::Refused, format!("which revision of {image} is meant?"))),
+    }
+}
+
+async fn of_node(db: &mut Db, node: &str) -> Result<BTreeSet<ImageRef>> {
+    let rows = sqlx::query("SELECT * FROM holdings WHERE node = ?").bind(node).fetch_all(db).await?;
+    rows.iter().map(|row| Ok(Holding::read(row)?.image)).collect()
+}
+
+async fn insert(db: &mut Db, node: &str, image: &ImageRef) -> Result<()> {
+    sqlx::query("INSERT INTO holdings (node, image, number, since) VALUES (?, ?, ?, ?)")
+        .bind(node)
+        .bind(image.name.as_str())
+        .bind(number(image)?)
+        .bind(now())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn remove(db: &mut Db, node: &str, image: &ImageRef) -> Result<()> {
+    sqlx::query("DELETE FROM holdings WHERE node = ? AND image = ? AND number = ?")
+        .bind(node)
+        .bind(image.name.as_str())
+        .bind(number(image)?)
+        .execute(db)
+        .await?;
+    Ok(())
+}

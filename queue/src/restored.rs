@@ -1,0 +1,105 @@
+//! A database that was put back from a backup: what it says was under way is not under way any more.
+//!
+//! The world has moved on since: a domain that such a job made may be gone, or belong to a later load of the same
+//! computer. Going on from the journal, or undoing from it, could destroy what is in use now. So no job of a backup
+//! goes on: each ends as failed with the reason, and the computers that one of them was at go to maintenance.
+
+use crate::database::now;
+use crate::{Error, Kind, Queue, Result};
+use sqlx::{Connection, Row};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use vcl_types::{ComputerName, JobId};
+
+/// What was ended in a database that was put back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Jobs that had not ended, and have now, as failed.
+    pub jobs: Vec<JobId>,
+    /// Computers that one of them was at, now in maintenance.
+    pub computers: Vec<ComputerName>,
+}
+
+impl Queue {
+    /// Ends all jobs that have not ended, because this database is a copy from before. For the first start after it
+    /// was put back, before any job is claimed.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn end_all(&self, reason: &str) -> Result<Restored> {
+        let reason = reason.to_owned();
+        self.write(move |db| {
+            Box::pin(async move {
+                let mut restored = Restored::default();
+                let rows = sqlx::query(
+                    "SELECT id, state, holds_computer FROM jobs WHERE state IN ('queued', 'running', 'waiting', 'stuck') ORDER BY id",
+                )
+                .fetch_all(&mut *db)
+                .await?;
+                for row in rows {
+                    let id: i64 = row.try_get("id")?;
+                    let begun = row.try_get::<&str, _>("state")? != "queued" || has_begun(&mut *db, id).await?;
+                    sqlx::query(
+                        "UPDATE jobs SET state = 'failed', reason = ?, holds_computer = NULL, holds_image = NULL, ended_at = ? WHERE id = ?",
+                    )
+                    .bind(&reason)
+                    .bind(now())
+                    .bind(id)
+                    .execute(&mut *db)
+                    .await?;
+                    restored.jobs.push(JobId(id));
+                    let computer: Option<String> = row.try_get("holds_computer")?;
+                    let Some(computer) = computer.filter(|_| begun) else { continue };
+                    let why = format!("job {id} was at it when the backup was taken; when it is well: vclctl unload {computer}");
+                    sqlx::query("UPDATE computers SET state = 'maintenance', reason = ? WHERE name = ?")
+                        .bind(why)
+                        .bind(&computer)
+                        .execute(&mut *db)
+                        .await?;
+                    restored.computers.push(computer.parse().map_err(|e| Error::corrupt("a `holds_computer`", e))?);
+                }
+                // Which node holds what is for the nodes to say again.
+                sqlx::query("DELETE FROM holdings").execute(db).await?;
+                Ok(restored)
+            })
+        })
+        .await
+    }
+
+    /// Writes a copy of the database as it is at this moment to a file (mode 0600), which must not exist. Jobs go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`], [`Kind::NoSpace`], [`Kind::Unavailable`].
+    pub async fn copy_to(&self, file: &Path) -> Result<()> {
+        let shown = file.display().to_string();
+        let failed = |e: std::io::Error| {
+            let kind = match e.kind() {
+                std::io::ErrorKind::AlreadyExists => Kind::Exists,
+                std::io::ErrorKind::StorageFull => Kind::NoSpace,
+                _ => Kind::Unavailable,
+            };
+            Error::caused(kind, format!("copying the database to {shown}"), e)
+        };
+        let Some(text) = file.to_str() else {
+            return Err(failed(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "the path is not UTF-8",
+            )));
+        };
+        // SQLite writes into an empty file that is there, and keeps its mode.
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(&self.0.name).create_if_missing(false);
+        let mut db = sqlx::SqliteConnection::connect_with(&options).await?;
+        sqlx::query("VACUUM INTO ?").bind(text).execute(&mut db).await?;
+        db.close().await?;
+        std::fs::File::open(file).and_then(|f| f.sync_all()).map_err(failed)
+    }
+}
+
+async fn has_begun(db: &mut crate::database::Db, job: i64) -> Result<bool> {
+    let records: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM journal WHERE job_id = ?").bind(job).fetch_one(db).await?;
+    Ok(records > 0)
+}
