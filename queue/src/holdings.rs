@@ -76,7 +76,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`Kind::Refused`] without a number, or when the database cannot be used.
-    pub async fn let_go(&self, node: &str, image: &ImageRef) -> Result<()> {
+    pub async fn holds_no_more(&self, node: &str, image: &ImageRef) -> Result<()> {
         let (node, image) = (node.to_owned(), image.clone());
         self.write(move |db| Box::pin(async move { remove(db, &node, &image).await })).await
     }

@@ -22,8 +22,8 @@ async fn each_node_says_what_it_holds() {
     queue.set_holdings("one", &[image("debian@1")]).await.unwrap();
     assert_eq!(queue.holdings().await.unwrap()[0].since, since);
     assert!(queue.holders(&image("gis@3")).await.unwrap().is_empty());
-    queue.let_go("two", &image("debian@1")).await.unwrap();
-    queue.let_go("two", &image("debian@1")).await.unwrap();
+    queue.holds_no_more("two", &image("debian@1")).await.unwrap();
+    queue.holds_no_more("two", &image("debian@1")).await.unwrap();
     assert_eq!(queue.holders(&image("debian@1")).await.unwrap(), ["one"]);
     assert!(queue.hold("two", &image("debian")).await.is_err());
 }
