@@ -134,7 +134,8 @@ impl Default for JobFilter {
 
 /// The job, inside somebody's transaction, which keeps others from changing it.
 pub(crate) async fn get(db: &mut Db, id: JobId) -> Result<JobRow> {
-    let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ?")).bind(id.0).fetch_optional(db).await?;
+    let row =
+        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ?")).bind(id.0).fetch_optional(db).await?;
     row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
 }
 

@@ -98,10 +98,11 @@ pub(crate) async fn version(db: &mut Db) -> Result<i64> {
 }
 
 async fn have(db: &mut Db) -> Result<Have> {
-    let newest =
-        sqlx::query("SELECT version, program, readable_from FROM schema_version ORDER BY version DESC LIMIT 1")
-            .fetch_optional(db)
-            .await?;
+    let newest = sqlx::query(
+        "SELECT version, program, readable_from FROM schema_version ORDER BY version DESC LIMIT 1",
+    )
+    .fetch_optional(db)
+    .await?;
     let Some(row) = newest else { return Ok(Have { version: 0, readable_from: 0, program: String::new() }) };
     let version = row.try_get("version")?;
     // The first ones did not say.
@@ -195,7 +196,8 @@ pub(crate) async fn migrate_server(
     migrations: &'static [Migration],
 ) -> Result<()> {
     // The lock is the server's; its name has the database's in it, and is at most 64 letters long.
-    let locking = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('vcld-', LEFT(DATABASE(), 48)), ?)").bind(OTHERS);
+    let locking =
+        sqlx::query_scalar("SELECT GET_LOCK(CONCAT('vcld-', LEFT(DATABASE(), 48)), ?)").bind(OTHERS);
     let waiting = Duration::from_secs(OTHERS.unsigned_abs() + 10);
     let locked: Option<i64> = tokio::time::timeout(waiting, locking.fetch_one(&mut *db))
         .await
@@ -203,7 +205,9 @@ pub(crate) async fn migrate_server(
     if locked != Some(1) {
         return Err(Error::new(
             Kind::Unavailable,
-            format!("another node has been bringing the schema of {name} up for {OTHERS} s; start this one again later"),
+            format!(
+                "another node has been bringing the schema of {name} up for {OTHERS} s; start this one again later"
+            ),
         ));
     }
     let migrated = migrate_locked(&mut *db, name, collation, migrations).await;
@@ -320,7 +324,11 @@ mod tests {
     fn no_migration_shuts_the_version_before_it_out_unsaid() {
         for m in MIGRATIONS {
             assert!((1..=m.version).contains(&m.readable_from), "{}", m.name);
-            assert!(split(m.mariadb).iter().all(|s| !s.contains(';')), "{}: a statement a line's end", m.name);
+            assert!(
+                split(m.mariadb).iter().all(|s| !s.contains(';')),
+                "{}: a statement a line's end",
+                m.name
+            );
         }
     }
 
@@ -331,7 +339,8 @@ mod tests {
         for engine in ["sqlite", "mariadb"] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(engine);
             let files = std::fs::read_dir(dir).unwrap();
-            let mut files: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+            let mut files: Vec<String> =
+                files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
             files.sort_unstable();
             assert_eq!(files, known, "{engine}");
         }

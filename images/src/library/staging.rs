@@ -100,7 +100,11 @@ impl Library {
     /// # Errors
     /// [`Refused`](crate::ErrorKind::Refused) when the name is none.
     pub fn staging_made(&self, name: &str) -> Result<Staging> {
-        Ok(Staging { name: name.to_owned(), directory: self.staging_root().join(file_name(name)?), base: None })
+        Ok(Staging {
+            name: name.to_owned(),
+            directory: self.staging_root().join(file_name(name)?),
+            base: None,
+        })
     }
 
     /// Removes a staging directory with all in it; says whether it was there. It may be called again, and for one that was
