@@ -61,6 +61,7 @@ impl Bench {
             file_size: ByteSize(1),
             file_digest: digest.clone(),
             content_digest: digest,
+            over: None,
         };
         let manifest = Manifest {
             version: 1,
@@ -77,6 +78,7 @@ impl Bench {
             job: None,
             created: "2026-01-01T00:00:00Z".parse().unwrap(),
             note: None,
+            boot_files: Vec::new(),
         };
         Revision { manifest, directory: self.directory.path().to_str().unwrap().into() }
     }
