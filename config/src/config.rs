@@ -61,6 +61,8 @@ pub struct Library {
     pub trash_days: u32,
     /// Which revisions are deleted by themselves.
     pub retention: Retention,
+    /// How many nodes should hold an image's newest revision, at least 1.
+    pub copies: usize,
 }
 
 /// Which revisions are deleted by themselves: by default none.
@@ -70,8 +72,6 @@ pub struct Retention {
     pub keep: Option<u32>,
     /// Only older ones go.
     pub older_than_days: Option<u32>,
-    /// How many nodes should hold an image's newest revision, at least 1.
-    pub copies: usize,
 }
 
 /// Where the queue and the records are kept.

@@ -27,7 +27,7 @@ async fn busy() -> World {
     world
         .queue
         .journal(&claim)
-        .append(&Record::Started { key, intent: "x".repeat(70_000).into() })
+        .append(&Record::Started { key, intent: "x".repeat(70_000).into(), at: None })
         .await
         .unwrap();
     let over = world.running(import("gis")).await;

@@ -186,6 +186,7 @@ impl Running {
                 .run(async |image, cx| {
                     cx.check().await?;
                     self.node.library.delete(&image).await?;
+                    self.node.queue.holds_no_more(&self.node.name, &image).await?;
                     Ok(())
                 })
                 .await?;
@@ -214,6 +215,7 @@ impl Running {
             .run(async |name, cx| {
                 cx.check().await?;
                 self.node.library.discard(&name).await?;
+                self.node.queue.holds_no_more(&self.node.name, &name.image).await?;
                 Ok(())
             })
             .await
@@ -241,7 +243,8 @@ impl Running {
         job.step(self, &BRING_BACK, name)
             .run(async |name, cx| {
                 cx.check().await?;
-                Ok(self.node.library.bring_back(&name, &manifest).await?)
+                self.node.library.bring_back(&name, &manifest).await?;
+                Ok(self.node.queue.hold(&self.node.name, &name.image).await?)
             })
             .await?;
         job.step(self, &REMEMBER, image.clone())
