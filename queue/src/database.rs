@@ -89,10 +89,7 @@ impl Queue {
         Self::connect_with(database, migrations()).await
     }
 
-    pub(crate) async fn connect_with(
-        database: &MariaDb,
-        migrations: &'static [Migration],
-    ) -> Result<Self> {
+    pub(crate) async fn connect_with(database: &MariaDb, migrations: &'static [Migration]) -> Result<Self> {
         let options = database.options()?;
         let (mut db, collation) = mariadb::first(&options, &database.url).await?;
         migrate_server(&mut db, &database.url, collation, migrations).await?;

@@ -108,7 +108,9 @@ impl Trouble {
                 Some(1213 | 1205 | 1020) => Self::Again,
                 // Too many connections, shutting down, no thread, interrupted, killed, aborted, read-only while it
                 // starts or fails over.
-                Some(1040 | 1053 | 1077 | 1079 | 1135 | 1152..=1161 | 1184 | 1203 | 1290 | 1317 | 1927 | 4031) => Self::Lost,
+                Some(
+                    1040 | 1053 | 1077 | 1079 | 1135 | 1152..=1161 | 1184 | 1203 | 1290 | 1317 | 1927 | 4031,
+                ) => Self::Lost,
                 _ => Self::Other,
             },
             sqlx::Error::Io(_)

@@ -111,7 +111,12 @@ async fn users(db: &mut Db, image: &ImageRef) -> Result<Vec<ComputerName>> {
     let rows = sqlx::query(
         "SELECT name FROM computers WHERE loaded_image = ? AND (? IS NULL OR loaded_revision = ?) ORDER BY name",
     );
-    let rows = rows.bind(image.name.as_str()).bind(image.revision.map(i64::from)).bind(image.revision.map(i64::from)).fetch_all(db).await?;
+    let rows = rows
+        .bind(image.name.as_str())
+        .bind(image.revision.map(i64::from))
+        .bind(image.revision.map(i64::from))
+        .fetch_all(db)
+        .await?;
     rows.iter().map(|row| parsed(row, "name")).collect()
 }
 

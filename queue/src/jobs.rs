@@ -1,8 +1,8 @@
 //! Jobs as they are looked at: rows, lists, counts.
 
-use crate::database::{Db, DbRow, json, parsed, parsed_or_null, time};
+use crate::database::{Db, DbRow, parsed, parsed_or_null, time};
 use crate::engine::{flag, locked, number};
-use crate::{Error, Kind, Queue, Result};
+use crate::{Error, Kind, Queue, Result, WaitFor};
 use chrono::{DateTime, Local, Utc};
 use sqlx::Row;
 use vcl_types::api::{JobView, StepView};
@@ -30,6 +30,14 @@ pub struct JobRow {
     pub result: Option<String>,
     /// The node that has it, or had it last.
     pub node: Option<String>,
+    /// The only node that can do it, where there is only one.
+    pub bound_to: Option<String>,
+    /// What a program has to understand of jobs to go on with it.
+    pub protocol: i64,
+    /// What it waits for, while it is waiting.
+    pub waits_for: Option<WaitFor>,
+    /// Since when it holds its computer and image; `None` when it holds nothing.
+    pub held_since: Option<DateTime<Utc>>,
     /// The fencing token of its newest claim; 0 before the first.
     pub token: i64,
     /// Which of its journals is the present one, from 1: a failed job that is tried again begins an empty one.
@@ -51,7 +59,7 @@ impl JobRow {
         let at = |column| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(time));
         Ok(Self {
             id: JobId(row.try_get("id")?),
-            request: json(row, "request")?,
+            request: request(row)?,
             requester: row.try_get("requester")?,
             backend: parsed_or_null(row, "backend")?,
             host: row.try_get("host")?,
@@ -59,6 +67,10 @@ impl JobRow {
             reason: row.try_get("reason")?,
             result: row.try_get("result")?,
             node: row.try_get("node")?,
+            bound_to: row.try_get("bound_to")?,
+            protocol: row.try_get("protocol")?,
+            waits_for: WaitFor::read(row)?,
+            held_since: at("held_since")?,
             token: row.try_get("token")?,
             attempt: number(row, "attempt")?,
             cancel_wanted: flag(row, "cancel_wanted")?,
@@ -81,6 +93,9 @@ impl JobRow {
             requester: self.requester,
             submitted: self.submitted,
             started: self.started,
+            node: self.node,
+            claimed: self.claimed,
+            bound_to: self.bound_to,
             ended: self.ended,
             result: self.result,
             steps,
@@ -89,22 +104,35 @@ impl JobRow {
     /// Who holds a thing, and what to do about it.
     pub(crate) fn holds(&self, what: impl std::fmt::Display) -> Error {
         let (id, state) = (self.id, self.state);
-        let since = match state {
-            State::Queued => self.submitted,
-            State::Stuck => self.ended.unwrap_or(self.submitted),
-            _ => self.claimed.unwrap_or(self.submitted),
-        };
         let way_out = match state {
             State::Stuck => format!("`vclctl job show {id}` says what it could not take back"),
-            _ => format!("wait for it or cancel it: vclctl job cancel {id}"),
+            _ => format!("wait for it (--wait) or cancel it: vclctl job cancel {id}"),
         };
         let message = format!(
             "{what} is held by job {id} ({}), {state} since {}; {way_out}",
             self.request,
-            clock(since, Utc::now())
+            clock(self.as_it_is_since(), Utc::now())
         );
         Error::new(Kind::Busy, message)
     }
+    /// Why another job waits, when this one has what it needs.
+    pub(crate) fn waited_for(&self, what: &str) -> String {
+        let since = clock(self.held_since.unwrap_or(self.submitted), Utc::now());
+        format!("waits for {what}: job {} ({}) has it since {since}", self.id, self.request)
+    }
+    fn as_it_is_since(&self) -> DateTime<Utc> {
+        match self.state {
+            State::Queued => self.submitted,
+            State::Stuck => self.ended.unwrap_or(self.submitted),
+            _ => self.claimed.unwrap_or(self.submitted),
+        }
+    }
+}
+
+/// What was asked; of a kind that this program does not know, as it is.
+fn request(row: &DbRow) -> Result<JobRequest> {
+    let mut text = serde_json::Deserializer::from_str(row.try_get("request")?);
+    JobRequest::known_or_raw(&mut text).map_err(|e| Error::corrupt("a `request`", e))
 }
 
 /// The node's local time; with its date unless it is today's.
@@ -134,7 +162,8 @@ impl Default for JobFilter {
 
 /// The job, inside somebody's transaction, which keeps others from changing it.
 pub(crate) async fn get(db: &mut Db, id: JobId) -> Result<JobRow> {
-    let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ?")).bind(id.0).fetch_optional(db).await?;
+    let row =
+        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ?")).bind(id.0).fetch_optional(db).await?;
     row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
 }
 

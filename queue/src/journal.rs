@@ -56,6 +56,7 @@ impl Queue {
 #[async_trait::async_trait]
 impl Journal for SqlJournal {
     async fn append(&self, record: &Record) -> vcl_job::Result<()> {
+        guard::lease(&self.claim)?;
         let json = to_json(record)?;
         if json.len() > vcl_job::RECORD_LIMIT {
             let (size, limit) = (json.len(), vcl_job::RECORD_LIMIT);
@@ -92,6 +93,7 @@ impl Journal for SqlJournal {
     }
 
     async fn check(&self) -> vcl_job::Result<()> {
+        guard::lease(&self.claim)?;
         let good: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE id = ? AND token = ? AND state = 'running'")
                 .bind(self.claim.job.id.0)

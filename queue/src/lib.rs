@@ -6,7 +6,8 @@
 //!
 //! | module | tables |
 //! |---|---|
-//! | `submit`, `claim`, `jobs` | `jobs`: what may be queued; who has a job; how it is looked at |
+//! | `submit`, `claim`, `lanes`, `waiting`, `jobs`, `holds` | `jobs`: what may be queued; who has a job; who is next; what waits; how it is looked at |
+//! | `nodes`, `lease` | `nodes`: who takes part, and whether it lives |
 //! | `journal` | `journal`: what a job's steps have done |
 //! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
 //! | `computers` | `computers` |
@@ -29,27 +30,35 @@ mod engine;
 mod error;
 mod events;
 mod guard;
+mod holds;
 mod images;
 mod jobs;
 mod journal;
+mod lanes;
+mod lease;
 mod mariadb;
 mod migrate;
 mod names;
 mod nearby;
+mod nodes;
 mod reservations;
 mod server;
 mod sqlite;
 mod submit;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod waiting;
 mod writer;
 
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
-pub use computers::ComputerRow;
+pub use computers::{ComputerRow, Site};
 pub use database::Queue;
 pub use engine::Engine;
 pub use error::{Error, Kind, Result};
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
+pub use lease::{Lease, Moment, Observer, SHORTEST_LEASE, given_up_after};
 pub use mariadb::MariaDb;
-pub use submit::NewJob;
+pub use nodes::{Membership, NewNode, NodeRow, PROTOCOL, Process};
+pub use submit::{Admission, NewJob};
+pub use waiting::WaitFor;

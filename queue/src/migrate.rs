@@ -47,8 +47,10 @@ macro_rules! migration {
 }
 
 /// All of them, oldest first. One that was released is never changed.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[migration!(1, "initial", readable_from: 1, "0001_initial.sql")];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    migration!(1, "initial", readable_from: 1, "0001_initial.sql"),
+    migration!(2, "nodes", readable_from: 2, "0002_nodes.sql"),
+];
 
 /// The migrations of this program.
 pub(crate) fn migrations() -> &'static [Migration] {
@@ -96,10 +98,11 @@ pub(crate) async fn version(db: &mut Db) -> Result<i64> {
 }
 
 async fn have(db: &mut Db) -> Result<Have> {
-    let newest =
-        sqlx::query("SELECT version, program, readable_from FROM schema_version ORDER BY version DESC LIMIT 1")
-            .fetch_optional(db)
-            .await?;
+    let newest = sqlx::query(
+        "SELECT version, program, readable_from FROM schema_version ORDER BY version DESC LIMIT 1",
+    )
+    .fetch_optional(db)
+    .await?;
     let Some(row) = newest else { return Ok(Have { version: 0, readable_from: 0, program: String::new() }) };
     let version = row.try_get("version")?;
     // The first ones did not say.
@@ -193,7 +196,8 @@ pub(crate) async fn migrate_server(
     migrations: &'static [Migration],
 ) -> Result<()> {
     // The lock is the server's; its name has the database's in it, and is at most 64 letters long.
-    let locking = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('vcld-', LEFT(DATABASE(), 48)), ?)").bind(OTHERS);
+    let locking =
+        sqlx::query_scalar("SELECT GET_LOCK(CONCAT('vcld-', LEFT(DATABASE(), 48)), ?)").bind(OTHERS);
     let waiting = Duration::from_secs(OTHERS.unsigned_abs() + 10);
     let locked: Option<i64> = tokio::time::timeout(waiting, locking.fetch_one(&mut *db))
         .await
@@ -201,7 +205,9 @@ pub(crate) async fn migrate_server(
     if locked != Some(1) {
         return Err(Error::new(
             Kind::Unavailable,
-            format!("another node has been bringing the schema of {name} up for {OTHERS} s; start this one again later"),
+            format!(
+                "another node has been bringing the schema of {name} up for {OTHERS} s; start this one again later"
+            ),
         ));
     }
     let migrated = migrate_locked(&mut *db, name, collation, migrations).await;
@@ -291,16 +297,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     const NEXT: Migration = Migration {
-        version: 2,
+        version: 3,
         name: "more",
         readable_from: 2,
         sqlite: "ALTER TABLE events ADD COLUMN more TEXT; CREATE TABLE more (id INTEGER PRIMARY KEY);",
         mariadb: "ALTER TABLE events ADD COLUMN more TEXT;\nCREATE TABLE more (id BIGINT PRIMARY KEY);\n",
     };
     const BAD: Migration = Migration {
-        version: 3,
+        version: 4,
         name: "bad",
-        readable_from: 3,
+        readable_from: 4,
         sqlite: "CREATE TABLE bad (id INTEGER); SELECT * FROM nowhere;",
         mariadb: "CREATE TABLE bad (id BIGINT);\nSELECT * FROM nowhere;\n",
     };
@@ -318,7 +324,11 @@ mod tests {
     fn no_migration_shuts_the_version_before_it_out_unsaid() {
         for m in MIGRATIONS {
             assert!((1..=m.version).contains(&m.readable_from), "{}", m.name);
-            assert!(split(m.mariadb).iter().all(|s| !s.contains(';')), "{}: a statement a line's end", m.name);
+            assert!(
+                split(m.mariadb).iter().all(|s| !s.contains(';')),
+                "{}: a statement a line's end",
+                m.name
+            );
         }
     }
 
@@ -329,7 +339,8 @@ mod tests {
         for engine in ["sqlite", "mariadb"] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(engine);
             let files = std::fs::read_dir(dir).unwrap();
-            let mut files: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+            let mut files: Vec<String> =
+                files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
             files.sort_unstable();
             assert_eq!(files, known, "{engine}");
         }
@@ -344,27 +355,27 @@ mod tests {
         let queue = Queue::open(&path).await.unwrap();
         queue.event("noted", None, None, "before").await.unwrap();
         queue.close().await;
-        assert!(!copy(0).exists() && !copy(1).exists());
+        assert!(!copy(0).exists() && !copy(2).exists());
 
-        const TWO: &[Migration] = &[MIGRATIONS[0], NEXT];
+        const MORE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
         // What an upgrade that broke off has left.
-        std::fs::write(copy(1), "half a copy").unwrap();
-        let queue = Queue::open_with(&path, TWO).await.unwrap();
+        std::fs::write(copy(2), "half a copy").unwrap();
+        let queue = Queue::open_with(&path, MORE).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;
         assert!(tables(&path).await.contains(&"more".to_owned()));
-        assert_eq!(std::fs::metadata(copy(1)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(copy(2)).unwrap().permissions().mode() & 0o777, 0o600);
 
-        const THREE: &[Migration] = &[MIGRATIONS[0], NEXT, BAD];
-        let error = Queue::open_with(&path, THREE).await.unwrap_err();
+        const WORSE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
+        let error = Queue::open_with(&path, WORSE).await.unwrap_err();
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(!tables(&path).await.contains(&"bad".to_owned()));
 
         let error = Queue::open(&path).await.unwrap_err();
         assert_eq!(error.kind, Kind::Newer);
-        assert!(error.context.contains("vcl.db.schema-1"), "{error}");
+        assert!(error.context.contains("vcl.db.schema-2"), "{error}");
         // The way out that the refusal names.
-        std::fs::rename(copy(1), &path).unwrap();
+        std::fs::rename(copy(2), &path).unwrap();
         let queue = Queue::open(&path).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;

@@ -99,7 +99,10 @@ impl Queue {
     /// Begins to tell of events after the newest one.
     async fn first_look(&self) -> Result<()> {
         let newest: Option<i64> = self
-            .read(|db| async move { Ok(sqlx::query_scalar("SELECT MAX(id) FROM events").fetch_one(db).await?) }.boxed())
+            .read(|db| {
+                async move { Ok(sqlx::query_scalar("SELECT MAX(id) FROM events").fetch_one(db).await?) }
+                    .boxed()
+            })
             .await?;
         let mut told = self.0.nearby.events.lock().unwrap_or_else(PoisonError::into_inner);
         told.floor = told.floor.max(newest.unwrap_or(0));
@@ -162,7 +165,11 @@ async fn watch(queue: Weak<crate::database::Inner>, writer: i64) {
                 queue.first_look().await?;
                 begun = true;
             }
-            let watched = [queue.0.submitted.receiver_count(), queue.0.cancelled.receiver_count(), queue.0.stream.receiver_count()];
+            let watched = [
+                queue.0.submitted.receiver_count(),
+                queue.0.cancelled.receiver_count(),
+                queue.0.stream.receiver_count(),
+            ];
             if watched.iter().any(|n| *n > 0) && queue.others_moved(writer, &mut seen).await? {
                 queue.look(&mut running).await?;
             }

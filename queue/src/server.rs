@@ -184,8 +184,7 @@ impl Server {
             let (id, batch) = (self.id, self.batch);
             let asked = async {
                 let db = self.connected().await?;
-                let asking =
-                    sqlx::query_scalar("SELECT batch FROM writers WHERE id = ? FOR UPDATE").bind(id);
+                let asking = sqlx::query_scalar("SELECT batch FROM writers WHERE id = ? FOR UPDATE").bind(id);
                 let asked = tokio::time::timeout(TRANSACTION, asking.fetch_optional(db)).await;
                 asked.unwrap_or(Err(sqlx::Error::PoolTimedOut))
             };

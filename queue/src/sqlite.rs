@@ -32,9 +32,8 @@ pub(crate) async fn open(path: &Path, migrations: &'static [Migration]) -> Resul
     sqlx::any::install_default_drivers();
     let shown = path.display().to_string();
     let lock = lock(path)?;
-    let unusable = |e: std::io::Error| {
-        Error::caused(Kind::Unavailable, format!("opening the database {shown}"), e)
-    };
+    let unusable =
+        |e: std::io::Error| Error::caused(Kind::Unavailable, format!("opening the database {shown}"), e);
     std::fs::OpenOptions::new()
         .read(true)
         .append(true)

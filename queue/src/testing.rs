@@ -131,7 +131,12 @@ impl MariaDbServer {
             .arg(format!("--socket={}", self.socket()))
             .arg(format!("--port={}", self.port))
             .arg(format!("--init-file={}", self.dir.join("init.sql").display()))
-            .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", "--performance-schema=OFF"])
+            .args([
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+                "--skip-log-bin",
+                "--performance-schema=OFF",
+            ])
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=32M"])
             .args(["--innodb-log-file-size=8M", "--max-connections=600", "--table-open-cache=2000"])
             .args(as_root())

@@ -359,7 +359,11 @@ mod tests {
     async fn when_the_database_fails_nothing_of_the_batch_is_there_and_all_are_told() {
         let (queue, _dir) = open().await;
         for single in [true, false] {
-            fn send<'q, F: Change<()>>(queue: &'q Queue, single: bool, change: F) -> impl Future<Output = Result<()>> + 'q {
+            fn send<'q, F: Change<()>>(
+                queue: &'q Queue,
+                single: bool,
+                change: F,
+            ) -> impl Future<Output = Result<()>> + 'q {
                 queue.0.writer.write(single, change, |()| ())
             }
             let (first, failed, last, other) = tokio::join!(

@@ -111,6 +111,11 @@ pub enum JobRequest {
         /// The revision; it has a number, so that nothing is deleted by a default.
         image: ImageRef,
     },
+    /// A request of a newer program, as it stands in the database: it is shown, and no step of it is taken here. It cannot
+    /// be asked for; [`JobRequest::known_or_raw`] reads it.
+    #[serde(skip_deserializing, untagged)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    Unknown(serde_json::Value),
 }
 
 /// The kinds of job, for lists, filters and metrics.
@@ -127,9 +132,27 @@ pub enum JobKind {
     Export,
     Verify,
     DeleteImage,
+    /// One of a newer program.
+    #[serde(other)]
+    Unknown,
 }
 
 impl JobRequest {
+    /// Reads one that is stored or shown: what this program does not know is kept as it is, where reading it as somebody's
+    /// wish would be an error.
+    ///
+    /// # Errors
+    /// It is not an object with a `kind`, or of a known kind and not as that should be.
+    pub fn known_or_raw<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let value = serde_json::Value::deserialize(from)?;
+        let kind = value.get("kind").ok_or_else(|| D::Error::missing_field("kind"))?;
+        let kind = JobKind::deserialize(kind).map_err(D::Error::custom)?;
+        if kind == JobKind::Unknown {
+            return Ok(Self::Unknown(value));
+        }
+        serde_json::from_value(value).map_err(D::Error::custom)
+    }
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> JobKind {
@@ -142,6 +165,7 @@ impl JobRequest {
             Self::Export { .. } => JobKind::Export,
             Self::Verify { .. } => JobKind::Verify,
             Self::DeleteImage { .. } => JobKind::DeleteImage,
+            Self::Unknown(_) => JobKind::Unknown,
         }
     }
     /// The computer it acts on, which one job at a time may hold.
@@ -164,7 +188,7 @@ impl JobRequest {
             | Self::DeleteImage { image } => Some(&image.name),
             Self::Import { image, .. } | Self::CreateFromVm { image, .. } => Some(image),
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
-            Self::Capture { .. } | Self::Unload { .. } => None,
+            Self::Capture { .. } | Self::Unload { .. } | Self::Unknown(_) => None,
         }
     }
 }
@@ -182,7 +206,14 @@ impl JobKind {
             Self::Export => "export",
             Self::Verify => "verify",
             Self::DeleteImage => "delete-image",
+            Self::Unknown => "unknown",
         }
+    }
+    /// What a program has to understand of jobs to take one of this kind. A new kind has the number that the program had
+    /// when it came, so that older ones leave it alone.
+    #[must_use]
+    pub fn protocol(self) -> i64 {
+        1
     }
 }
 impl fmt::Display for JobKind {
@@ -204,6 +235,10 @@ impl fmt::Display for JobRequest {
             Self::Export { image, .. } => write!(f, "export {image}"),
             Self::Verify { image } => write!(f, "verify {image}"),
             Self::DeleteImage { image } => write!(f, "delete {image}"),
+            Self::Unknown(raw) => {
+                let kind = raw.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+                write!(f, "{kind} (of a newer vcld)")
+            }
         }
     }
 }
