@@ -51,6 +51,8 @@ pub struct Library {
     pub path: Utf8PathBuf,
     /// A job that would leave less space than this free is refused.
     pub keep_free: ByteSize,
+    /// Whether all management nodes see the same files there.
+    pub shared: bool,
 }
 
 /// Where the queue and the records are kept.
@@ -125,6 +127,8 @@ pub struct Node {
     pub max_jobs: usize,
     /// How long jobs may go on when the daemon is asked to stop.
     pub drain: Duration,
+    /// How long it may be silent before other nodes give it up, at least 3 seconds.
+    pub lease: Duration,
 }
 
 /// What the daemon writes about what it does.
@@ -224,7 +228,8 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
         !root
     });
     let keep_free = table.size("keep_free");
-    Some(Library { path: path?, keep_free: keep_free? })
+    let shared = if table.has("shared") { table.boolean("shared") } else { Some(false) };
+    Some(Library { path: path?, keep_free: keep_free?, shared: shared? })
 }
 
 fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Database> {
@@ -327,7 +332,8 @@ fn read_node(table: &Section<'_>) -> Option<Node> {
     let name = table.text("name");
     let max_jobs = table.integer("max_jobs");
     let drain = table.duration("drain");
-    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain? })
+    let lease = table.duration("lease");
+    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain?, lease: lease? })
 }
 
 fn read_log(table: &Section<'_>) -> Option<Log> {

@@ -73,7 +73,10 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.ssh, Ssh { key: KeySource::File("/etc/vcld/id".into()), user: "root".into() });
     assert_eq!(config.hooks.pre_capture(), "/etc/vcld/hooks/pre_capture.d");
     assert_eq!(config.deadlines.copy, Duration::from_secs(6 * 3600));
-    assert_eq!(config.node, Node { name: None, max_jobs: 8, drain: Duration::from_secs(30) });
+    assert_eq!(
+        config.node,
+        Node { name: None, max_jobs: 8, drain: Duration::from_secs(30), lease: Duration::from_secs(15) }
+    );
     assert_eq!(config.log, Log { format: LogFormat::Auto, filter: "info".into() });
     let backend = config.backends.values().next().unwrap();
     assert_eq!(backend.max_jobs, 4);

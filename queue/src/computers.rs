@@ -36,7 +36,7 @@ pub struct Site {
     pub node: String,
     /// Its backends, and whether each is shared with other nodes.
     pub backends: BTreeMap<BackendName, bool>,
-    /// Whether it has the database to itself, so that what no backend is known for is its own too.
+    /// Whether it has the database to itself, so that every computer is its own.
     pub alone: bool,
 }
 
@@ -49,12 +49,16 @@ impl Site {
     /// Whether this node's configuration decides about the computer.
     fn decides(&self, row: &ComputerRow) -> bool {
         match &row.node {
+            _ if self.alone => true,
             Some(node) => *node == self.node,
-            None => self.alone || self.backends.contains_key(&row.computer.backend),
+            None => self.backends.contains_key(&row.computer.backend),
         }
     }
     /// Refuses what is another node's.
     fn refuse(&self, computer: &Computer, there: &BTreeMap<ComputerName, ComputerRow>) -> Result<()> {
+        if self.alone {
+            return Ok(());
+        }
         let (name, backend, here) = (&computer.name, &computer.backend, &self.node);
         let other = |row: &ComputerRow| row.node.clone().filter(|node| node != here);
         if let Some(node) = there.get(name).and_then(other) {

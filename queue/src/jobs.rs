@@ -173,7 +173,7 @@ fn unknown(id: JobId) -> Error {
 
 /// The job that holds a computer, inside somebody's transaction.
 pub(crate) async fn holder_of(db: &mut Db, computer: &ComputerName) -> Result<Option<JobRow>> {
-    let row = sqlx::query("SELECT * FROM jobs WHERE holds_computer = ?").bind(computer.as_str());
+    let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE holds_computer = ?")).bind(computer.as_str());
     row.fetch_optional(db).await?.as_ref().map(JobRow::read).transpose()
 }
 

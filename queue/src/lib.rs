@@ -19,6 +19,8 @@
 //! `mariadb` open them, `migrate` owns their schema, `server` is how a batch survives a server that goes away, `nearby`
 //! how one node learns of what another does.
 //!
+//! Nodes [`join`](Queue::join) with a lease; a claim's lease is its node life's ([`Lease`]).
+//!
 //! A job belongs to whoever holds its newest [`Claim`]. Each claim raises the job's fencing token, and whatever is
 //! written in a job's name is written only while the token is the job's: a process that was thought dead and comes back
 //! changes nothing.

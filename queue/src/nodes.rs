@@ -5,7 +5,9 @@
 //! for the node's next life, any other may be claimed by whoever has its backend.
 
 use crate::database::{Db, DbRow, json, now, parsed, time, to_json};
-use crate::lanes::Claimer;
+use crate::engine::locked;
+use crate::jobs::JobRow;
+use crate::lanes::{Claimer, Lane};
 use crate::lease::{Lease, Moment, Observer, SHORTEST_LEASE, given_up_after};
 use crate::{Claim, ClaimLimits, Error, Kind, Queue, Result, claim, names};
 use chrono::{DateTime, Utc};
@@ -39,6 +41,9 @@ pub struct NewNode {
     pub address: Option<String>,
     /// The backend instances that it has, and whether they are shared with other nodes.
     pub backends: BTreeMap<BackendName, bool>,
+    /// Whether it has the database to itself: whoever took part before, under whatever name, is gone, and what was theirs
+    /// is this node's.
+    pub alone: bool,
 }
 
 /// A process, told apart from all others, also after its number was given to another.
@@ -185,7 +190,8 @@ impl Queue {
         let mut observer = Observer::default();
         let earlier = loop {
             let Some(row) = self.find_node(&new.name).await? else { break None };
-            if row.state != State::Alive || row.process == new.process || row.process.has_ended() {
+            if new.alone || row.state != State::Alive || row.process == new.process || row.process.has_ended()
+            {
                 break Some((row.life, row.beat));
             }
             let unchanged = observer.look(&row.name, row.life, row.beat, Moment::now());
@@ -443,7 +449,32 @@ async fn join(db: &mut Db, new: NewNode, earlier: Option<(i64, i64)>) -> Result<
         Err(e) if e.kind == Kind::Exists => return Err(taken()),
         Err(e) => return Err(e),
     }
-    Ok((life, claim::give_back(db, &new.name, None).await?))
+    let mut resumed = claim::give_back(&mut *db, &new.name, None).await?;
+    if new.alone {
+        resumed.extend(inherit(db, &new.name).await?);
+    }
+    Ok((life, resumed))
+}
+
+/// What was other nodes' is this one's, which is alone: it was given another name, or the database another place.
+async fn inherit(db: &mut Db, name: &str) -> Result<Vec<JobId>> {
+    let others = sqlx::query_scalar("SELECT name FROM nodes WHERE name <> ? AND state = 'alive'");
+    let others: Vec<String> = others.bind(name).fetch_all(&mut *db).await?;
+    let mut resumed = Vec::new();
+    for other in others {
+        let gone = sqlx::query("UPDATE nodes SET state = 'dead', ended_at = ? WHERE name = ?");
+        gone.bind(now()).bind(&other).execute(&mut *db).await?;
+        resumed.extend(claim::give_back(&mut *db, &other, None).await?);
+    }
+    let bound = sqlx::query(
+        "SELECT * FROM jobs WHERE bound_to <> ? AND state IN ('queued', 'waiting', 'stuck', 'failed')",
+    );
+    for row in bound.bind(name).fetch_all(&mut *db).await? {
+        let job = JobRow { bound_to: Some(name.to_owned()), ..JobRow::read(&row)? };
+        let rebind = sqlx::query("UPDATE jobs SET bound_to = ?, lane = ? WHERE id = ?");
+        rebind.bind(name).bind(Lane::of(&job).text()).bind(job.id.0).execute(&mut *db).await?;
+    }
+    Ok(resumed)
 }
 
 async fn set_drained(db: &mut Db, name: String, drained: bool) -> Result<()> {

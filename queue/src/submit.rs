@@ -1,7 +1,7 @@
 //! What may be queued: one job at a time has a computer, one at a time changes an image.
 
 use crate::database::{Db, now, to_json};
-use crate::engine::{exclusive, inserted};
+use crate::engine::{exclusive, inserted, locked};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
 use crate::lanes::Lane;
@@ -215,7 +215,8 @@ pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
         }
     }
     if let Some(image) = &needs.image {
-        let holder = sqlx::query("SELECT * FROM jobs WHERE holds_image = ?").bind(image.as_str());
+        let holder =
+            sqlx::query(locked!(db, "SELECT * FROM jobs WHERE holds_image = ?")).bind(image.as_str());
         if let Some(row) = holder.fetch_optional(&mut *db).await? {
             return busy(WaitFor::Image(image.clone()), format!("the image {image}"), JobRow::read(&row)?);
         }

@@ -5,6 +5,7 @@ pub mod events;
 pub mod images;
 pub mod jobs;
 pub mod live;
+pub mod nodes;
 pub mod plain;
 pub mod status;
 mod table;

@@ -5,6 +5,7 @@ mod events;
 mod image;
 mod jobs;
 mod local;
+mod node;
 
 pub use computer::appended;
 pub use jobs::watch;
@@ -39,6 +40,8 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
             screen.answer(&client.vms(&backend).await?, |vms, _| render::vms::list(vms))
         }
         Verb::Job(verb) => jobs::run(verb, client, screen).await,
+        Verb::Node(verb) => node::run(verb, client, screen).await,
+        Verb::Lease(verb) => node::leases(verb, client, screen).await,
         Verb::Events(asked) => events::run(asked, client, screen).await,
         Verb::Doctor => doctor(client, screen).await,
         Verb::Completions { shell } => local::completions(shell, screen),

@@ -22,6 +22,7 @@ pub mod http;
 pub mod node;
 mod notify;
 mod plan;
+mod reconcile;
 mod requests;
 mod telemetry;
 mod worker;

@@ -124,6 +124,12 @@ impl Node {
                 steps.push(step("forget revision", image.to_string()));
                 steps.push(step("delete files", format!("{} are freed", known.size)));
             }
+            JobRequest::Unknown(_) => {
+                return Err(Refusal::new(
+                    RefusalKind::Refused,
+                    format!("this vcld does not know `{request}`"),
+                ));
+            }
         }
         Ok(Plan { title: request.to_string(), steps })
     }

@@ -1,6 +1,6 @@
 //! Nodes: lives, leases, taking over, and what is bound to whom.
 
-use crate::world::{World, computer, import, load, name, unload};
+use super::world::{World, computer, import, load, name, unload};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use vcl_job::{Kind as JobKind, Record};
@@ -21,6 +21,7 @@ fn node(name: &str) -> NewNode {
         process: Process::this(),
         address: None,
         backends: BTreeMap::from([("kvm1".parse().unwrap(), true)]),
+        alone: false,
     }
 }
 /// A process of another machine: nobody here knows whether it has ended.
@@ -42,7 +43,7 @@ async fn bury(world: &World, name: &str) -> Option<Vec<JobId>> {
     world.queue.bury(name, row.life, row.beat).await.unwrap()
 }
 fn begun() -> Record {
-    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null }
+    Record::Begun { flow: "load".into(), version: 1, input: serde_json::Value::Null, at: None }
 }
 
 #[tokio::test]
@@ -316,13 +317,13 @@ async fn one_that_waits_can_be_called_off_and_one_that_is_not_possible_any_more_
     let world = World::new().await;
     let wait = Admission { wait: true, bound_to: None };
     let new = |request| NewJob { request, requester: "bob".into(), backend: None, host: None };
-    world.queue.rebuild_from(&[crate::world::manifest("gone", 1)]).await.unwrap();
+    world.queue.rebuild_from(&[super::world::manifest("gone", 1)]).await.unwrap();
     let holder = world.running(unload("a")).await;
     let off = world.queue.submit_as(new(unload("a")), wait.clone()).await.unwrap();
     let gone = world.queue.submit_as(new(load("a", "gone")), wait.clone()).await.unwrap();
     let last = world.queue.submit_as(new(unload("a")), wait.clone()).await.unwrap();
     assert_eq!(world.queue.cancel(off).await.unwrap(), CancelOutcome::Cancelled);
-    let delete = world.submit(crate::world::delete("gone@1")).await.unwrap();
+    let delete = world.submit(super::world::delete("gone@1")).await.unwrap();
     let delete = {
         let claim = world.claim().await.unwrap();
         assert_eq!(claim.id(), delete);
@@ -369,28 +370,6 @@ async fn a_job_that_waits_in_the_middle_keeps_what_it_holds_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_request_of_a_newer_program_is_shown_and_left_alone() {
-    let world = World::new().await;
-    let id = world.submit(import("x")).await.unwrap();
-    world.queue.close().await;
-    let url = format!("sqlite://{}", world.path().display());
-    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
-    let newer = "UPDATE jobs SET kind = 'dream', request = '{\"kind\":\"dream\",\"of\":\"sheep\"}', protocol = 9, \
-                 lane = '9|||', holds_image = NULL";
-    sqlx::query(newer).execute(&mut db).await.unwrap();
-    sqlx::Connection::close(db).await.unwrap();
-    let queue = vcl_queue::Queue::open(world.path()).await.unwrap();
-    let job = queue.job(id).await.unwrap();
-    assert_eq!(job.request.to_string(), "dream (of a newer vcld)");
-    let view = serde_json::to_value(job.view(Vec::new())).unwrap();
-    assert_eq!(view["request"], serde_json::json!({"kind": "dream", "of": "sheep"}));
-    let back: vcl_types::api::JobView = serde_json::from_value(view).unwrap();
-    assert_eq!(back.title, "dream (of a newer vcld)");
-    let member = queue.join(&node("n1")).await.unwrap().0;
-    assert_eq!(one(&member).await, None);
-}
-
-#[tokio::test]
 async fn many_are_claimed_at_once_within_every_limit_and_in_order() {
     let world = World::new().await;
     let names: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
@@ -419,4 +398,25 @@ async fn many_are_claimed_at_once_within_every_limit_and_in_order() {
     world.done(&first[0]).await;
     world.done(&first[1]).await;
     assert_eq!(ids(&member.claim_up_to(99, &limits).await.unwrap()), [7, 20]);
+}
+
+#[tokio::test]
+async fn whoever_has_the_database_alone_inherits_what_another_name_had() {
+    let world = World::new().await;
+    let local = BTreeMap::from([("kvm1".parse().unwrap(), false)]);
+    let site = |node: &str| Site { node: node.into(), backends: local.clone(), alone: true };
+    let computers = [computer("a", "kvm1"), computer("b", "kvm1")];
+    world.queue.apply_computers_of(&site("old"), &computers, false).await.unwrap();
+    let alone = |name: &str| NewNode { alone: true, process: elsewhere(), ..node(name) };
+    let old = world.queue.join(&alone("old")).await.unwrap().0;
+    world.submit(load("a", "debian")).await.unwrap();
+    world.submit(load("b", "debian")).await.unwrap();
+    let claim = one(&old).await.unwrap();
+    // The host was given another name.
+    world.queue.apply_computers_of(&site("new"), &computers, false).await.unwrap();
+    let (new, resumed) = world.queue.join(&alone("new")).await.unwrap();
+    assert_eq!(resumed, [claim.id()]);
+    assert_eq!(world.queue.node("old").await.unwrap().state, Life::Dead);
+    assert_eq!(world.queue.computer(&name("a")).await.unwrap().node.as_deref(), Some("new"));
+    assert_eq!(new.claim_up_to(9, &ClaimLimits::default()).await.unwrap().len(), 2);
 }

@@ -19,8 +19,12 @@ mod jobs;
 mod journal;
 #[path = "kill.rs"]
 mod kill;
+#[path = "lives.rs"]
+mod lives;
 #[path = "model.rs"]
 mod model;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "reservations.rs"]
 mod reservations;
 #[path = "speed.rs"]

@@ -70,3 +70,24 @@ async fn a_directory_that_is_not_there_is_named() {
     assert_eq!(error.kind, Kind::Unavailable);
     assert!(chain(&error).contains("/nonexistent/vcl.db"), "{}", chain(&error));
 }
+
+#[tokio::test]
+async fn a_request_of_a_newer_program_is_shown_and_left_alone() {
+    let world = World::new().await;
+    let id = world.submit(super::world::import("x")).await.unwrap();
+    world.queue.close().await;
+    let url = format!("sqlite://{}", world.path().display());
+    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let newer = "UPDATE jobs SET kind = 'dream', request = '{\"kind\":\"dream\",\"of\":\"sheep\"}', protocol = 9, \
+                 lane = '9|||', holds_image = NULL";
+    sqlx::query(newer).execute(&mut db).await.unwrap();
+    sqlx::Connection::close(db).await.unwrap();
+    let queue = vcl_queue::Queue::open(world.path()).await.unwrap();
+    let job = queue.job(id).await.unwrap();
+    assert_eq!(job.request.to_string(), "dream (of a newer vcld)");
+    let view = serde_json::to_value(job.view(Vec::new())).unwrap();
+    assert_eq!(view["request"], serde_json::json!({"kind": "dream", "of": "sheep"}));
+    let back: vcl_types::api::JobView = serde_json::from_value(view).unwrap();
+    assert_eq!(back.title, "dream (of a newer vcld)");
+    assert_eq!(queue.claim("n1", &vcl_queue::ClaimLimits::default()).await.unwrap(), None);
+}

@@ -73,6 +73,9 @@ pub fn one(job: &JobView, clock: &Clock) -> String {
     facts.maybe("result", job.result.as_ref());
     facts.add("asked", format!("{} by {}", clock.full(job.submitted), job.requester));
     facts.maybe("began", job.started.map(|at| clock.full(at)));
+    let here = job.node.as_ref().zip(job.claimed);
+    facts.maybe("node", here.map(|(node, since)| format!("{node}, since {}", clock.full(since))));
+    facts.maybe("only on", job.bound_to.as_ref().filter(|only| job.node.as_ref() != Some(only)));
     facts.maybe("ended", job.ended.map(|at| clock.full(at))).maybe("took", time(job, clock));
     let mut shown = facts.text();
     if !job.steps.is_empty() {
@@ -158,6 +161,7 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
         JobRequest::Export { image, path, format } => format!("exported {image} to {path} ({format})"),
         JobRequest::Verify { image } => format!("verified {}: its digests are right", result(image)),
         JobRequest::DeleteImage { image } => format!("deleted {image}"),
+        JobRequest::Unknown(_) => job.title.clone(),
     };
     let time = job.started.zip(job.ended).map(|(from, to)| format!(" {}", took(to - from)));
     text::one_line(&format!("{what}{}", time.unwrap_or_default()))
