@@ -299,7 +299,7 @@ mod tests {
     const NEXT: Migration = Migration {
         version: 3,
         name: "more",
-        readable_from: 2,
+        readable_from: 3,
         sqlite: "ALTER TABLE events ADD COLUMN more TEXT; CREATE TABLE more (id INTEGER PRIMARY KEY);",
         mariadb: "ALTER TABLE events ADD COLUMN more TEXT;\nCREATE TABLE more (id BIGINT PRIMARY KEY);\n",
     };

@@ -174,7 +174,9 @@ async fn claiming_among_ten_thousand_that_wait_and_a_thousand_that_run() {
         .chunks(200)
         .map(|chunk| futures::future::join_all(chunk.iter().map(|n| world.submit(unload(n)))));
     for submit in submits {
-        submit.await.into_iter().for_each(|id| drop(id.unwrap()));
+        for id in submit.await {
+            id.unwrap();
+        }
     }
     let (member, _) = world.queue.join(&node(0)).await.unwrap();
     let limits = ClaimLimits { node_max: 100_000, ..ClaimLimits::default() };
