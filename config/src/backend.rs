@@ -68,6 +68,8 @@ pub struct BackendConfig {
     pub kind: String,
     /// How many jobs it is given at once, at least 1.
     pub max_jobs: usize,
+    /// Whether other nodes have the same backend; `None` leaves that to its type.
+    pub shared: Option<bool>,
     file: String,
     at: Position,
     entries: Vec<Entry>,
@@ -206,6 +208,7 @@ pub(crate) fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> (Backen
         let place = (path, entry.at);
         let common = Section::unchecked(findings, place.clone(), entries, [BACKEND, &[]]);
         let max_jobs = common.integer("max_jobs");
+        let shared = if common.has("shared") { common.boolean("shared") } else { None };
         if !common.has("type") {
             let way_out = format!("add type = \"…\"; this version has: {}", types(known));
             findings.consequence(entry.at, &dotted(&place.0, "type"), "`type` is missing", way_out);
@@ -242,6 +245,7 @@ pub(crate) fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> (Backen
             name: name.clone(),
             kind: kind.name.to_owned(),
             max_jobs: max_jobs as usize,
+            shared,
             file: file.to_owned(),
             at: entry.at,
             entries: entries.to_vec(),

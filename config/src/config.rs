@@ -55,6 +55,8 @@ pub struct Library {
     pub path: Utf8PathBuf,
     /// A job that would leave less space than this free is refused.
     pub keep_free: ByteSize,
+    /// Whether all management nodes see the same files there.
+    pub shared: bool,
     /// How many revisions may lie on one another before they are rewritten whole.
     pub chain_limit: usize,
     /// For how many days what was deleted can be brought back.
@@ -153,6 +155,8 @@ pub struct Node {
     pub max_jobs: usize,
     /// How long jobs may go on when the daemon is asked to stop.
     pub drain: Duration,
+    /// How long it may be silent before other nodes give it up, at least 3 seconds.
+    pub lease: Duration,
     /// How it looks after what is left of jobs and computers.
     pub upkeep: Upkeep,
 }
@@ -259,6 +263,7 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
         !root
     });
     let keep_free = table.size("keep_free");
+    let shared = if table.has("shared") { table.boolean("shared") } else { Some(false) };
     let copies = table.integer("copies");
     let (chain_limit, trash_days) = (table.integer("chain_limit"), table.integer("trash_days"));
     let retention = table.section("retention").map_or_else(Retention::default, |rules| {
@@ -268,6 +273,7 @@ fn read_library(table: &Section<'_>) -> Option<Library> {
     Some(Library {
         path: path?,
         keep_free: keep_free?,
+        shared: shared?,
         copies: copies? as usize,
         chain_limit: chain_limit? as usize,
         trash_days: trash_days?,
@@ -387,7 +393,8 @@ fn read_node(table: &Section<'_>) -> Option<Node> {
     let max_jobs = table.integer("max_jobs");
     let upkeep = upkeep::read(table);
     let drain = table.duration("drain");
-    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain?, upkeep: upkeep? })
+    let lease = table.duration("lease");
+    Some(Node { name, max_jobs: max_jobs? as usize, drain: drain?, lease: lease?, upkeep: upkeep? })
 }
 
 fn read_log(table: &Section<'_>) -> Option<Log> {

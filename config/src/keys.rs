@@ -240,6 +240,12 @@ pub const LIBRARY: &[Key] = &[
         "1G",
         "A job that would leave less space than this free is refused before it starts.",
     ),
+    Key::optional(
+        "shared",
+        Kind::Boolean,
+        "false",
+        "Whether all management nodes see the same files here. Imports, exports and checks are done by the node they were asked of unless they do.",
+    ),
     Key::default(
         "copies",
         Kind::Integer { min: 1, max: 100 },
@@ -370,6 +376,12 @@ pub const NODE: &[Key] = &[
         "30s",
         "How long jobs may go on to their next step when the daemon is asked to stop.",
     ),
+    Key::default(
+        "lease",
+        Kind::Duration { min: 3000 },
+        "15s",
+        "How long this node may be silent before other nodes give it up and go on with its jobs. It renews its lease three times as often.",
+    ),
     Key::default("evidence_days", DAYS, "30", "How many days what was kept of failed jobs stays."),
     Key::default(
         "history_days",
@@ -407,6 +419,12 @@ pub const LOG: &[Key] = &[
 pub const BACKEND: &[Key] = &[
     Key::required("type", Kind::BackendType, "What kind of backend it is."),
     Key::default("max_jobs", JOBS, "4", "How many jobs it is given at once."),
+    Key::optional(
+        "shared",
+        Kind::Boolean,
+        "what its type says; a hypervisor on this machine is not shared",
+        "Whether other management nodes have the same backend under this name and reach the same machines. Only then do they go on with this node's jobs when it dies.",
+    ),
 ];
 
 /// What a `[backend.NAME]` of the type `libvirt` has besides.
@@ -428,7 +446,7 @@ pub const LIBVIRT: &[Key] = &[
         "local",
         Kind::Boolean,
         "true if the uri names no host",
-        "Whether the hypervisor is this machine. A backend that is not can be taken over by another node.",
+        "Whether the hypervisor is this machine.",
     ),
 ];
 

@@ -75,7 +75,13 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.deadlines.copy, Duration::from_secs(6 * 3600));
     assert_eq!(
         config.node,
-        Node { name: None, max_jobs: 8, drain: Duration::from_secs(30), upkeep: Upkeep::default() }
+        Node {
+            name: None,
+            max_jobs: 8,
+            drain: Duration::from_secs(30),
+            lease: Duration::from_secs(15),
+            upkeep: Upkeep::default()
+        }
     );
     assert_eq!(config.log, Log { format: LogFormat::Auto, filter: "info".into() });
     let backend = config.backends.values().next().unwrap();

@@ -1,12 +1,15 @@
 //! Who has a job: claiming, ending, calling off, trying again. Every change of a job's state is made here, and what a
 //! state may become is asked of [`vcl_types::state::job::next`].
 
-use crate::database::{Db, now};
+use crate::database::{Db, now, time};
 use crate::engine::{exclusive, locked};
 use crate::jobs::{JobRow, get};
-use crate::{Error, Kind, Queue, Result, guard, submit};
-use sqlx::Row;
+use crate::lanes::{Claimer, Lane, candidates};
+use crate::lease::Lease;
+use crate::nodes::{PROTOCOL, may_claim};
+use crate::{Error, Kind, Queue, Result, guard, submit, waiting};
 use std::collections::HashMap;
+use std::sync::Arc;
 use vcl_types::state::job::{Event, State, next};
 use vcl_types::{BackendName, ImageName, JobId};
 
@@ -17,6 +20,8 @@ pub struct Claim {
     pub job: JobRow,
     /// The fencing token: greater than that of any claim of this job before.
     pub token: i64,
+    /// The lease of the node's life that claimed it; `None` when it was claimed without one.
+    pub lease: Option<Arc<Lease>>,
 }
 
 impl Claim {
@@ -55,21 +60,33 @@ pub enum CancelOutcome {
 }
 
 impl Queue {
-    /// Takes the oldest job that may run now; jobs that were under way before go first. `None` when there is none.
+    /// Takes the oldest job that may run now; jobs that were under way before go first. `None` when there is none. This is
+    /// for a program that has the database to itself: nodes [`join`](Self::join) and claim with a lease.
     ///
     /// The future may be dropped: a claim that reaches nobody goes back to the queue.
     ///
     /// # Errors
     /// When the database cannot be used.
     pub async fn claim(&self, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
-        let (node, limits, queue) = (node.to_owned(), limits.clone(), self.clone());
+        let claimer = Claimer { node: node.to_owned(), life: None, protocol: PROTOCOL, backends: None };
+        Ok(self.claim_as(claimer, 1, limits, None).await?.pop())
+    }
+
+    pub(crate) async fn claim_as(
+        &self,
+        claimer: Claimer,
+        most: u32,
+        limits: &ClaimLimits,
+        lease: Option<Arc<Lease>>,
+    ) -> Result<Vec<Claim>> {
+        let (limits, queue) = (limits.clone(), self.clone());
         let mut found = self
             .write_map(
-                move |db| Box::pin(async move { claim(db, &node, &limits).await }),
-                move |claim| Undelivered { claim, queue },
+                move |db| Box::pin(async move { claim(db, &claimer, &limits, most, lease).await }),
+                move |claims| Undelivered { claims, queue },
             )
             .await?;
-        Ok(found.claim.take())
+        Ok(std::mem::take(&mut found.claims))
     }
 
     /// A channel that changes whenever [`claim`](Self::claim) might find something: a job was queued or ended.
@@ -119,7 +136,10 @@ impl Queue {
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome> {
         let inner = self.clone();
         let after = move |outcome: &CancelOutcome| match outcome {
-            CancelOutcome::Wish => inner.0.cancelled.send_modify(|n| *n = n.wrapping_add(1)),
+            CancelOutcome::Wish => {
+                inner.0.cancelled.send_modify(|n| *n = n.wrapping_add(1));
+                inner.wake();
+            }
             CancelOutcome::Cancelled => inner.wake(),
             CancelOutcome::Already(_) => {}
         };
@@ -173,110 +193,100 @@ impl Queue {
     }
 }
 
-/// A claim on its way to a worker. Dropped on the way, it gives the job back.
+/// Claims on their way to a worker. Dropped on the way, they give the jobs back.
 struct Undelivered {
-    claim: Option<Claim>,
+    claims: Vec<Claim>,
     queue: Queue,
 }
 impl Drop for Undelivered {
     fn drop(&mut self) {
-        let Some(claim) = self.claim.take() else { return };
-        let (id, inner) = (claim.id(), self.queue.clone());
-        let back = self
-            .queue
-            .post(move |db| Box::pin(finish(db, claim, Event::Lost, None, None)), move |_| inner.wake());
-        if let Err(error) = back {
-            tracing::warn!(job = %id, error = %error, "a claim that nobody took stays until the node starts again");
+        for claim in self.claims.drain(..) {
+            let (id, inner) = (claim.id(), self.queue.clone());
+            let back = self
+                .queue
+                .post(move |db| Box::pin(finish(db, claim, Event::Lost, None, None)), move |_| inner.wake());
+            if let Err(error) = back {
+                tracing::warn!(job = %id, error = %error, "a claim that nobody took stays until the node joins again");
+            }
         }
     }
 }
 
-fn changed(job: &JobRow, event: Event) -> Result<State> {
+pub(crate) fn changed(job: &JobRow, event: Event) -> Result<State> {
     next(job.state, event)
         .map_err(|e| Error::caused(Kind::Refused, format!("job {} ({})", job.id, job.request), e))
 }
 
-async fn claim(db: &mut Db, node: &str, limits: &ClaimLimits) -> Result<Option<Claim>> {
+async fn claim(
+    db: &mut Db,
+    claimer: &Claimer,
+    limits: &ClaimLimits,
+    most: u32,
+    lease: Option<Arc<Lease>>,
+) -> Result<Vec<Claim>> {
     exclusive(&mut *db).await?;
-    let mut here = 0;
-    let mut backends: HashMap<String, u32> = HashMap::new();
-    let mut hosts: HashMap<String, u32> = HashMap::new();
-    let running = sqlx::query("SELECT node, backend, host FROM jobs WHERE state = 'running'");
-    for row in running.fetch_all(&mut *db).await? {
-        here += u32::from(row.try_get::<Option<&str>, _>("node")? == Some(node));
-        if let Some(backend) = row.try_get("backend")? {
-            *backends.entry(backend).or_default() += 1;
-        }
-        if let Some(host) = row.try_get("host")? {
-            *hosts.entry(host).or_default() += 1;
-        }
+    if let Some(life) = claimer.life
+        && !may_claim(&mut *db, &claimer.node, life).await?
+    {
+        return Ok(Vec::new());
     }
-    if here >= limits.node_max {
-        return Ok(None);
+    let mut claims = Vec::new();
+    for job in candidates(&mut *db, claimer, limits, most).await? {
+        claims.push(take(&mut *db, claimer, job, lease.clone()).await?);
     }
-    let limits_of_backends: HashMap<&str, u32> =
-        limits.per_backend.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    let queued = sqlx::query(
-        "SELECT id, backend, host, for_node FROM jobs WHERE state = 'queued' ORDER BY resumed DESC, id",
-    );
-    for row in queued.fetch_all(&mut *db).await? {
-        let backend: Option<&str> = row.try_get("backend")?;
-        let host: Option<&str> = row.try_get("host")?;
-        if row.try_get::<Option<&str>, _>("for_node")?.is_some_and(|alone| alone != node) {
-            continue;
-        }
-        let full = |name: Option<&str>, running: &HashMap<String, u32>, limit: Option<u32>| {
-            name.zip(limit).is_some_and(|(name, limit)| running.get(name).copied().unwrap_or(0) >= limit)
-        };
-        let limit = backend.and_then(|b| limits_of_backends.get(b).copied());
-        if full(backend, &backends, limit)
-            || full(host, &hosts, host.and_then(|h| limits.per_host.get(h).copied()))
-        {
-            continue;
-        }
-        let id = JobId(row.try_get("id")?);
-        // Another node may have called it off since.
-        if get(&mut *db, id).await?.state != State::Queued {
-            continue;
-        }
-        return take(db, node, id).await.map(Some);
-    }
-    Ok(None)
+    Ok(claims)
 }
 
-async fn take(db: &mut Db, node: &str, id: JobId) -> Result<Claim> {
-    let state = changed(&get(&mut *db, id).await?, Event::Claim)?;
+async fn take(db: &mut Db, by: &Claimer, mut job: JobRow, lease: Option<Arc<Lease>>) -> Result<Claim> {
+    job.state = changed(&job, Event::Claim)?;
     let now = now();
+    job.reason = None;
+    job.token += 1;
+    job.node = Some(by.node.clone());
+    // Whoever goes on with what this program is about to write has to understand it.
+    job.protocol = job.protocol.max(by.protocol);
+    job.claimed = Some(time(now));
+    job.started = job.started.or(job.claimed);
     sqlx::query(
-        "UPDATE jobs SET state = ?, reason = NULL, token = token + 1, node = ?, claimed_at = ?, \
-         started_at = COALESCE(started_at, ?) WHERE id = ?",
+        "UPDATE jobs SET state = ?, reason = NULL, token = ?, node = ?, life = ?, protocol = ?, lane = ?, \
+         claimed_at = ?, started_at = COALESCE(started_at, ?) WHERE id = ?",
     )
-    .bind(state.as_str())
-    .bind(node)
+    .bind(job.state.as_str())
+    .bind(job.token)
+    .bind(&by.node)
+    .bind(by.life)
+    .bind(job.protocol)
+    .bind(Lane::of(&job).text())
     .bind(now)
     .bind(now)
-    .bind(id.0)
+    .bind(job.id.0)
     .execute(&mut *db)
     .await?;
-    let job = get(db, id).await?;
-    Ok(Claim { token: job.token, job })
+    Ok(Claim { token: job.token, job, lease })
 }
 
 async fn recover(db: &mut Db, node: String) -> Result<Vec<JobId>> {
-    let rows =
-        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE state = 'running' AND node = ? ORDER BY id"));
-    let mut recovered = Vec::new();
-    for row in rows.bind(node).fetch_all(&mut *db).await? {
-        let job = JobRow::read(&row)?;
-        requeue(&mut *db, job.id, changed(&job, Event::Lost)?, None).await?;
-        recovered.push(job.id);
-    }
-    Ok(recovered)
+    give_back(db, &node, None).await
 }
 
-async fn requeue(db: &mut Db, id: JobId, state: State, reason: Option<String>) -> Result<()> {
-    let back =
-        sqlx::query("UPDATE jobs SET state = ?, resumed = 1, reason = ?, ended_at = NULL WHERE id = ?");
+/// What a node was running goes back to the queue.
+pub(crate) async fn give_back(db: &mut Db, node: &str, reason: Option<&str>) -> Result<Vec<JobId>> {
+    let rows =
+        sqlx::query(locked!(db, "SELECT * FROM jobs WHERE state = 'running' AND node = ? ORDER BY id"));
+    let mut back = Vec::new();
+    for row in rows.bind(node).fetch_all(&mut *db).await? {
+        let job = JobRow::read(&row)?;
+        requeue(&mut *db, job.id, changed(&job, Event::Lost)?, reason.map(str::to_owned)).await?;
+        back.push(job.id);
+    }
+    Ok(back)
+}
+
+pub(crate) async fn requeue(db: &mut Db, id: JobId, state: State, reason: Option<String>) -> Result<()> {
+    let back = sqlx::query(
+        "UPDATE jobs SET state = ?, resumed = 1, reason = ?, ended_at = NULL, waits_for = NULL, waits_subject = NULL \
+         WHERE id = ?",
+    );
     back.bind(state.as_str()).bind(reason).bind(id.0).execute(db).await?;
     Ok(())
 }
@@ -314,12 +324,16 @@ async fn finish(
     Ok(state)
 }
 
-/// A job that is over holds nothing, and no step of it runs again.
-async fn let_go(db: &mut Db, id: JobId) -> Result<()> {
-    let free = sqlx::query("UPDATE jobs SET holds_computer = NULL, holds_image = NULL WHERE id = ?");
+/// A job that is over holds nothing, and no step of it runs again. Who waited for what it held is next.
+pub(crate) async fn let_go(db: &mut Db, id: JobId) -> Result<()> {
+    let held = waiting::held(&mut *db, id).await?;
+    let free = sqlx::query(
+        "UPDATE jobs SET holds_computer = NULL, holds_image = NULL, held_since = NULL, waits_for = NULL, \
+         waits_subject = NULL WHERE id = ?",
+    );
     free.bind(id.0).execute(&mut *db).await?;
-    sqlx::query("DELETE FROM effects WHERE job_id = ?").bind(id.0).execute(db).await?;
-    Ok(())
+    sqlx::query("DELETE FROM effects WHERE job_id = ?").bind(id.0).execute(&mut *db).await?;
+    waiting::next(db, held).await
 }
 
 async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
@@ -335,6 +349,9 @@ async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
     sqlx::query("UPDATE jobs SET cancel_wanted = 1 WHERE id = ?").bind(id.0).execute(&mut *db).await?;
     // One that was under way when its node went away is queued again, and has things to take back.
     if job.state == State::Running || begun > 0 {
+        if job.state == State::Waiting {
+            requeue(db, id, changed(&job, Event::Wake)?, None).await?;
+        }
         return Ok(CancelOutcome::Wish);
     }
     let cancelled = sqlx::query("UPDATE jobs SET state = ?, ended_at = ? WHERE id = ?");
@@ -353,11 +370,12 @@ async fn retry(db: &mut Db, id: JobId) -> Result<()> {
     let needs = submit::check(&mut *db, &job.request).await?;
     sqlx::query(
         "UPDATE jobs SET state = ?, attempt = attempt + 1, resumed = 0, cancel_wanted = 0, reason = NULL, \
-         ended_at = NULL, holds_computer = ?, holds_image = ? WHERE id = ?",
+         ended_at = NULL, holds_computer = ?, holds_image = ?, held_since = ? WHERE id = ?",
     )
     .bind(state.as_str())
     .bind(job.request.computer().map(|c| c.as_str()))
     .bind(needs.image.as_ref().map(ImageName::as_str))
+    .bind(now())
     .bind(id.0)
     .execute(db)
     .await?;

@@ -5,9 +5,10 @@ use crate::engine::exclusive;
 use crate::jobs::holder_of;
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
 use sqlx::Row;
+use std::collections::BTreeMap;
 use vcl_types::api::{Applied, ComputerView, PowerState};
 use vcl_types::state::computer::{Event, State, next};
-use vcl_types::{Computer, ComputerName, JobId, Loaded, ReservationId};
+use vcl_types::{BackendName, Computer, ComputerName, JobId, Loaded, ReservationId};
 
 /// A computer as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +21,64 @@ pub struct ComputerRow {
     pub reason: Option<String>,
     /// What it holds.
     pub loaded: Option<Loaded>,
+    /// The only node that reaches it; `None` when its backend is shared.
+    pub node: Option<String>,
     /// The job that has it.
     pub job: Option<JobId>,
     /// Its reservation, unless that is over.
     pub reservation: Option<ReservationId>,
+}
+
+/// The node whose configuration is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Its name.
+    pub node: String,
+    /// Its backends, and whether each is shared with other nodes.
+    pub backends: BTreeMap<BackendName, bool>,
+    /// Whether it has the database to itself, so that every computer is its own.
+    pub alone: bool,
+}
+
+impl Site {
+    /// Whose the computers of a backend are: this node's, or everybody's.
+    fn owner(&self, backend: &BackendName) -> Option<&str> {
+        let shared = self.backends.get(backend).copied().unwrap_or(false);
+        (!shared).then_some(self.node.as_str())
+    }
+    /// Whether this node's configuration decides about the computer.
+    fn decides(&self, row: &ComputerRow) -> bool {
+        match &row.node {
+            _ if self.alone => true,
+            Some(node) => *node == self.node,
+            None => self.backends.contains_key(&row.computer.backend),
+        }
+    }
+    /// Refuses what is another node's.
+    fn refuse(&self, computer: &Computer, there: &BTreeMap<ComputerName, ComputerRow>) -> Result<()> {
+        if self.alone {
+            return Ok(());
+        }
+        let (name, backend, here) = (&computer.name, &computer.backend, &self.node);
+        let other = |row: &ComputerRow| row.node.clone().filter(|node| node != here);
+        if let Some(node) = there.get(name).and_then(other) {
+            let message = format!(
+                "the computer {name} is node {node}'s (of its local backend {}) and cannot be node {here}'s too; \
+                 give it another name in one of their vcld.toml",
+                there.get(name).map(|row| row.computer.backend.to_string()).unwrap_or_default()
+            );
+            return Err(Error::new(Kind::Refused, message));
+        }
+        let namesake = there.values().find_map(|row| other(row).filter(|_| row.computer.backend == *backend));
+        if let Some(node) = namesake {
+            let message = format!(
+                "nodes {node} and {here} both have a backend {backend}, and on {node} it is local; name one of them \
+                 differently, or say `shared = true` on both if it is the same hypervisor"
+            );
+            return Err(Error::new(Kind::Refused, message));
+        }
+        Ok(())
+    }
 }
 
 impl ComputerRow {
@@ -37,6 +92,7 @@ impl ComputerRow {
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(|e| Error::corrupt("what a computer holds", e))?,
+            node: row.try_get("node")?,
             job: row.try_get::<Option<i64>, _>("job")?.map(JobId),
             reservation: row.try_get::<Option<i64>, _>("reservation")?.map(ReservationId),
         })
@@ -44,8 +100,8 @@ impl ComputerRow {
     /// As the API shows it, with its power state where that was asked for.
     #[must_use]
     pub fn view(self, power: Option<PowerState>) -> ComputerView {
-        let Self { computer, state, reason, loaded, job, reservation } = self;
-        ComputerView { computer, state, reason, loaded, job, reservation, power }
+        let Self { computer, state, reason, loaded, node, job, reservation } = self;
+        ComputerView { computer, state, reason, loaded, job, lease: None, node, reservation, power }
     }
     /// Why it must stay as it is, if it must.
     fn kept(&self) -> Option<String> {
@@ -96,11 +152,30 @@ impl Queue {
     /// Makes the computers what the configuration says. One that is loaded, held by a job or reserved stays as it was
     /// and is named in `kept`. A dry run answers the same and changes nothing.
     ///
+    /// This is for a program that has the database to itself: every computer is its own. Nodes that share a database use
+    /// [`apply_computers_of`](Self::apply_computers_of).
+    ///
     /// # Errors
     /// [`Kind::Refused`] when a name stands in the list twice, or when the database cannot be used.
     pub async fn apply_computers(&self, computers: &[Computer], dry_run: bool) -> Result<Applied> {
         let computers = computers.to_vec();
-        self.write(move |db| Box::pin(apply(db, computers, dry_run))).await
+        self.write(move |db| Box::pin(apply(db, computers, None, dry_run))).await
+    }
+
+    /// Makes the computers of a node's backends what that node's configuration says, as
+    /// [`apply_computers`](Self::apply_computers). Computers of its local backends are its own; those of its shared
+    /// backends are everybody's who has the backend; any other stays as it is.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] also when a name, or the name of a local backend, is another node's, naming both.
+    pub async fn apply_computers_of(
+        &self,
+        site: &Site,
+        computers: &[Computer],
+        dry_run: bool,
+    ) -> Result<Applied> {
+        let (computers, site) = (computers.to_vec(), site.clone());
+        self.write(move |db| Box::pin(apply(db, computers, Some(site), dry_run))).await
     }
 
     /// All computers, by name.
@@ -267,38 +342,52 @@ async fn set_reason(db: &mut Db, name: &ComputerName, reason: Option<String>) ->
     Ok(())
 }
 
-async fn apply(db: &mut Db, computers: Vec<Computer>, dry_run: bool) -> Result<Applied> {
+async fn apply(db: &mut Db, computers: Vec<Computer>, site: Option<Site>, dry_run: bool) -> Result<Applied> {
     exclusive(&mut *db).await?;
     let mut applied = Applied::default();
-    let mut there: std::collections::BTreeMap<ComputerName, ComputerRow> =
+    let all: BTreeMap<ComputerName, ComputerRow> =
         all(&mut *db).await?.into_iter().map(|row| (row.computer.name.clone(), row)).collect();
+    for computer in &computers {
+        if let Some(site) = &site {
+            site.refuse(computer, &all)?;
+        }
+    }
+    let mut there = all;
     let mut seen = std::collections::BTreeSet::new();
     for computer in computers {
         let name = computer.name.clone();
         if !seen.insert(name.clone()) {
             return Err(Error::new(Kind::Refused, format!("the computer {name} stands in the list twice")));
         }
+        let owner = site.as_ref().and_then(|site| site.owner(&computer.backend));
         let sql = match there.remove(&name) {
-            Some(row) if row.computer == computer => continue,
+            Some(row) if row.computer == computer && row.node.as_deref() == owner => continue,
             Some(row) => {
-                if let Some(kept) = row.kept() {
+                // Whose it is may change under a job: the job itself stays where it is.
+                if let Some(kept) = row.kept().filter(|_| row.computer != computer) {
                     applied.kept.push(kept);
                     continue;
                 }
-                applied.changed.push(name.clone());
-                "UPDATE computers SET backend = ?, spec = ? WHERE name = ?"
+                if row.computer != computer {
+                    applied.changed.push(name.clone());
+                }
+                "UPDATE computers SET backend = ?, spec = ?, node = ? WHERE name = ?"
             }
             None => {
                 applied.added.push(name.clone());
-                "INSERT INTO computers (backend, spec, name, state) VALUES (?, ?, ?, 'available')"
+                "INSERT INTO computers (backend, spec, node, name, state) VALUES (?, ?, ?, ?, 'available')"
             }
         };
         if !dry_run {
-            let write = sqlx::query(sql).bind(computer.backend.as_str()).bind(to_json(&computer)?);
+            let write =
+                sqlx::query(sql).bind(computer.backend.as_str()).bind(to_json(&computer)?).bind(owner);
             write.bind(name.as_str()).execute(&mut *db).await?;
         }
     }
     for (name, row) in there {
+        if site.as_ref().is_some_and(|site| !site.decides(&row)) {
+            continue;
+        }
         match row.kept() {
             Some(kept) => applied.kept.push(kept),
             None => {

@@ -17,6 +17,7 @@ pub(crate) struct Held {
 /// something in the job's name: the job's row stays locked until that transaction ends, so no other node's claim comes in
 /// between.
 pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
+    lease(claim)?;
     let row = sqlx::query(locked!(
         db,
         "SELECT holds_computer, holds_image FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
@@ -30,6 +31,17 @@ pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
             Ok(Held { computer: row.try_get("holds_computer")?, image: row.try_get("holds_image")? })
         }
         None => Err(lost(claim)),
+    }
+}
+
+/// Refuses a claim whose node's lease is over by its own clock. Asked before anything else: a process that stood still
+/// finds out here, before it has asked anybody.
+pub(crate) fn lease(claim: &Claim) -> Result<()> {
+    match &claim.lease {
+        Some(lease) => {
+            lease.check().map_err(|e| Error::caused(Kind::LeaseLost, format!("job {}", claim.job.id), e))
+        }
+        None => Ok(()),
     }
 }
 

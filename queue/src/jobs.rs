@@ -1,8 +1,8 @@
 //! Jobs as they are looked at: rows, lists, counts.
 
-use crate::database::{Db, DbRow, json, parsed, parsed_or_null, time};
+use crate::database::{Db, DbRow, parsed, parsed_or_null, time};
 use crate::engine::{flag, locked, number};
-use crate::{Error, Kind, Queue, Result};
+use crate::{Error, Kind, Queue, Result, WaitFor};
 use chrono::{DateTime, Local, Utc};
 use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
@@ -31,6 +31,14 @@ pub struct JobRow {
     pub result: Option<String>,
     /// The node that has it, or had it last.
     pub node: Option<String>,
+    /// The only node that can do it, where there is only one.
+    pub bound_to: Option<String>,
+    /// What a program has to understand of jobs to go on with it.
+    pub protocol: i64,
+    /// What it waits for, while it is waiting.
+    pub waits_for: Option<WaitFor>,
+    /// Since when it holds its computer and image; `None` when it holds nothing.
+    pub held_since: Option<DateTime<Utc>>,
     /// The fencing token of its newest claim; 0 before the first.
     pub token: i64,
     /// Which of its journals is the present one, from 1: a failed job that is tried again begins an empty one.
@@ -52,7 +60,7 @@ impl JobRow {
         let at = |column| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(time));
         Ok(Self {
             id: JobId(row.try_get("id")?),
-            request: json(row, "request")?,
+            request: request(row)?,
             requester: row.try_get("requester")?,
             backend: parsed_or_null(row, "backend")?,
             host: row.try_get("host")?,
@@ -60,6 +68,10 @@ impl JobRow {
             reason: row.try_get("reason")?,
             result: row.try_get("result")?,
             node: row.try_get("node")?,
+            bound_to: row.try_get("bound_to")?,
+            protocol: row.try_get("protocol")?,
+            waits_for: WaitFor::read(row)?,
+            held_since: at("held_since")?,
             token: row.try_get("token")?,
             attempt: number(row, "attempt")?,
             cancel_wanted: flag(row, "cancel_wanted")?,
@@ -82,6 +94,9 @@ impl JobRow {
             requester: self.requester,
             submitted: self.submitted,
             started: self.started,
+            node: self.node,
+            claimed: self.claimed,
+            bound_to: self.bound_to,
             ended: self.ended,
             result: self.result,
             steps,
@@ -92,22 +107,35 @@ impl JobRow {
     /// Who holds a thing, and what to do about it.
     pub(crate) fn holds(&self, what: impl std::fmt::Display) -> Error {
         let (id, state) = (self.id, self.state);
-        let since = match state {
-            State::Queued => self.submitted,
-            State::Stuck => self.ended.unwrap_or(self.submitted),
-            _ => self.claimed.unwrap_or(self.submitted),
-        };
         let way_out = match state {
             State::Stuck => format!("`vclctl job show {id}` says what it could not take back"),
-            _ => format!("wait for it or cancel it: vclctl job cancel {id}"),
+            _ => format!("wait for it (--wait) or cancel it: vclctl job cancel {id}"),
         };
         let message = format!(
             "{what} is held by job {id} ({}), {state} since {}; {way_out}",
             self.request,
-            clock(since, Utc::now())
+            clock(self.as_it_is_since(), Utc::now())
         );
         Error::new(Kind::Busy, message)
     }
+    /// Why another job waits, when this one has what it needs.
+    pub(crate) fn waited_for(&self, what: &str) -> String {
+        let since = clock(self.held_since.unwrap_or(self.submitted), Utc::now());
+        format!("waits for {what}: job {} ({}) has it since {since}", self.id, self.request)
+    }
+    fn as_it_is_since(&self) -> DateTime<Utc> {
+        match self.state {
+            State::Queued => self.submitted,
+            State::Stuck => self.ended.unwrap_or(self.submitted),
+            _ => self.claimed.unwrap_or(self.submitted),
+        }
+    }
+}
+
+/// What was asked; of a kind that this program does not know, as it is.
+fn request(row: &DbRow) -> Result<JobRequest> {
+    let mut text = serde_json::Deserializer::from_str(row.try_get("request")?);
+    JobRequest::known_or_raw(&mut text).map_err(|e| Error::corrupt("a `request`", e))
 }
 
 /// The node's local time; with its date unless it is today's.
@@ -148,7 +176,7 @@ fn unknown(id: JobId) -> Error {
 
 /// The job that holds a computer, inside somebody's transaction.
 pub(crate) async fn holder_of(db: &mut Db, computer: &ComputerName) -> Result<Option<JobRow>> {
-    let row = sqlx::query("SELECT * FROM jobs WHERE holds_computer = ?").bind(computer.as_str());
+    let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE holds_computer = ?")).bind(computer.as_str());
     row.fetch_optional(db).await?.as_ref().map(JobRow::read).transpose()
 }
 

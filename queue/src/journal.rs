@@ -68,6 +68,7 @@ impl Journal for SqlJournal {
         self.claim.id().0
     }
     async fn append(&self, record: &Record) -> vcl_job::Result<()> {
+        guard::lease(&self.claim)?;
         let json = to_json(record)?;
         if json.len() > vcl_job::RECORD_LIMIT {
             let (size, limit) = (json.len(), vcl_job::RECORD_LIMIT);
@@ -104,6 +105,7 @@ impl Journal for SqlJournal {
     }
 
     async fn check(&self) -> vcl_job::Result<()> {
+        guard::lease(&self.claim)?;
         let (id, token) = (self.claim.id().0, self.claim.token);
         let good: i64 = self
             .queue

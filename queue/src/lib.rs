@@ -6,7 +6,8 @@
 //!
 //! | module | tables |
 //! |---|---|
-//! | `submit`, `claim`, `jobs` | `jobs`: what may be queued; who has a job; how it is looked at |
+//! | `submit`, `claim`, `lanes`, `waiting`, `jobs`, `holds` | `jobs`: what may be queued; who has a job; who is next; what waits; how it is looked at |
+//! | `nodes`, `lease` | `nodes`: who takes part, and whether it lives |
 //! | `journal` | `journal`: what a job's steps have done |
 //! | `guard` | `effects`: what steps have changed in these tables; and the fencing token's check |
 //! | `computers` | `computers` |
@@ -25,6 +26,8 @@
 //! `mariadb` open them, `migrate` owns their schema, `server` is how a batch survives a server that goes away, `nearby`
 //! how one node learns of what another does.
 //!
+//! Nodes [`join`](Queue::join) with a lease; a claim's lease is its node life's ([`Lease`]).
+//!
 //! A job belongs to whoever holds its newest [`Claim`]. Each claim raises the job's fencing token, and whatever is
 //! written in a job's name is written only while the token is the job's: a process that was thought dead and comes back
 //! changes nothing.
@@ -39,13 +42,17 @@ mod events;
 mod evidence;
 mod guard;
 mod holdings;
+mod holds;
 mod images;
 mod jobs;
 mod journal;
+mod lanes;
+mod lease;
 mod mariadb;
 mod migrate;
 mod names;
 mod nearby;
+mod nodes;
 mod orphans;
 mod reservations;
 mod restored;
@@ -57,10 +64,11 @@ mod submit;
 pub mod testing;
 mod timings;
 mod upkeep;
+mod waiting;
 mod writer;
 
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
-pub use computers::ComputerRow;
+pub use computers::{ComputerRow, Site};
 pub use database::Queue;
 pub use dump::Dumped;
 pub use engine::Engine;
@@ -69,10 +77,14 @@ pub use evidence::{EVIDENCE_LIMIT, Part};
 pub use holdings::Holding;
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
+pub use lease::{Lease, Moment, Observer, SHORTEST_LEASE, given_up_after};
 pub use mariadb::MariaDb;
+pub use nodes::{Membership, NewNode, NodeRow, PROTOCOL, Process};
 pub use orphans::{Noted, Sight};
 pub use restored::Restored;
 pub use retention::Standing;
 pub use submit::NewJob;
+pub use submit::{Admission, NewJob};
 pub use timings::{History, usual};
 pub use upkeep::{Purged, Stance};
+pub use waiting::WaitFor;

@@ -52,6 +52,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     migration!(2, "insight", readable_from: 1, "0002_insight.sql"),
     migration!(3, "retention", readable_from: 3, "0003_retention.sql"),
     migration!(4, "holdings", readable_from: 4, "0004_holdings.sql"),
+    migration!(5, "nodes", readable_from: 5, "0005_nodes.sql"),
 ];
 
 /// The migrations of this program.
@@ -359,17 +360,17 @@ mod tests {
         queue.close().await;
         assert!(!copy(0).exists() && !copy(2).exists());
 
-        const TWO: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
+        const MORE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
         // What an upgrade that broke off has left.
         std::fs::write(copy(2), "half a copy").unwrap();
-        let queue = Queue::open_with(&path, TWO).await.unwrap();
+        let queue = Queue::open_with(&path, MORE).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;
         assert!(tables(&path).await.contains(&"more".to_owned()));
         assert_eq!(std::fs::metadata(copy(2)).unwrap().permissions().mode() & 0o777, 0o600);
 
-        const THREE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
-        let error = Queue::open_with(&path, THREE).await.unwrap_err();
+        const WORSE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
+        let error = Queue::open_with(&path, WORSE).await.unwrap_err();
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(!tables(&path).await.contains(&"bad".to_owned()));
 

@@ -1,11 +1,11 @@
 //! What may be queued: one job at a time has a computer, one at a time changes an image.
 
 use crate::database::{Db, now, to_json};
-use crate::engine::{exclusive, inserted};
+use crate::engine::{exclusive, inserted, locked};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
-use crate::{Error, Kind, Queue, Result, computers, retention};
-
+use crate::lanes::Lane;
+use crate::{Error, Kind, Queue, Result, WaitFor, computers, retention};
 use vcl_types::state::job::State;
 use vcl_types::{BackendName, CaptureInto, ImageName, ImageRef, JobId, JobRequest};
 
@@ -22,14 +22,46 @@ pub struct NewJob {
     pub host: Option<String>,
 }
 
+/// How a job stands in the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The only node that can do it, as one with a file on that node; a job for a computer of a local backend is bound to
+    /// that computer's node without being told.
+    pub bound_to: Option<String>,
+    /// Whether it waits for its turn when another job has what it needs, instead of being refused.
+    pub wait: bool,
+}
+
 /// What a job has to itself until it is over, and what it reads.
 pub(crate) struct Needs {
     /// The backend of the computer or of the request.
     backend: Option<String>,
+    /// The node that alone has the computer's backend.
+    node: Option<String>,
     /// The image it changes.
     pub(crate) image: Option<ImageName>,
     /// The image and revision it reads or deletes.
-    reads: Option<ImageRef>,
+    pub(crate) reads: Option<ImageRef>,
+}
+
+/// Another job has what is needed.
+pub(crate) struct Busy {
+    pub(crate) what: WaitFor,
+    /// In words: `gis-01`, `the image debian`.
+    shown: String,
+    holder: JobRow,
+}
+
+impl Busy {
+    pub(crate) fn reason(&self) -> String {
+        self.holder.waited_for(&self.shown)
+    }
+}
+
+/// What came of asking for something.
+pub(crate) enum Asked {
+    Needs(Needs),
+    Busy(Box<Busy>),
 }
 
 impl Queue {
@@ -40,33 +72,60 @@ impl Queue {
     /// computer or changes the image, naming it; [`Kind::Exists`] when a new image would have the name of one that is
     /// there; [`Kind::Refused`] for deleting a revision that computers are loaded from.
     pub async fn submit(&self, job: NewJob) -> Result<JobId> {
+        self.submit_as(job, Admission::default()).await
+    }
+
+    /// As [`submit`](Self::submit), for a certain node, or to wait for its turn.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); not [`Kind::Busy`] when it is to wait.
+    pub async fn submit_as(&self, job: NewJob, admission: Admission) -> Result<JobId> {
         let inner = self.clone();
-        self.write_then(move |db| Box::pin(submit(db, job)), move |_| inner.wake()).await
+        self.write_then(move |db| Box::pin(submit(db, job, admission)), move |_| inner.wake()).await
     }
 }
 
-async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
-    let needs = check(db, &job.request).await?;
-    let backend = job.backend.map(String::from).or(needs.backend);
+async fn submit(db: &mut Db, job: NewJob, admission: Admission) -> Result<JobId> {
+    let (needs, busy) = match ask(db, &job.request).await? {
+        Asked::Needs(needs) => (needs, None),
+        Asked::Busy(busy) if admission.wait => (belongs(db, &job.request).await?, Some(busy)),
+        Asked::Busy(busy) => return Err(busy.holder.holds(busy.shown)),
+    };
+    let lane = Lane {
+        protocol: job.request.kind().protocol(),
+        bound_to: job.request.node().map(str::to_owned).or(needs.node).or(admission.bound_to),
+        backend: job.backend.map(String::from).or(needs.backend),
+        host: job.host.clone(),
+    };
     let computer = job.request.computer().map(|c| c.as_str());
     let image = needs.image.as_ref().map(ImageName::as_str);
+    let held = busy.is_none() && (computer.is_some() || image.is_some());
+    let state = if busy.is_some() { State::Waiting } else { State::Queued };
+    let now = now();
     let done = sqlx::query(
         "INSERT INTO jobs (kind, request, requester, backend, host, computer, image, revision, holds_computer, \
-         holds_image, for_node, state, submitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         holds_image, held_since, state, reason, waits_for, waits_subject, bound_to, protocol, lane, submitted_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(job.request.kind().as_str())
     .bind(to_json(&job.request)?)
     .bind(&job.requester)
-    .bind(backend)
-    .bind(&job.host)
+    .bind(&lane.backend)
+    .bind(&lane.host)
     .bind(computer)
     .bind(needs.reads.as_ref().map(|r| r.name.as_str()).or(image))
     .bind(needs.reads.as_ref().and_then(|r| r.revision).map(i64::from))
-    .bind(computer)
+    .bind(computer.filter(|_| held))
     .bind(image)
-    .bind(job.request.node())
-    .bind(State::Queued.as_str())
-    .bind(now())
+    .bind(held.then_some(now))
+    .bind(state.as_str())
+    .bind(busy.as_ref().map(|busy| busy.reason()))
+    .bind(busy.as_ref().map(|busy| busy.what.kind()))
+    .bind(busy.as_ref().map(|busy| busy.what.subject()))
+    .bind(&lane.bound_to)
+    .bind(lane.protocol)
+    .bind(lane.text())
+    .bind(now)
     .execute(&mut *db)
     .await?;
     Ok(JobId(inserted(&mut *db, &done).await?))
@@ -74,14 +133,41 @@ async fn submit(db: &mut Db, job: NewJob) -> Result<JobId> {
 
 /// Whether a request can be had now, and what it needs. Other nodes queue nothing until the transaction ends.
 pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
+    match ask(db, request).await? {
+        Asked::Needs(needs) => Ok(needs),
+        Asked::Busy(busy) => Err(busy.holder.holds(busy.shown)),
+    }
+}
+
+/// Where a request that has to wait belongs. It holds nothing yet, and what it reads is not kept for it.
+async fn belongs(db: &mut Db, request: &JobRequest) -> Result<Needs> {
+    let (mut backend, mut node) = (None, None);
+    match request {
+        JobRequest::CreateFromVm { backend: named, .. } => backend = Some(named.to_string()),
+        request => {
+            if let Some(name) = request.computer() {
+                let computer = computers::get(db, name).await?;
+                (backend, node) = (Some(computer.computer.backend.to_string()), computer.node);
+            }
+        }
+    }
+    Ok(Needs { backend, node, image: None, reads: None })
+}
+
+/// What a request needs, or who has it.
+pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
+    let busy = |what: WaitFor, shown: String, holder: JobRow| {
+        Ok(Asked::Busy(Box::new(Busy { what, shown, holder })))
+    };
     exclusive(&mut *db).await?;
-    let mut needs = Needs { backend: None, image: None, reads: None };
+    let mut needs = Needs { backend: None, node: None, image: None, reads: None };
     if let Some(name) = request.computer() {
         let computer = computers::get(db, name).await?;
         if let Some(holder) = holder_of(db, name).await? {
-            return Err(holder.holds(name));
+            return busy(WaitFor::Computer(name.clone()), name.to_string(), holder);
         }
         needs.backend = Some(computer.computer.backend.to_string());
+        needs.node = computer.node;
         if let JobRequest::Capture { into: CaptureInto::Next, .. } = request {
             needs.image = computer.loaded.map(|l| l.image.name);
         }
@@ -99,7 +185,7 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
             .bind(image.name.as_str())
             .bind(i64::from(number));
             if let Some(row) = deleting.fetch_optional(&mut *db).await? {
-                return Err(JobRow::read(&row)?.holds(&image));
+                return busy(WaitFor::Image(image.name.clone()), image.to_string(), JobRow::read(&row)?);
             }
             needs.reads = Some(image);
         }
@@ -129,7 +215,7 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
             .bind(image.name.as_str())
             .bind(i64::from(number));
             if let Some(row) = reading.fetch_optional(&mut *db).await? {
-                return Err(JobRow::read(&row)?.holds(&image));
+                return busy(WaitFor::Image(image.name.clone()), image.to_string(), JobRow::read(&row)?);
             }
             needs.image = Some(image.name.clone());
             needs.reads = Some(image);
@@ -141,11 +227,16 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
         }
         JobRequest::Capture { into: CaptureInto::New(image), .. } => needs.image = Some(image.clone()),
         JobRequest::Capture { .. } | JobRequest::Unload { .. } | JobRequest::Backup { .. } => {}
+        JobRequest::Unknown(_) => {
+            let message = format!("this vcld does not know how to do `{request}`");
+            return Err(Error::new(Kind::Refused, message));
+        }
     }
     if let Some(image) = &needs.image {
-        let holder = sqlx::query("SELECT * FROM jobs WHERE holds_image = ?").bind(image.as_str());
+        let holder =
+            sqlx::query(locked!(db, "SELECT * FROM jobs WHERE holds_image = ?")).bind(image.as_str());
         if let Some(row) = holder.fetch_optional(&mut *db).await? {
-            return Err(JobRow::read(&row)?.holds(format!("the image {image}")));
+            return busy(WaitFor::Image(image.clone()), format!("the image {image}"), JobRow::read(&row)?);
         }
         let new = matches!(
             request,
@@ -156,5 +247,5 @@ pub(crate) async fn check(db: &mut Db, request: &JobRequest) -> Result<Needs> {
             return Err(Error::new(Kind::Exists, message));
         }
     }
-    Ok(needs)
+    Ok(Asked::Needs(needs))
 }

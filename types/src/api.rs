@@ -2,13 +2,14 @@
 //!
 //! The paths stand in the daemon's OpenAPI document (`docs/openapi.json`).
 
-use crate::state::{computer, job, reservation};
+use crate::state::{computer, job, node, reservation};
 use crate::{
-    ByteSize, Computer, ComputerName, ImageName, ImageRef, JobId, JobKind, JobRequest, Loaded, Manifest,
-    ReservationId,
+    BackendName, ByteSize, Computer, ComputerName, ImageName, ImageRef, JobId, JobKind, JobRequest, Loaded,
+    Manifest, ReservationId,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 pub use crate::insight::{
     Action, Asked, EvidenceView, Ignored, Mismatch, OrphanRequest, OrphanView, OrphanWish, Orphans, Usual,
@@ -87,6 +88,7 @@ pub struct JobView {
     /// What kind it is.
     pub kind: JobKind,
     /// What was asked.
+    #[serde(deserialize_with = "JobRequest::known_or_raw")]
     pub request: JobRequest,
     /// One line that says what was asked.
     pub title: String,
@@ -100,6 +102,15 @@ pub struct JobView {
     pub submitted: DateTime<Utc>,
     /// When a node first took it.
     pub started: Option<DateTime<Utc>>,
+    /// The node that has it, or had it last.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Since when that node has it.
+    #[serde(default)]
+    pub claimed: Option<DateTime<Utc>>,
+    /// The only node that can do it, where there is only one.
+    #[serde(default)]
+    pub bound_to: Option<String>,
     /// When it ended.
     pub ended: Option<DateTime<Utc>>,
     /// What it made, such as `debian@2`.
@@ -128,6 +139,12 @@ pub struct ComputerView {
     pub loaded: Option<Loaded>,
     /// The job that has it.
     pub job: Option<JobId>,
+    /// What that job has it for and since when; only when one computer is shown.
+    #[serde(default)]
+    pub lease: Option<LeaseView>,
+    /// The only management node that reaches it; `None` when its backend is shared.
+    #[serde(default)]
+    pub node: Option<String>,
     /// Its reservation.
     pub reservation: Option<ReservationId>,
     /// Its power state, where it was asked for: `on`, `off`, `absent`.
@@ -200,6 +217,9 @@ pub struct ImageView {
     pub name: ImageName,
     /// Its revisions, oldest first.
     pub revisions: Vec<RevisionView>,
+    /// The job that changes it, if one does; only when one image is shown.
+    #[serde(default)]
+    pub lease: Option<LeaseView>,
 }
 
 /// A revision as the database knows it.
@@ -390,6 +410,9 @@ pub struct Status {
     pub version: String,
     /// The management node's name.
     pub node: String,
+    /// All management nodes.
+    #[serde(default)]
+    pub nodes: Vec<NodeView>,
     /// When the daemon started.
     pub since: DateTime<Utc>,
     /// Each backend instance and what is wrong with it.
@@ -406,6 +429,75 @@ pub struct Status {
     pub revisions: u64,
     /// Bytes that are free where the library lies.
     pub free: ByteSize,
+}
+
+/// A management node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Whether it renews its lease.
+    pub state: node::State,
+    /// Whether it claims nothing new.
+    pub drained: bool,
+    /// Which life of that name it is: raised each time it joins.
+    pub life: i64,
+    /// The version of its program.
+    pub version: String,
+    /// What its program understands of jobs: it goes on with jobs that were begun with this or less.
+    pub protocol: i64,
+    /// How long its lease is good after a renewal, in seconds.
+    pub lease_seconds: u64,
+    /// Where other nodes reach it.
+    pub address: Option<String>,
+    /// Its backend instances, and whether each is shared with other nodes.
+    pub backends: BTreeMap<BackendName, bool>,
+    /// When this life began, by the node's own clock.
+    pub since: DateTime<Utc>,
+    /// When it left or was given up.
+    pub ended: Option<DateTime<Utc>>,
+    /// How many jobs it runs.
+    pub running: u64,
+    /// How many jobs are queued that only this node can do.
+    pub waiting: u64,
+}
+
+/// What is held by a job, so that no other job touches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum LeaseOf {
+    /// A computer.
+    Computer,
+    /// An image.
+    Image,
+}
+
+/// Who has a computer or an image to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeaseView {
+    /// What kind of thing is held.
+    pub of: LeaseOf,
+    /// Which.
+    pub name: String,
+    /// The job that holds it.
+    pub job: JobId,
+    /// Where that job is.
+    pub state: job::State,
+    /// What for: what was asked, in words.
+    pub purpose: String,
+    /// Who asked.
+    pub requester: String,
+    /// The node that has the job, or had it last.
+    pub node: Option<String>,
+    /// The job's fencing token; 0 before a node has taken it.
+    pub token: i64,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// The jobs that wait for it, in their order.
+    pub waiting: Vec<JobId>,
 }
 
 /// A backend instance at a glance.

@@ -160,6 +160,11 @@ pub enum JobRequest {
         #[serde(default)]
         node: Option<String>,
     },
+    /// A request of a newer program, as it stands in the database: it is shown, and no step of it is taken here. It cannot
+    /// be asked for; [`JobRequest::known_or_raw`] reads it.
+    #[serde(skip_deserializing, untagged)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    Unknown(serde_json::Value),
 }
 
 /// The kinds of job, for lists, filters and metrics.
@@ -181,9 +186,27 @@ pub enum JobKind {
     Prune,
     Fetch,
     Backup,
+    /// One of a newer program.
+    #[serde(other)]
+    Unknown,
 }
 
 impl JobRequest {
+    /// Reads one that is stored or shown: what this program does not know is kept as it is, where reading it as somebody's
+    /// wish would be an error.
+    ///
+    /// # Errors
+    /// It is not an object with a `kind`, or of a known kind and not as that should be.
+    pub fn known_or_raw<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let value = serde_json::Value::deserialize(from)?;
+        let kind = value.get("kind").ok_or_else(|| D::Error::missing_field("kind"))?;
+        let kind = JobKind::deserialize(kind).map_err(D::Error::custom)?;
+        if kind == JobKind::Unknown {
+            return Ok(Self::Unknown(value));
+        }
+        serde_json::from_value(value).map_err(D::Error::custom)
+    }
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> JobKind {
@@ -201,6 +224,7 @@ impl JobRequest {
             Self::Prune { .. } => JobKind::Prune,
             Self::Fetch { .. } => JobKind::Fetch,
             Self::Backup { .. } => JobKind::Backup,
+            Self::Unknown(_) => JobKind::Unknown,
         }
     }
     /// The computer it acts on, which one job at a time may hold.
@@ -228,7 +252,7 @@ impl JobRequest {
                 Some(image)
             }
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
-            Self::Capture { .. } | Self::Unload { .. } | Self::Backup { .. } => None,
+            Self::Capture { .. } | Self::Unload { .. } | Self::Backup { .. } | Self::Unknown(_) => None,
         }
     }
     /// The node that alone may do it, where it is about what lies on one.
@@ -267,7 +291,14 @@ impl JobKind {
             Self::Prune => "prune",
             Self::Fetch => "fetch",
             Self::Backup => "backup",
+            Self::Unknown => "unknown",
         }
+    }
+    /// What a program has to understand of jobs to take one of this kind. A new kind has the number that the program had
+    /// when it came, so that older ones leave it alone.
+    #[must_use]
+    pub fn protocol(self) -> i64 {
+        1
     }
 }
 impl fmt::Display for JobKind {
@@ -295,6 +326,10 @@ impl fmt::Display for JobRequest {
             Self::Fetch { image, node: None } => write!(f, "fetch {image}"),
             Self::Fetch { image, node: Some(node) } => write!(f, "fetch {image} to {node}"),
             Self::Backup { directory, .. } => write!(f, "backup {directory}"),
+            Self::Unknown(raw) => {
+                let kind = raw.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+                write!(f, "{kind} (of a newer vcld)")
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod computer;
 pub mod job;
+pub mod node;
 pub mod reservation;
 
 /// An event that a state does not take.

@@ -3,11 +3,13 @@
 mod computer;
 mod image;
 mod job;
+mod node;
 mod orphans;
 
 pub use computer::{ComputerVerb, PowerWord};
 pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, PruneArguments};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
+pub use node::{LeaseVerb, NodeVerb};
 pub use orphans::OrphansVerb;
 
 use clap::{Parser, Subcommand};
@@ -55,7 +57,8 @@ pub enum Verb {
     /// Put an image on a computer.
     #[command(after_help = "Examples:\n  vclctl load gis-01 debian              its newest revision\n  \
             vclctl load gis-01 debian@2 --dry-run  what it would do\n  \
-            vclctl load gis-01 debian --detach     print the job's number and leave")]
+            vclctl load gis-01 debian --detach     print the job's number and leave\n  \
+            vclctl load gis-01 debian --wait       if another job has gis-01, after it")]
     Load(LoadArguments),
     /// Make the next revision of an image from what a computer holds.
     #[command(
@@ -94,6 +97,12 @@ pub enum Verb {
     /// Look at what is there and belongs to nobody, and decide what becomes of it.
     #[command(subcommand, after_help = "Example: vclctl orphans list")]
     Orphans(OrphansVerb),
+    /// Look at management nodes; let one take no new jobs.
+    #[command(subcommand, after_help = "Example: vclctl node list")]
+    Node(NodeVerb),
+    /// Look at what jobs have to themselves.
+    #[command(subcommand, after_help = "Example: vclctl lease list")]
+    Lease(LeaseVerb),
     /// Show what happened.
     #[command(after_help = "Examples:\n  vclctl events --limit 50\n  vclctl events -f --job 12\n  \
             vclctl events -f --json        one JSON object a line")]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
     Action, Applied, Asked, ComputerView, Console, EventView, EvidenceView, Finding, ImageView, JobView,
-    OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView, Status, StreamItem,
-    Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
+    LeaseView, NodeView, OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView,
+    Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
@@ -97,6 +97,22 @@ impl Client {
     pub async fn apply(&self, dry_run: bool) -> Result<Applied> {
         self.post(&["computers", "apply"], &[("dry_run", dry_run.to_string())], &()).await
     }
+    /// What jobs have to themselves.
+    pub async fn leases(&self) -> Result<Vec<LeaseView>> {
+        self.get(&["leases"], &[], QUICK).await
+    }
+    /// All management nodes.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>> {
+        self.get(&["nodes"], &[], QUICK).await
+    }
+    /// One management node.
+    pub async fn node(&self, name: &str) -> Result<NodeView> {
+        self.get(&["nodes", name], &[], QUICK).await
+    }
+    /// Lets a node take no new jobs, or take jobs again.
+    pub async fn drain(&self, name: &str, drained: bool) -> Result<NodeView> {
+        self.post(&["nodes", name, if drained { "drain" } else { "undrain" }], &[], &()).await
+    }
     /// All images.
     pub async fn images(&self) -> Result<Vec<ImageView>> {
         self.get(&["images"], &[], QUICK).await
@@ -129,7 +145,15 @@ impl Client {
     }
     /// Queues a job.
     pub async fn submit(&self, request: &JobRequest) -> Result<Submitted> {
-        let what = self.request(Method::POST, &["jobs"], &[])?.json(request).timeout(QUICK);
+        self.submit_as(request, false).await
+    }
+    /// Queues a job; with `wait` it waits its turn when another has what it needs.
+    pub async fn submit_as(&self, request: &JobRequest, wait: bool) -> Result<Submitted> {
+        let turn = [("wait", "true".to_owned())];
+        let what = self
+            .request(Method::POST, &["jobs"], if wait { &turn } else { &[] })?
+            .json(request)
+            .timeout(QUICK);
         let answer = self.send(what).await.map_err(doubtful)?;
         self.read(answer).await.map_err(doubtful)
     }

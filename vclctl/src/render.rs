@@ -7,6 +7,7 @@ pub mod insight;
 pub mod jobs;
 pub mod keep;
 pub mod live;
+pub mod nodes;
 pub mod plain;
 pub mod status;
 mod table;

@@ -6,6 +6,7 @@ mod evidence;
 mod image;
 mod jobs;
 mod local;
+mod node;
 mod orphans;
 
 pub use computer::appended;
@@ -43,6 +44,8 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
         Verb::Job(verb) => jobs::run(verb, client, screen).await,
         Verb::Why { what } => screen.answer(&client.why(&what).await?, render::insight::why),
         Verb::Orphans(verb) => orphans::run(verb, client, screen).await,
+        Verb::Node(verb) => node::run(verb, client, screen).await,
+        Verb::Lease(verb) => node::leases(verb, client, screen).await,
         Verb::Events(asked) => events::run(asked, client, screen).await,
         Verb::Doctor { rescan } => doctor(client, screen, rescan).await,
         Verb::Backup { directory, submission } => {

@@ -1,7 +1,8 @@
 //! Starting and stopping.
 //!
 //! Order at the start: configuration (all its problems at once), logs, library, database, backends, socket; then
-//! systemd is told that we are ready, jobs that an earlier life left are put back, and the worker begins.
+//! the node joins: an earlier life of it is over, and what that left is put back; systemd is told that we are ready, and
+//! the worker begins.
 //!
 //! Order at the end (SIGTERM or SIGINT): nothing new is begun and the socket closes; jobs stop at their next journaled
 //! boundary within `node.drain`; then running steps are told to stop too. A second signal ends the process at once:
@@ -115,7 +116,11 @@ impl Builder {
 
     async fn live(self, config: Config, path: Utf8PathBuf, types: Vec<BackendType>) -> anyhow::Result<()> {
         let node = Arc::new(self.node(config, path, types).await?);
-        let applied = node.queue.apply_computers(&node.config.computers, false).await?;
+        // First of all: another daemon may live under this name, and nothing is touched before that is clear.
+        let new = node.as_member();
+        let joined = node.queue.join(&new).await;
+        let (member, resumed) = joined.with_context(|| format!("joining as node {}", node.name))?;
+        let applied = node.queue.apply_computers_of(&node.site(), &node.config.computers, false).await?;
         for kept in &applied.kept {
             tracing::warn!(kept, "a computer of the configuration stays as it was");
         }
@@ -123,7 +128,7 @@ impl Builder {
             .await
             .map_err(|e| anyhow::anyhow!("comparing database and library: {}", e.failure()))?;
         let listener = listener(&node.config.api.socket, &node.config.api.group)?;
-        for job in node.queue.recover(&node.name).await? {
+        for job in resumed {
             tracing::info!(job = job.0, "a job of an earlier life goes on");
         }
         let stop = Stop::default();
@@ -144,7 +149,7 @@ impl Builder {
         });
         let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
         let keeping = tokio::spawn(crate::reconcile::replicas::keep(node.clone(), closing.clone()));
-        let mut working = tokio::spawn(worker::work(node.clone(), stop.clone()));
+        let mut working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
         tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
 
@@ -153,7 +158,10 @@ impl Builder {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            ended = &mut working => anyhow::bail!("the worker ended by itself: {ended:?}"),
+            ended = &mut working => match ended {
+                Ok(Err(e)) => return Err(e),
+                ended => anyhow::bail!("the worker ended by itself: {ended:?}"),
+            },
         }
         let drain = node.config.node.drain;
         tracing::info!(drain_s = drain.as_secs(), "stopping: jobs stop at their next step");

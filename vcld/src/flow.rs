@@ -109,7 +109,7 @@ pub(crate) async fn run(
     let running = Running { node, claim };
     let request = running.claim.job.request.clone();
     let stage = Stage { running: &running, observer, control };
-    match request {
+    match request.clone() {
         JobRequest::Load { computer, image } => {
             let flow = Flow { name: "load", version: 1, deadline: None };
             stage
@@ -198,6 +198,10 @@ pub(crate) async fn run(
             let rules = keep::rules(keep, older_than_s, owner);
             let begin = running.begin_prune(&image, &rules, now);
             stage.play(flow, begin, async |job, input| running.prune(job, input).await).await
+        }
+        // The queue gives none out. A newer program, or the next version of this one, goes on with it.
+        JobRequest::Unknown(_) => {
+            Outcome::Lost(Error::new(Kind::Refused, format!("this vcld does not know `{request}`")).failure())
         }
     }
 }

@@ -12,7 +12,7 @@ use vcl_images::Library;
 use vcl_os::linux::Linux;
 use vcl_os::{Os, Remotes};
 use vcl_provisioning::{Limits, Provisioning, Target};
-use vcl_queue::Queue;
+use vcl_queue::{NewNode, PROTOCOL, Process, Queue, Site};
 use vcl_types::{BackendName, Computer, Endpoint, OsName, Revision};
 
 /// A management node.
@@ -188,6 +188,43 @@ impl Node {
     pub fn limits(&self) -> Limits {
         let d = &self.config.deadlines;
         Limits { boot: d.boot, shutdown: d.shutdown, copy: d.copy, command: d.command }
+    }
+
+    /// As it joins the others.
+    #[must_use]
+    pub fn as_member(&self) -> NewNode {
+        NewNode {
+            name: self.name.clone(),
+            lease: self.config.node.lease,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            process: Process::this(),
+            address: None,
+            backends: self.sharing(),
+            alone: self.alone(),
+        }
+    }
+
+    /// Whether the database is this daemon's alone.
+    #[must_use]
+    pub fn alone(&self) -> bool {
+        matches!(self.config.database, vcl_config::Database::Sqlite { .. })
+    }
+
+    /// The backends, and whether each is shared with other nodes: as the configuration says, or else as its type does.
+    #[must_use]
+    pub fn sharing(&self) -> BTreeMap<BackendName, bool> {
+        let shared = |name: &BackendName, backend: &Arc<dyn Provisioning>| {
+            let said = self.config.backends.get(name).and_then(|table| table.shared);
+            said.unwrap_or_else(|| backend.is_shared())
+        };
+        self.backends.iter().map(|(name, backend)| (name.clone(), shared(name, backend))).collect()
+    }
+
+    /// What decides whose the computers of its configuration are.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site { node: self.name.clone(), backends: self.sharing(), alone: self.alone() }
     }
 
     /// The default OS module set: one for each OS that this version knows.

@@ -140,6 +140,13 @@ impl Node {
             | JobRequest::Undelete { .. }
             | JobRequest::Flatten { .. }
             | JobRequest::Prune { .. } => self.keep_plan(request, &mut steps).await?,
+            JobRequest::Unknown(_) => {
+                return Err(Refusal::new(
+                    RefusalKind::Refused,
+                    format!("this vcld does not know `{request}`"),
+                ));
+            }
+            }
         }
         let (usual, hindrance) = self.prospects(request).await;
         Ok(Plan { title: request.to_string(), steps, usual, hindrance })

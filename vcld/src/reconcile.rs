@@ -5,6 +5,7 @@
 //! power a computer on again, and that only where `node.restart_stopped` says so.
 
 mod library;
+pub(crate) mod nodes;
 mod power;
 pub(crate) mod replicas;
 

@@ -1,10 +1,10 @@
 //! What can be asked of a node: each a method that answers a wire type.
 
 use crate::node::{Node, Refusal, RefusalKind};
-use vcl_queue::{CancelOutcome, JobFilter, JobRow, NewJob};
+use vcl_queue::{Admission, CancelOutcome, JobFilter, JobRow, NewJob, NodeRow, WaitFor};
 use vcl_types::api::{
     Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView,
-    PowerAction, PowerState, Status, StepView, Submitted, VmPreview, VmView,
+    LeaseView, NodeView, PowerAction, PowerState, Status, StepView, Submitted, VmPreview, VmView,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ByteSize, ComputerName, ImageName, JobId, JobRequest, OsName};
@@ -15,6 +15,19 @@ impl Node {
     /// # Errors
     /// The request names something that is not there, or somebody else holds it.
     pub async fn submit(&self, request: JobRequest, requester: &str) -> Result<Submitted, Refusal> {
+        self.submit_as(request, requester, false).await
+    }
+
+    /// Queues a job; with `wait` it waits its turn when another has what it needs.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_as(
+        &self,
+        request: JobRequest,
+        requester: &str,
+        wait: bool,
+    ) -> Result<Submitted, Refusal> {
         let backend = match &request {
             JobRequest::CreateFromVm { backend, .. } => {
                 self.backend(backend)?;
@@ -30,8 +43,9 @@ impl Node {
             None => backend.clone(),
         };
         let host = on.and_then(|on| self.backends.get(&on)).and_then(|backend| backend.host());
-        let job =
-            self.queue.submit(NewJob { request, requester: requester.to_owned(), backend, host }).await?;
+        let admission = Admission { bound_to: self.only_here(&request), wait };
+        let new = NewJob { request, requester: requester.to_owned(), backend, host };
+        let job = self.queue.submit_as(new, admission).await?;
         tracing::info!(job = job.0, requester, title, "job queued");
         self.queue.post_event(
             "job-queued",
@@ -40,6 +54,19 @@ impl Node {
             &format!("{title}, asked for by {requester}"),
         );
         Ok(Submitted { job })
+    }
+
+    /// This node's name, when no other can do what is asked: it names a file, or a library or hypervisor, of this machine.
+    fn only_here(&self, request: &JobRequest) -> Option<String> {
+        let here = match request {
+            // A computer knows whose it is.
+            JobRequest::Load { .. } | JobRequest::Capture { .. } | JobRequest::Unload { .. } => false,
+            JobRequest::CreateFromVm { backend, .. } => {
+                !self.sharing().get(backend).copied().unwrap_or(false) || !self.config.library.shared
+            }
+            _ => !self.config.library.shared,
+        };
+        here.then(|| self.name.clone())
     }
 
     /// Jobs, newest first, without their steps.
@@ -121,6 +148,52 @@ impl Node {
         self.job(id).await
     }
 
+    /// Everything that a job has to itself.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn leases(&self) -> Result<Vec<LeaseView>, Refusal> {
+        Ok(self.queue.leases().await?)
+    }
+
+    /// All management nodes that share the database.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, Refusal> {
+        let jobs = self.queue.jobs_of_nodes().await?;
+        let view = |row: NodeRow| {
+            let (running, waiting) = jobs.get(&row.name).copied().unwrap_or_default();
+            row.view(running, waiting)
+        };
+        Ok(self.queue.nodes().await?.into_iter().map(view).collect())
+    }
+
+    /// One management node.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn management_node(&self, name: &str) -> Result<NodeView, Refusal> {
+        let row = self.queue.node(name).await?;
+        let (running, waiting) = self.queue.jobs_of_nodes().await?.get(name).copied().unwrap_or_default();
+        Ok(row.view(running, waiting))
+    }
+
+    /// Lets a node claim nothing new, or claim again.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn drain_node(&self, name: &str, drained: bool, requester: &str) -> Result<NodeView, Refusal> {
+        self.queue.drain_node(name, drained).await?;
+        let (kind, what) = if drained {
+            ("node-drained", "takes no new jobs")
+        } else {
+            ("node-undrained", "takes jobs again")
+        };
+        self.queue.post_event(kind, None, None, &format!("node {name} {what}, asked for by {requester}"));
+        self.management_node(name).await
+    }
+
     /// All computers.
     ///
     /// # Errors
@@ -139,7 +212,9 @@ impl Node {
             Ok(backend) => backend.state(&row.computer).await.ok(),
             Err(_) => None,
         };
-        Ok(row.view(power))
+        let mut view = row.view(power);
+        view.lease = self.queue.lease_of(&WaitFor::Computer(name.clone())).await?;
+        Ok(view)
     }
 
     /// Changes a computer's power.
@@ -219,7 +294,7 @@ impl Node {
                 "networks changed in the configuration; they count from the daemon's next start",
             );
         }
-        Ok(self.queue.apply_computers(&config.computers, dry_run).await?)
+        Ok(self.queue.apply_computers_of(&self.site(), &config.computers, dry_run).await?)
     }
 
     /// All images.
@@ -235,7 +310,9 @@ impl Node {
     /// # Errors
     /// There is no such image.
     pub async fn image(&self, name: &ImageName) -> Result<ImageView, Refusal> {
-        Ok(self.image_view(self.queue.image(name).await?))
+        let mut view = self.image_view(self.queue.image(name).await?);
+        view.lease = self.queue.lease_of(&WaitFor::Image(name.clone())).await?;
+        Ok(view)
     }
 
     fn image_view(&self, row: vcl_queue::ImageRow) -> ImageView {
@@ -245,7 +322,7 @@ impl Node {
             r.view(here)
         });
         let revisions = revisions.collect();
-        ImageView { name: row.name, revisions }
+        ImageView { name: row.name, revisions, lease: None }
     }
 
     /// All machines of a backend.
@@ -334,6 +411,7 @@ impl Node {
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.name.clone(),
+            nodes: self.nodes().await?,
             since: self.since,
             backends,
             computers: computers.into_iter().map(|(s, n)| count((s.to_string(), n))).collect(),

@@ -1,21 +1,31 @@
-//! The worker: claims jobs and runs each in a task of its own.
+//! The worker: lives as a node, claims jobs and runs each in a task of its own.
 //!
-//! A submit wakes it at once. It owns the tasks: they are counted, told to stop when the daemon stops, and waited for.
-//! What a job ends as is decided by its outcome alone.
+//! A life begins when the node has joined and ends when the daemon stops or the node's lease is lost. In between the
+//! worker claims whatever there is room for: a submit and the end of a job wake it, and where other nodes share the
+//! database it looks every few seconds too. It owns the tasks: they are counted, told to stop, and waited for. One task
+//! for the whole life listens for jobs that are called off; a job's own task does nothing but run it.
+//!
+//! When the lease is lost, all jobs are told to stop: another node may have them by now. Only when the last of them has
+//! stopped the node joins again, as its next life. Hands that do not stop in time are stopped by ending the process.
 
-use crate::flow;
+mod one;
+
 use crate::node::Node;
-use crate::witness::Witness;
+use crate::reconcile;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
-use vcl_job::{Control, Failure, Kind, Observer, Outcome, Record};
-use vcl_queue::{Claim, ClaimLimits, Queue};
+use vcl_queue::{ClaimLimits, Kind, Membership};
 use vcl_types::JobId;
-use vcl_types::state::job::Event;
+
+/// How many jobs are claimed in one go.
+const AT_ONCE: u32 = 64;
+/// How often a node looks for what other nodes have submitted or called off.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long jobs may take to stop when the lease is lost. Longer than a step may take to be told stuck.
+const HANDS: Duration = Duration::from_secs(90);
 
 /// How the worker is told to stop: first to begin nothing new, then to stop what is under way.
 #[derive(Debug, Clone, Default)]
@@ -24,38 +34,179 @@ pub(crate) struct Stop {
     pub(crate) now: CancellationToken,
 }
 
-/// Claims and runs jobs until it is told to stop, and returns when the last of them has.
-pub(crate) async fn work(node: Arc<Node>, stop: Stop) {
-    let tasks = TaskTracker::new();
-    let limits = limits(&node);
+/// One life: who claims, and how its jobs are reached.
+pub(crate) struct Life {
+    node: Arc<Node>,
+    member: Membership,
+    drain: CancellationToken,
+    /// Fires when the daemon stops at once.
+    stop: CancellationToken,
+    /// Fires when the lease is lost: another node may have the jobs.
+    lost: CancellationToken,
+    /// The jobs under way, and how each is called off.
+    running: Mutex<HashMap<JobId, CancellationToken>>,
+}
+
+/// Lives and works until it is told to stop, and returns when the last job has.
+///
+/// # Errors
+/// When jobs do not stop although the lease is lost: the process must end.
+pub(crate) async fn work(node: Arc<Node>, first: Membership, stop: Stop) -> anyhow::Result<()> {
+    let mut member = first;
+    loop {
+        let tasks = TaskTracker::new();
+        let life = Arc::new(Life {
+            node: node.clone(),
+            member: member.clone(),
+            drain: stop.drain.clone(),
+            stop: stop.now.clone(),
+            lost: CancellationToken::new(),
+            running: Mutex::default(),
+        });
+        // Of its own, so that nothing the worker does holds it up.
+        let keeping = tokio::spawn(keep(life.clone()));
+        let listening = tokio::spawn(listen(life.clone()));
+        let watching = tokio::spawn(reconcile::nodes::watch(node.clone(), member.clone()));
+        claim(&life, &tasks).await;
+        tasks.close();
+        let lost = member.lease().check().is_err();
+        if lost {
+            let (ended, jobs) = (tokio::time::timeout(HANDS, tasks.wait()).await, life.count());
+            anyhow::ensure!(
+                ended.is_ok(),
+                "the node's lease is lost and {jobs} jobs do not stop; ending, so that they do"
+            );
+        } else {
+            tasks.wait().await;
+            if let Err(error) = member.leave().await {
+                tracing::warn!(error = %error, "the node could not say that it leaves; others wait for its lease to end");
+            }
+        }
+        for task in [keeping, listening, watching] {
+            task.abort();
+        }
+        if stop.drain.is_cancelled() {
+            return Ok(());
+        }
+        let Some(next) = join_again(&node, &stop).await else { return Ok(()) };
+        member = next;
+    }
+}
+
+/// Renews the lease; when it is lost, tells all jobs to stop.
+async fn keep(life: Arc<Life>) {
+    life.member.keep().await;
+    if !life.drain.is_cancelled() {
+        tracing::error!(jobs = life.count(), "the node's lease is lost: its jobs stop, and it joins again");
+    }
+    life.lost.cancel();
+}
+
+/// Joins as the next life, as soon as the database is there.
+async fn join_again(node: &Arc<Node>, stop: &Stop) -> Option<Membership> {
+    loop {
+        match node.queue.join(&node.as_member()).await {
+            Ok((member, resumed)) => {
+                tracing::info!(
+                    life = member.lease().life(),
+                    jobs = resumed.len(),
+                    "the node has joined again"
+                );
+                node.queue.post_event(
+                    "node-joined",
+                    None,
+                    None,
+                    &format!("node {} joined again; {} jobs go on", node.name, resumed.len()),
+                );
+                return Some(member);
+            }
+            Err(e) => {
+                tracing::error!(error = %crate::node::chain(&e), "the node cannot join; trying again in 2 s")
+            }
+        }
+        tokio::select! {
+            () = stop.drain.cancelled() => return None,
+            () = tokio::time::sleep(Duration::from_secs(2)) => {} // why: a database that is away tells nobody when it is back
+        }
+    }
+}
+
+/// Claims until the daemon stops or the lease is lost.
+async fn claim(life: &Arc<Life>, tasks: &TaskTracker) {
+    let node = &life.node;
+    let limits = limits(node);
     let mut submitted = node.queue.submitted();
     loop {
-        if stop.drain.is_cancelled() {
-            break;
+        if life.drain.is_cancelled() || life.lost.is_cancelled() {
+            return;
         }
         submitted.borrow_and_update();
-        match node.queue.claim(&node.name, &limits).await {
-            Ok(Some(claim)) => {
-                tasks.spawn(one(node.clone(), claim, stop.clone()));
-                continue;
-            }
-            Ok(None) => {
-                tokio::select! {
-                    () = stop.drain.cancelled() => break,
-                    changed = submitted.changed() => if changed.is_err() { break },
+        let wait = match life.member.claim_up_to(AT_ONCE, &limits).await {
+            Ok(claims) => {
+                let more = claims.len() == AT_ONCE as usize;
+                for claim in claims {
+                    tasks.spawn(one::run(life.clone(), claim));
                 }
+                if more {
+                    continue;
+                }
+                node.alone().then_some(Duration::MAX).unwrap_or(LOOK)
+            }
+            Err(e) if e.kind == Kind::LeaseLost => {
+                life.lost.cancelled().await;
+                return;
             }
             Err(e) => {
                 tracing::error!(error = %vcl_job::Error::from(e).failure(), "no job can be claimed; trying again in 2 s");
-                tokio::select! {
-                    () = stop.drain.cancelled() => break,
-                    () = tokio::time::sleep(Duration::from_secs(2)) => {} // why: a database that is away tells nobody when it is back
+                // A database that is away tells nobody when it is back.
+                Duration::from_secs(2)
+            }
+        };
+        tokio::select! {
+            () = life.drain.cancelled() => return,
+            () = life.lost.cancelled() => return,
+            changed = submitted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Tells running jobs that they were called off: at once through this process, and where other nodes share the database
+/// when it looks there. Wakes what waits for room, which nobody announces.
+async fn listen(life: Arc<Life>) {
+    /// How often what waits for room looks whether there is some.
+    const ROOM: Duration = Duration::from_secs(30);
+    let queue = &life.node.queue;
+    let mut cancels = queue.cancels();
+    let look = if life.node.alone() { ROOM } else { LOOK };
+    let mut room = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            changed = cancels.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(look) => {}
+        }
+        if life.count() > 0 {
+            match queue.called_off(&life.node.name).await {
+                Ok(ids) => {
+                    let running = life.running.lock().unwrap_or_else(PoisonError::into_inner);
+                    ids.iter().filter_map(|id| running.get(id)).for_each(CancellationToken::cancel);
                 }
+                Err(error) => tracing::debug!(error = %error, "cannot look for jobs that were called off"),
+            }
+        }
+        if room.elapsed() >= ROOM {
+            room = tokio::time::Instant::now();
+            if let Err(error) = queue.wake_all().await {
+                tracing::debug!(error = %error, "cannot wake what waits for room");
             }
         }
     }
-    tasks.close();
-    tasks.wait().await;
+}
+
+impl Life {
+    fn count(&self) -> usize {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
 }
 
 /// How many jobs may run at once: on this node, of each backend instance, and on each host. Two instances on one host
@@ -75,149 +226,4 @@ fn limits(node: &Node) -> ClaimLimits {
         }
     }
     limits
-}
-
-/// Runs one claimed job.
-async fn one(node: Arc<Node>, claim: Claim, stop: Stop) {
-    let id = claim.id();
-    let span = tracing::info_span!("job", id = id.0, kind = claim.job.request.kind().as_str());
-    let computer = claim.job.request.computer().cloned();
-    async {
-        let again = node.queue.journal(&claim).read().await.is_ok_and(|records| !records.is_empty());
-        tracing::info!(title = %claim.job.request, token = claim.token, "job claimed");
-        let kind = if again { "job-resumed" } else { "job-started" };
-        let message = if again { "goes on where it was" } else { "begins" };
-        node.queue.post_event(kind, Some(id), computer.as_ref(), message);
-        let control = Control {
-            cancel: CancellationToken::new(),
-            drain: stop.drain.clone(),
-            stop: stop.now.clone(),
-            lost: CancellationToken::new(),
-        };
-        let wish = control.cancel.clone();
-        let queue = node.queue.clone();
-        let listening = async {
-            if queue.cancel_wish(id).await.is_ok() {
-                wish.cancel();
-            }
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        let witness = Arc::new(Witness::new(node.clone(), claim.clone(), again, stop.now.clone()));
-        let observer = Arc::new(Watcher::new(node.queue.clone(), &claim, witness.clone()));
-        let outcome = tokio::select! {
-            outcome = flow::run(node.clone(), claim.clone(), observer, control) => outcome,
-            never = listening => match never {},
-        };
-        end(&node, &claim, outcome, &stop, &witness).await;
-    }
-    .instrument(span)
-    .await;
-}
-
-async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, stop: &Stop, witness: &Witness) {
-    let id = claim.id();
-    let computer = claim.job.request.computer().cloned();
-    let (event, reason, made) = match outcome {
-        Outcome::Done(made) => (Event::Done, None, made),
-        Outcome::RolledBack(f) if f.kind == Kind::Cancelled => (Event::RolledBack, Some(f.message), None),
-        Outcome::RolledBack(f) => (Event::Fail, Some(f.message), None),
-        Outcome::Stuck(f) => (Event::Stick, Some(f.message), None),
-        // Back to the queue: this daemon's next start, or another node, goes on with it.
-        Outcome::Interrupted => {
-            (Event::Lost, Some("the daemon stopped; it goes on at the next start".to_owned()), None)
-        }
-        Outcome::Lost(f) if f.kind == Kind::LeaseLost => {
-            tracing::warn!(reason = %f, "the job is another's now");
-            return;
-        }
-        Outcome::Lost(f) => (Event::Lost, Some(f.message), None),
-    };
-    let reason = witness.ended(event, reason);
-    let word = match event {
-        Event::Done => "job-done",
-        Event::RolledBack => "job-cancelled",
-        Event::Fail => "job-failed",
-        Event::Stick => "job-stuck",
-        _ => "job-interrupted",
-    };
-    match event {
-        Event::Done => tracing::info!(made, "job done"),
-        Event::Fail | Event::Stick => tracing::warn!(reason, "job {event}"),
-        _ => tracing::info!(reason, "job {event}"),
-    }
-    let message = reason.as_deref().or(made.as_deref()).unwrap_or("done").to_owned();
-    if event == Event::Lost {
-        // A journal that cannot be written would only be found broken again at once.
-        // why: nothing tells when a full disk or a locked database is usable again
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let mut wait = Duration::from_secs(1);
-    loop {
-        match node.queue.finish(claim, event, reason.as_deref(), made.as_deref()).await {
-            Ok(_) => break,
-            Err(e) if e.kind == vcl_queue::Kind::LeaseLost => return,
-            // Giving up would leave the job running with nobody at it. A stopping daemon gives up: the next start
-            // finds the job in its journal.
-            Err(_) if stop.drain.is_cancelled() => return,
-            Err(e) => {
-                tracing::error!(error = %e, "the job's end cannot be recorded; trying again");
-                tokio::time::sleep(wait).await; // why: as above
-                wait = (wait * 2).min(Duration::from_secs(30));
-            }
-        }
-    }
-    node.queue.post_event(word, Some(id), computer.as_ref(), &message);
-}
-
-/// Tells the queue, and so everybody who watches, what a job does.
-struct Watcher {
-    queue: Queue,
-    job: JobId,
-    computer: Option<vcl_types::ComputerName>,
-    witness: Arc<Witness>,
-    last: Mutex<Option<Instant>>,
-}
-
-impl Watcher {
-    fn new(queue: Queue, claim: &Claim, witness: Arc<Witness>) -> Self {
-        Self {
-            queue,
-            job: claim.id(),
-            computer: claim.job.request.computer().cloned(),
-            witness,
-            last: Mutex::new(None),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Observer for Watcher {
-    async fn failing(&self, key: &str, failure: &Failure) {
-        self.witness.failing(key, failure).await;
-    }
-    fn progress(&self, step: &str, done: u64, total: u64) {
-        // A few times a second is what an eye can use.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if done < total && last.is_some_and(|at| at.elapsed() < Duration::from_millis(150)) {
-            return;
-        }
-        *last = Some(Instant::now());
-        self.queue.progress(self.job, step, done, total);
-    }
-    fn event(&self, kind: &str, message: &str) {
-        tracing::info!(kind, message, "event");
-        self.queue.post_event(kind, Some(self.job), self.computer.as_ref(), message);
-    }
-    fn recorded(&self, record: &Record) {
-        self.witness.recorded(record);
-        match record {
-            Record::Started { key, .. } => tracing::info!(step = key, "step started"),
-            Record::Done { key, .. } => tracing::info!(step = key, "step done"),
-            Record::Failed { key, error } => tracing::warn!(step = key, error = %error, "step failed"),
-            Record::Undone { key } => tracing::info!(step = key, "step undone"),
-            _ => return,
-        }
-        // The journal holds it; whoever watches is told to look.
-        self.queue.changed(self.job);
-    }
 }

@@ -8,5 +8,3 @@ CREATE TABLE holdings (
 );
 CREATE INDEX holdings_revision ON holdings (image, number);
 
--- The node that alone may do a job, where it is about what lies on one.
-ALTER TABLE jobs ADD COLUMN for_node VARCHAR(255);

@@ -15,7 +15,7 @@ async fn a_computer_has_one_job_at_a_time_and_the_refusal_names_it() {
     let error = world.submit(capture("a", CaptureInto::Next)).await.unwrap_err();
     let (start, end) = (
         format!("a is held by job {first} (load a debian), running since "),
-        format!("; wait for it or cancel it: vclctl job cancel {first}"),
+        format!("; wait for it (--wait) or cancel it: vclctl job cancel {first}"),
     );
     assert!(error.context.starts_with(&start) && error.context.ends_with(&end), "{error}");
     assert_eq!(world.queue.holder(&name("a")).await.unwrap().unwrap().id, first);

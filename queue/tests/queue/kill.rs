@@ -58,7 +58,7 @@ async fn what_was_answered_survives_a_kill() {
     world.reopen().await;
     let job = world.queue.job(id).await.unwrap();
     assert_eq!(job.state, State::Running);
-    let records = world.queue.journal(&Claim { token: job.token, job }).read().await.unwrap();
+    let records = world.queue.journal(&Claim { token: job.token, job, lease: None }).read().await.unwrap();
     assert!(records.len() > last, "{} records, {last} was answered", records.len());
     assert_eq!(records, (0..records.len()).map(record).collect::<Vec<_>>());
     assert_eq!(world.queue.recover("killed").await.unwrap(), [id]);

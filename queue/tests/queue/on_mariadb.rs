@@ -13,6 +13,8 @@ mod dump;
 mod events;
 #[path = "flow.rs"]
 mod flow;
+#[path = "holdings.rs"]
+mod holdings;
 #[path = "images.rs"]
 mod images;
 #[path = "insight.rs"]
@@ -23,6 +25,8 @@ mod jobs;
 mod journal;
 #[path = "kill.rs"]
 mod kill;
+#[path = "lives.rs"]
+mod lives;
 #[path = "model.rs"]
 mod model;
 #[path = "nodes.rs"]
@@ -31,6 +35,8 @@ mod nodes;
 mod reservations;
 #[path = "retention.rs"]
 mod retention;
+#[path = "server.rs"]
+mod server;
 #[path = "speed.rs"]
 mod speed;
 #[path = "world.rs"]

@@ -27,8 +27,12 @@ mod jobs;
 mod journal;
 #[path = "kill.rs"]
 mod kill;
+#[path = "lives.rs"]
+mod lives;
 #[path = "model.rs"]
 mod model;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "opening.rs"]
 mod opening;
 #[path = "reservations.rs"]

@@ -84,3 +84,24 @@ async fn a_newer_schema_that_lets_this_version_in_is_worked_with() {
     queue.close().await;
     vcl_queue::testing::open_next(super::path(&world)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_of_a_newer_program_is_shown_and_left_alone() {
+    let world = World::new().await;
+    let id = world.submit(super::world::import("x")).await.unwrap();
+    world.queue.close().await;
+    let url = format!("sqlite://{}", world.path().display());
+    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let newer = "UPDATE jobs SET kind = 'dream', request = '{\"kind\":\"dream\",\"of\":\"sheep\"}', protocol = 9, \
+                 lane = '9|||', holds_image = NULL";
+    sqlx::query(newer).execute(&mut db).await.unwrap();
+    sqlx::Connection::close(db).await.unwrap();
+    let queue = vcl_queue::Queue::open(world.path()).await.unwrap();
+    let job = queue.job(id).await.unwrap();
+    assert_eq!(job.request.to_string(), "dream (of a newer vcld)");
+    let view = serde_json::to_value(job.view(Vec::new())).unwrap();
+    assert_eq!(view["request"], serde_json::json!({"kind": "dream", "of": "sheep"}));
+    let back: vcl_types::api::JobView = serde_json::from_value(view).unwrap();
+    assert_eq!(back.title, "dream (of a newer vcld)");
+    assert_eq!(queue.claim("n1", &vcl_queue::ClaimLimits::default()).await.unwrap(), None);
+}

@@ -4,10 +4,11 @@
 //!  submit ─► queued ──claim──► running ──done────► done
 //!              │ ▲              │ │ │ └─fail─────► failed ──retry──► queued
 //!              │ └───lost───────┘ │ └───rolled-back─► cancelled
-//!              │                  ├─wait──► waiting ──claim──► running
+//!              │                  ├─wait──► waiting ──wake──► queued
 //!              │                  └─stick─► stuck ──retry──► queued
 //!              └─cancel─► cancelled              └─abandon─► failed
 //! ```
+//! What a submit has to wait for lets a job begin as `waiting`; one that cannot be had any more when its turn comes fails.
 //! `cancel` of a running job is not a change of state: it is a wish that the job sees and ends by `rolled-back`.
 
 use super::Refused;
@@ -40,6 +41,8 @@ super::words! {
         Lost = "lost",
         /// It has to wait.
         Wait = "wait",
+        /// What it waited for may be there.
+        Wake = "wake",
         /// It ended well.
         Done = "done",
         /// It ended in an error, and everything was undone.
@@ -73,12 +76,13 @@ pub fn next(state: State, event: Event) -> Result<State, Refused> {
     use Event as E;
     use State as S;
     Ok(match (state, event) {
-        (S::Queued | S::Waiting, E::Claim) => S::Running,
+        (S::Queued, E::Claim) => S::Running,
+        (S::Waiting, E::Wake) => S::Queued,
         (S::Queued | S::Waiting, E::Cancel) => S::Cancelled,
         (S::Running, E::Lost) => S::Queued,
         (S::Running, E::Wait) => S::Waiting,
         (S::Running, E::Done) => S::Done,
-        (S::Running, E::Fail) => S::Failed,
+        (S::Running | S::Waiting, E::Fail) => S::Failed,
         (S::Running, E::RolledBack) => S::Cancelled,
         (S::Running, E::Stick) => S::Stuck,
         (S::Failed | S::Stuck, E::Retry) => S::Queued,

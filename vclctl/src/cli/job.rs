@@ -92,6 +92,9 @@ pub struct Submission {
     /// Print the job's number and leave.
     #[arg(long, conflicts_with = "dry_run")]
     pub detach: bool,
+    /// Wait for its turn if another job has the computer or the image, instead of being refused.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
 }
 
 /// `load`.

@@ -87,7 +87,12 @@ pub fn one(view: &ComputerView, clock: &Clock) -> String {
         facts.add("network", format!("{} {}{address} ({role})", nic.network, nic.mac));
     }
     facts.maybe("tags", (!computer.tags.is_empty()).then(|| computer.tags.join(" ")));
-    facts.maybe("job", view.job).maybe("reservation", view.reservation);
+    facts.maybe("only on", view.node.as_ref());
+    match &view.lease {
+        Some(lease) => facts.add("held by", super::nodes::holder(lease, clock)),
+        None => facts.maybe("job", view.job),
+    };
+    facts.maybe("reservation", view.reservation);
     facts.text()
 }
 

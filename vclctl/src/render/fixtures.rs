@@ -3,7 +3,10 @@
 use super::Clock;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use vcl_types::api::{ComputerView, EventView, Finding, ImageView, JobView, Plan, Status, VmPreview, VmView};
+use vcl_types::api::{
+    ComputerView, EventView, Finding, ImageView, JobView, LeaseView, NodeView, Plan, Status, VmPreview,
+    VmView,
+};
 use vcl_types::state::job::State;
 use vcl_types::{CaptureInto, ImageRef, JobRequest};
 
@@ -216,6 +219,30 @@ pub(crate) fn plan() -> Plan {
         { "name": "post_load/wait for ssh", "what": "up to 5 min" },
         { "name": "pin host keys", "what": "" }
     ] }))
+}
+
+pub(crate) fn nodes() -> Vec<NodeView> {
+    let node = |name: &str, state: &str, drained: bool, running: u64| {
+        let ended = (state != "alive").then_some("2026-03-01T12:04:00Z");
+        json!({ "name": name, "state": state, "drained": drained, "life": 3, "version": "0.1.0", "protocol": 1,
+            "lease_seconds": 15, "address": null, "backends": { "kvm1": false, "san": true },
+            "since": "2026-03-01T08:00:00Z", "ended": ended, "running": running, "waiting": 2 - running })
+    };
+    read(json!([
+        node("mn1", "alive", false, 1),
+        node("mn2", "alive", true, 2),
+        node("mn3", "dead", false, 0),
+        node("mn4", "left", false, 0)
+    ]))
+}
+
+pub(crate) fn leases() -> Vec<LeaseView> {
+    read(json!([
+        { "of": "computer", "name": "b", "job": 12, "state": "running", "purpose": "load b debian@2", "requester": "alice",
+          "node": "mn1", "token": 1, "since": "2026-03-01T12:03:00Z", "waiting": [14, 15] },
+        { "of": "image", "name": "gis", "job": 13, "state": "queued", "purpose": "import gis", "requester": "bob",
+          "node": null, "token": 0, "since": "2026-03-01T12:04:00Z", "waiting": [] }
+    ]))
 }
 
 pub(crate) fn status() -> Status {

@@ -77,7 +77,9 @@ pub fn revisions(image: &ImageView, clock: &Clock) -> String {
             maybe(manifest.note.as_ref()),
         ]);
     }
-    table.text()
+    let held =
+        image.lease.as_ref().map(|lease| format!("\n\nheld by {}", super::nodes::holder(lease, clock)));
+    table.text() + &held.unwrap_or_default()
 }
 
 /// One revision.

@@ -73,6 +73,9 @@ pub fn one(job: &JobView, clock: &Clock) -> String {
     facts.maybe("result", job.result.as_ref());
     facts.add("asked", format!("{} by {}", clock.full(job.submitted), job.requester));
     facts.maybe("began", job.started.map(|at| clock.full(at)));
+    let here = job.node.as_ref().zip(job.claimed);
+    facts.maybe("node", here.map(|(node, since)| format!("{node}, since {}", clock.full(since))));
+    facts.maybe("only on", job.bound_to.as_ref().filter(|only| job.node.as_ref() != Some(only)));
     facts.maybe("ended", job.ended.map(|at| clock.full(at))).maybe("took", time(job, clock));
     facts.maybe("left", job.left.as_ref().map(|left| format!("about {}", insight::usual(left))));
     if !job.evidence.is_empty() {
@@ -182,6 +185,7 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
             Some(made) => format!("backed up: {made}"),
             None => format!("backed up to {directory}"),
         },
+        JobRequest::Unknown(_) => job.title.clone(),
     };
     let time = job.started.zip(job.ended).map(|(from, to)| format!(" {}", took(to - from)));
     text::one_line(&format!("{what}{}", time.unwrap_or_default()))

@@ -20,6 +20,11 @@ pub fn screen(status: &Status, clock: &Clock) -> String {
     let mut shown = String::new();
     let (version, node) = (text::one_line(&status.version), text::one_line(&status.node));
     let _ = writeln!(shown, "vcld {version} on {node}, up {}", clock.since(status.since));
+    // One node alone is what the first line says.
+    if status.nodes.len() > 1 {
+        let nodes: Vec<String> = status.nodes.iter().map(super::nodes::brief).collect();
+        let _ = writeln!(shown, "nodes      {}", nodes.join(", "));
+    }
     let revisions = text::counted(status.revisions, "revision");
     let _ =
         writeln!(shown, "library    {}: {revisions}, {} free", text::one_line(&status.library), status.free);

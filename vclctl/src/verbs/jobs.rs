@@ -78,7 +78,7 @@ pub(super) async fn submit(
     }
     // From here on Ctrl-C leaves the job alone, also while it is being queued.
     let interrupt = interrupt()?;
-    let submitted = client.submit(&request).await?;
+    let submitted = client.submit_as(&request, how.wait).await?;
     if how.detach {
         return screen.answer(&submitted, |submitted, _| submitted.job.to_string());
     }

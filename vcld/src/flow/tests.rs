@@ -85,7 +85,8 @@ impl Case {
         let id = self.node.submit(request, "tester").await.unwrap().job;
         let stop = Stop::default();
         let mut changes = self.node.queue.submitted();
-        let working = tokio::spawn(worker::work(self.node.clone(), stop.clone()));
+        let (member, _) = self.node.queue.join(&self.node.as_member()).await.unwrap();
+        let working = tokio::spawn(worker::work(self.node.clone(), member, stop.clone()));
         loop {
             changes.borrow_and_update();
             if self.node.job(id).await.unwrap().state.is_final() {
@@ -94,7 +95,7 @@ impl Case {
             changes.changed().await.unwrap();
         }
         stop.drain.cancel();
-        working.await.unwrap();
+        working.await.unwrap().unwrap();
         self.node.job(id).await.unwrap()
     }
 

@@ -105,6 +105,47 @@ pub(super) async fn apply(State(node): Daemon, Query(Dry { dry_run }): Query<Dry
     node.apply_computers(dry_run).await.into()
 }
 
+/// Everything that a job has to itself: computers and images, with who has them, what for and since when.
+#[utoipa::path(get, path = "/v1/leases", responses((status = 200, body = [LeaseView]), (status = 503, body = Problem)))]
+pub(super) async fn leases(State(node): Daemon) -> Answer<Vec<LeaseView>> {
+    node.leases().await.into()
+}
+
+/// All management nodes.
+#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = [NodeView]), (status = 503, body = Problem)))]
+pub(super) async fn nodes(State(node): Daemon) -> Answer<Vec<NodeView>> {
+    node.nodes().await.into()
+}
+
+/// One management node.
+#[utoipa::path(get, path = "/v1/nodes/{name}", params(("name" = String, Path, description = "The node")),
+    responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
+pub(super) async fn management_node(State(node): Daemon, Path(name): Path<String>) -> Answer<NodeView> {
+    node.management_node(&name).await.into()
+}
+
+/// Let a node claim nothing new; what it runs goes on.
+#[utoipa::path(post, path = "/v1/nodes/{name}/drain", params(("name" = String, Path, description = "The node")),
+    responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
+pub(super) async fn drain_node(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(name): Path<String>,
+) -> Answer<NodeView> {
+    node.drain_node(&name, true, &requester).await.into()
+}
+
+/// Let a node claim again.
+#[utoipa::path(post, path = "/v1/nodes/{name}/undrain", params(("name" = String, Path, description = "The node")),
+    responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
+pub(super) async fn undrain_node(
+    State(node): Daemon,
+    Requester(requester): Requester,
+    Path(name): Path<String>,
+) -> Answer<NodeView> {
+    node.drain_node(&name, false, &requester).await.into()
+}
+
 /// All images.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = [ImageView]), (status = 503, body = Problem)))]
 pub(super) async fn images(State(node): Daemon) -> Answer<Vec<ImageView>> {
@@ -136,15 +177,24 @@ pub(super) async fn preview(
     node.preview(&name, &vm).await.into()
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Turn {
+    /// Wait for its turn when another job has the computer or the image, instead of being refused
+    #[serde(default)]
+    wait: bool,
+}
+
 /// Queue a job.
-#[utoipa::path(post, path = "/v1/jobs", request_body = JobRequest,
+#[utoipa::path(post, path = "/v1/jobs", params(Turn), request_body = JobRequest,
     responses((status = 202, body = Submitted), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn submit(
     State(node): Daemon,
     Requester(requester): Requester,
+    Query(Turn { wait }): Query<Turn>,
     Body(request): Body<JobRequest>,
 ) -> Response {
-    match node.submit(request, &requester).await {
+    match node.submit_as(request, &requester, wait).await {
         Ok(submitted) => (StatusCode::ACCEPTED, Json(submitted)).into_response(),
         Err(refusal) => refusal.into_response(),
     }
