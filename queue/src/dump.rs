@@ -193,6 +193,7 @@ async fn insert(db: &mut Db, known: &[String], table: &str, row: Map<String, Val
             Value::Null => query.bind(None::<String>),
             Value::Number(n) => query.bind(n.as_i64()),
             Value::String(text) => query.bind(text),
+            Value::Object(bytes) => query.bind(unhex(&bytes, table)?),
             other => {
                 return Err(Error::new(Kind::Corrupt, format!("the copy has {other} in a row of {table}")));
             }
@@ -218,11 +219,33 @@ fn values(row: &DbRow) -> Result<Map<String, Value>> {
         }
         match row.try_get::<i64, _>(i) {
             Ok(number) => Ok(number.into()),
-            Err(_) => row.try_get::<String, _>(i).map(Value::String),
+            Err(_) => row.try_get::<String, _>(i).map(Value::String).or_else(|_| row.try_get(i).map(hex)),
         }
     };
     let columns = row.columns().iter().enumerate();
     Ok(columns.map(|(i, c)| Ok((c.name().to_owned(), value(i)?))).collect::<Result<_, sqlx::Error>>()?)
+}
+
+/// Bytes stand in a copy as `{"hex": "…"}`.
+fn hex(bytes: Vec<u8>) -> Value {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    serde_json::json!({ "hex": text })
+}
+
+fn unhex(value: &Map<String, Value>, table: &str) -> Result<Vec<u8>> {
+    let wrong =
+        || Error::new(Kind::Corrupt, format!("the copy has bytes in a row of {table} that cannot be read"));
+    let text = value.get("hex").and_then(Value::as_str).ok_or_else(wrong)?;
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? * 16 + digit(*low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(byte).collect::<Option<_>>().ok_or_else(wrong)
 }
 
 async fn put(to: &mut (impl AsyncWrite + Unpin + Send), line: &Line) -> Result<()> {
@@ -233,4 +256,21 @@ async fn put(to: &mut (impl AsyncWrite + Unpin + Send), line: &Line) -> Result<(
 
 fn unwritten(error: std::io::Error) -> Error {
     Error::caused(Kind::Unavailable, "writing the copy", error)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_as_they_were() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let Value::Object(value) = hex(bytes.clone()) else { panic!("an object") };
+        assert_eq!(unhex(&value, "t").unwrap(), bytes);
+        for wrong in ["abc", "zz", "é"] {
+            let value = Map::from_iter([("hex".to_owned(), Value::from(wrong))]);
+            assert_eq!(unhex(&value, "t").unwrap_err().kind, Kind::Corrupt);
+        }
+    }
 }

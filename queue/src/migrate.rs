@@ -299,20 +299,26 @@ mod tests {
     use crate::Queue;
     use std::os::unix::fs::PermissionsExt;
 
+    /// The newest schema of this program.
+    const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
     const NEXT: Migration = Migration {
-        version: 3,
+        version: KNOWN + 1,
         name: "more",
-        readable_from: 3,
+        readable_from: KNOWN + 1,
         sqlite: "ALTER TABLE events ADD COLUMN more TEXT; CREATE TABLE more (id INTEGER PRIMARY KEY);",
         mariadb: "ALTER TABLE events ADD COLUMN more TEXT;\nCREATE TABLE more (id BIGINT PRIMARY KEY);\n",
     };
     const BAD: Migration = Migration {
-        version: 4,
+        version: KNOWN + 2,
         name: "bad",
-        readable_from: 4,
+        readable_from: KNOWN + 2,
         sqlite: "CREATE TABLE bad (id INTEGER); SELECT * FROM nowhere;",
         mariadb: "CREATE TABLE bad (id BIGINT);\nSELECT * FROM nowhere;\n",
     };
+    /// This program's and more; they are compiled in, and so stay.
+    fn and(more: &[Migration]) -> &'static [Migration] {
+        Vec::leak([MIGRATIONS, more].concat())
+    }
 
     async fn tables(path: &Path) -> Vec<String> {
         let url = format!("sqlite://{}", path.display());
@@ -358,27 +364,27 @@ mod tests {
         let queue = Queue::open(&path).await.unwrap();
         queue.event("noted", None, None, "before").await.unwrap();
         queue.close().await;
-        assert!(!copy(0).exists() && !copy(2).exists());
+        assert!(!copy(0).exists() && !copy(KNOWN).exists());
 
-        const MORE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT];
+        let two = and(&[NEXT]);
         // What an upgrade that broke off has left.
-        std::fs::write(copy(2), "half a copy").unwrap();
-        let queue = Queue::open_with(&path, MORE).await.unwrap();
+        std::fs::write(copy(KNOWN), "half a copy").unwrap();
+        let queue = Queue::open_with(&path, two).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;
         assert!(tables(&path).await.contains(&"more".to_owned()));
-        assert_eq!(std::fs::metadata(copy(2)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(copy(KNOWN)).unwrap().permissions().mode() & 0o777, 0o600);
 
-        const WORSE: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NEXT, BAD];
-        let error = Queue::open_with(&path, WORSE).await.unwrap_err();
+        let three = and(&[NEXT, BAD]);
+        let error = Queue::open_with(&path, three).await.unwrap_err();
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(!tables(&path).await.contains(&"bad".to_owned()));
 
         let error = Queue::open(&path).await.unwrap_err();
         assert_eq!(error.kind, Kind::Newer);
-        assert!(error.context.contains("vcl.db.schema-2"), "{error}");
+        assert!(error.context.contains(&format!("vcl.db.schema-{KNOWN}")), "{error}");
         // The way out that the refusal names.
-        std::fs::rename(copy(2), &path).unwrap();
+        std::fs::rename(copy(KNOWN), &path).unwrap();
         let queue = Queue::open(&path).await.unwrap();
         assert_eq!(queue.events(0, 9).await.unwrap()[0].message, "before");
         queue.close().await;

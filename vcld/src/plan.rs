@@ -146,7 +146,6 @@ impl Node {
                     format!("this vcld does not know `{request}`"),
                 ));
             }
-            }
         }
         let (usual, hindrance) = self.prospects(request).await;
         Ok(Plan { title: request.to_string(), steps, usual, hindrance })

@@ -77,7 +77,7 @@ async fn a_copy_that_is_cut_off_or_goes_into_a_full_database_is_refused() {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let cut = lines[..lines.len() - 1].concat();
     let less = [&lines[..3], &lines[4..]].concat().concat();
-    let newer = text.replacen("\"schema\":1", "\"schema\":99", 1);
+    let newer = text.replacen("\"schema\":", "\"schema\":99", 1);
     for (copy, kind) in
         [(cut, Kind::Corrupt), (less, Kind::Corrupt), (newer, Kind::Newer), ("hello\n".into(), Kind::Corrupt)]
     {

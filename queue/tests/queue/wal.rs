@@ -9,7 +9,7 @@ const HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 
 fn record(job: i64, n: usize) -> Record {
-    Record::Started { key: format!("{job}/{n}"), intent: "x".repeat(200 * n).into() }
+    Record::Started { key: format!("{job}/{n}"), intent: "x".repeat(200 * n).into(), at: None }
 }
 
 #[tokio::test]
