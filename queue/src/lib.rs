@@ -83,7 +83,6 @@ pub use nodes::{Membership, NewNode, NodeRow, PROTOCOL, Process};
 pub use orphans::{Noted, Sight};
 pub use restored::Restored;
 pub use retention::Standing;
-pub use submit::NewJob;
 pub use submit::{Admission, NewJob};
 pub use timings::{History, usual};
 pub use upkeep::{Purged, Stance};

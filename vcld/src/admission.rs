@@ -115,6 +115,7 @@ impl Node {
             | JobRequest::Undelete { .. }
             | JobRequest::Prune { .. }
             | JobRequest::Backup { .. }
+            | JobRequest::Unknown(_)
             | JobRequest::DeleteImage { .. } => {}
         }
         Ok(admit(&demands))

@@ -97,7 +97,9 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
         );
     }
     let library = Library::open(&config.library.path)?;
-    let vcl_config::Database::Sqlite { path } = &config.database;
+    let vcl_config::Database::Sqlite { path } = &config.database else {
+        bail!("a backup is restored into a SQLite file so far, and [database] names a server");
+    };
     let database_here = path.metadata().is_ok_and(|meta| meta.len() > 0);
     let revisions_here = library.revisions()?.revisions.len();
     if !what.merge && (database_here || revisions_here > 0) {
