@@ -90,13 +90,13 @@ async fn a_request_of_a_newer_program_is_shown_and_left_alone() {
     let world = World::new().await;
     let id = world.submit(super::world::import("x")).await.unwrap();
     world.queue.close().await;
-    let url = format!("sqlite://{}", world.path().display());
+    let url = format!("sqlite://{}", super::path(&world).display());
     let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
     let newer = "UPDATE jobs SET kind = 'dream', request = '{\"kind\":\"dream\",\"of\":\"sheep\"}', protocol = 9, \
                  lane = '9|||', holds_image = NULL";
     sqlx::query(newer).execute(&mut db).await.unwrap();
     sqlx::Connection::close(db).await.unwrap();
-    let queue = vcl_queue::Queue::open(world.path()).await.unwrap();
+    let queue = vcl_queue::Queue::open(super::path(&world)).await.unwrap();
     let job = queue.job(id).await.unwrap();
     assert_eq!(job.request.to_string(), "dream (of a newer vcld)");
     let view = serde_json::to_value(job.view(Vec::new())).unwrap();
