@@ -50,6 +50,7 @@ pub(crate) async fn node(
         linux: Arc::new(os),
         exchange,
         since: chrono::Utc::now(),
+        insight: crate::reconcile::Insight::default(),
         config,
     })
 }
@@ -62,7 +63,8 @@ pub(crate) async fn run_all(node: &Arc<Node>, requests: Vec<JobRequest>) -> Vec<
     }
     let stop = Stop::default();
     let mut changes = node.queue.submitted();
-    let working = tokio::spawn(worker::work(node.clone(), stop.clone()));
+    let (member, _) = node.queue.join(&node.as_member()).await.unwrap();
+    let working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
     let mut ended = Vec::new();
     for id in ids {
         loop {
@@ -76,7 +78,7 @@ pub(crate) async fn run_all(node: &Arc<Node>, requests: Vec<JobRequest>) -> Vec<
         }
     }
     stop.drain.cancel();
-    working.await.unwrap();
+    working.await.unwrap().unwrap();
     ended
 }
 

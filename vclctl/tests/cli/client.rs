@@ -38,7 +38,7 @@ fn every_request_goes_to_its_address() {
         client.apply(true).await.unwrap();
         client.images().await.unwrap();
         client.image(&"debian".parse().unwrap()).await.unwrap();
-        assert_eq!(client.why(&"debian@2".parse().unwrap()).await.unwrap().reasons, ["in production"]);
+        assert_eq!(client.why_kept(&"debian@2".parse().unwrap()).await.unwrap().reasons, ["in production"]);
         assert!(client.trash().await.unwrap().is_empty());
         client.vms(&kvm1).await.unwrap();
         assert_eq!(client.submit(&unload).await.unwrap().job, JobId(12));
@@ -50,7 +50,7 @@ fn every_request_goes_to_its_address() {
         client.events(None, None, 7).await.unwrap();
         client.events(None, Some(3), 7).await.unwrap();
         client.stream(Some(JobId(12)), Some(3)).await.unwrap();
-        client.doctor().await.unwrap();
+        client.doctor(false).await.unwrap();
     });
     let asked: Vec<String> =
         fake.asked().iter().map(|asked| format!("{} {}", asked.what, asked.body)).collect();

@@ -165,16 +165,18 @@ async fn jobs_of_a_backup_do_not_go_on() {
     let elsewhere = JobRequest::Backup { directory: place.backup().into(), node: Some("one".into()) };
     let backup = one.submit(elsewhere, "tester").await.unwrap().job;
     one.queue.cancel(queued).await.unwrap();
-    let waiting = one.queue.submit(new(JobRequest::DeleteImage { image: image("debian@1") })).await;
+    let waiting =
+        one.queue.submit(new(JobRequest::DeleteImage { image: image("debian@1"), now: true })).await;
     assert!(waiting.is_err(), "the load reads it");
     let stop = crate::worker::Stop::default();
     let mut changes = one.queue.submitted();
-    let working = tokio::spawn(crate::worker::work(one.clone(), stop.clone()));
+    let (member, _) = one.queue.join(&one.as_member()).await.unwrap();
+    let working = tokio::spawn(crate::worker::work(one.clone(), member, stop.clone()));
     while !one.job(backup).await.unwrap().state.is_final() {
         changes.changed().await.unwrap();
     }
     stop.drain.cancel();
-    working.await.unwrap();
+    working.await.unwrap().unwrap();
     let config = testing::config(&place.root.join("two"));
     let report = restore(&config, "two", &place.what(false)).await.unwrap();
     assert_eq!((report.jobs, report.computers), (vec![loading, backup], vec!["a".to_owned()]));
@@ -197,7 +199,7 @@ async fn a_database_and_a_library_of_different_times_are_reconciled() {
     import_of(&one, "debian", &disk(&place.root, 2)).await;
     done(&one, place.request()).await;
     import_of(&one, "debian", &disk(&place.root, 3)).await;
-    done(&one, JobRequest::DeleteImage { image: image("debian@1") }).await;
+    done(&one, JobRequest::DeleteImage { image: image("debian@1"), now: true }).await;
     one.queue.close().await;
 
     // The library is newer: the database was lost.
@@ -236,7 +238,7 @@ async fn a_database_and_a_library_of_different_times_are_reconciled() {
     // A load of what is lost says why it cannot be; one of what is here goes on. Giving it up ends it.
     let verify = JobRequest::Verify { image: image("debian@2") };
     done(&one, verify).await;
-    done(&one, JobRequest::DeleteImage { image: image("debian@3") }).await;
+    done(&one, JobRequest::DeleteImage { image: image("debian@3"), now: true }).await;
     assert!(one.rescan_findings().await.iter().all(|f| f.found.contains("say the same")));
     // A revision whose files were put there by hand gets its row.
     let other = place.node("other").await;

@@ -103,7 +103,8 @@ impl Case {
     async fn drain(&self) {
         let stop = Stop::default();
         let mut changes = self.node.queue.submitted();
-        let working = tokio::spawn(worker::work(self.node.clone(), stop.clone()));
+        let (member, _) = self.node.queue.join(&self.node.as_member()).await.unwrap();
+        let working = tokio::spawn(worker::work(self.node.clone(), member, stop.clone()));
         loop {
             changes.borrow_and_update();
             let jobs = self.node.jobs(None, 1000).await.unwrap();
@@ -113,7 +114,7 @@ impl Case {
             changes.changed().await.unwrap();
         }
         stop.drain.cancel();
-        working.await.unwrap();
+        working.await.unwrap().unwrap();
     }
 
     async fn load(&self) {

@@ -21,6 +21,10 @@ fn job(state: job::State, reason: Option<&str>) -> JobRow {
         reason: reason.map(str::to_owned),
         result: (state == job::State::Done).then(|| "debian@2 on a".into()),
         node: Some("mn1".into()),
+        bound_to: None,
+        protocol: 1,
+        waits_for: None,
+        held_since: None,
         token: 1,
         attempt: 1,
         cancel_wanted: false,
@@ -163,7 +167,15 @@ fn row(state: computer::State, reason: Option<&str>, loaded: bool) -> ComputerRo
     };
     let loaded = loaded.then(|| Loaded { image: "debian@2".parse().unwrap(), endpoint, since: at(40) });
     let reservation = loaded.is_some().then_some(ReservationId(3));
-    ComputerRow { computer, state, reason: reason.map(str::to_owned), loaded, job: None, reservation }
+    ComputerRow {
+        computer,
+        state,
+        reason: reason.map(str::to_owned),
+        loaded,
+        job: None,
+        reservation,
+        node: None,
+    }
 }
 
 #[test]

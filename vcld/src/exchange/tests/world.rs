@@ -132,6 +132,7 @@ pub(crate) async fn publish(library: &Library, image: &str, bytes: usize, seed: 
         file_size: ByteSize(file.size),
         file_digest: file.digest.clone(),
         content_digest: file.digest,
+        over: None,
     };
     let boot = vcl_types::DirectBoot { kernel: "kernel".into(), initrd: None, cmdline: String::new() };
     let manifest = Manifest {
@@ -145,6 +146,7 @@ pub(crate) async fn publish(library: &Library, image: &str, bytes: usize, seed: 
         disks: vec![disk],
         firmware: None,
         boot: Some(boot),
+        boot_files: Vec::new(),
         backend: None,
         job: Some(JobId(7)),
         created: "2026-11-21T10:00:00Z".parse().unwrap(),

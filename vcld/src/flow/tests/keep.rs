@@ -96,7 +96,7 @@ async fn a_capture_is_stored_over_its_parent_unless_it_is_wanted_whole_or_the_pa
     assert_eq!((made.lies_on(), made.parent.clone()), (Some(&image("debian@1")), Some(image("debian@1"))));
     assert!(made.disks[0].file_size < ByteSize(1 << 20));
     case.verified("debian@2").await;
-    let why = case.node.why(&image("debian@1")).await.unwrap();
+    let why = case.node.why_kept(&image("debian@1")).await.unwrap();
     assert_eq!(why.reasons, ["parent of debian@2"]);
     assert!(case.refused(case.delete("debian@1", false)).await.contains("debian@2 is stored over debian@1"));
 
@@ -202,7 +202,7 @@ async fn pruning_lets_go_what_nothing_keeps_and_says_before_what_it_would_do() {
     let result = case.done(prune(Some(0), true)).await;
     assert!(result.starts_with("debian: 1 deleted, 2 kept"), "{result}");
     assert_eq!(case.names().await, ["debian@3", "debian@4"]);
-    let why = case.node.why(&image("debian@4")).await.unwrap();
+    let why = case.node.why_kept(&image("debian@4")).await.unwrap();
     assert_eq!(why.reasons, ["in production", "loaded on a"]);
     assert!(
         case.node.plan(&case.delete("debian@4", false)).await.unwrap_err().message.contains("loaded on a")
