@@ -17,12 +17,6 @@ pub const KEYS: &[Key] = &[
         "Where the simulated machines live: what there is of them stays when the daemon goes.",
     ),
     Key::default(
-        "shared",
-        Kind::Boolean,
-        "false",
-        "Whether other nodes have the same directory; their jobs can then be taken over.",
-    ),
-    Key::default(
         "seed",
         Kind::Integer { min: 0, max: u32::MAX },
         "0",
@@ -79,8 +73,6 @@ pub enum SimEndState {
 pub struct Sim {
     /// Where its world lives, absolute.
     pub directory: Utf8PathBuf,
-    /// Whether other nodes use the same.
-    pub shared: bool,
     /// Where the dice begin.
     pub seed: u32,
     /// The shortest delay of a step.
@@ -99,7 +91,7 @@ impl Sim {
     /// Reads them from their table.
     #[must_use]
     pub fn read(table: &Section<'_>) -> Option<Self> {
-        let (directory, shared) = (table.path("directory"), table.boolean("shared"));
+        let directory = table.path("directory");
         let (seed, rate) = (table.integer("seed"), table.fraction("failure_rate"));
         let (delay_min, delay_max) = (table.duration("delay_min"), table.duration("delay_max"));
         let (failures, end_state) = (table.choice("failures"), table.choice("end_state"));
@@ -115,7 +107,6 @@ impl Sim {
         }
         Some(Self {
             directory: directory?,
-            shared: shared?,
             seed: seed?,
             delay_min: delay_min?,
             delay_max: delay_max?,
@@ -163,15 +154,15 @@ mod tests {
     fn a_simulated_backend_is_certain_unless_it_is_told_otherwise() {
         let sim = read("").unwrap();
         assert_eq!(sim.directory, "/var/lib/vcld/s");
-        assert_eq!((sim.shared, sim.seed, sim.failure_rate), (false, 0, 0.0));
+        assert_eq!((sim.seed, sim.failure_rate), (0, 0.0));
         assert_eq!((sim.delay_min, sim.delay_max), (Duration::ZERO, Duration::ZERO));
-        let sim = read("seed = 7\ndelay_min = \"1s\"\ndelay_max = \"2s\"\nfailure_rate = 0.25\nfailures = \"both\"\nend_state = \"reboot\"\nshared = true").unwrap();
+        let sim = read("seed = 7\ndelay_min = \"1s\"\ndelay_max = \"2s\"\nfailure_rate = 0.25\nfailures = \"both\"\nend_state = \"reboot\"").unwrap();
         assert_eq!(
             (sim.seed, sim.delay_min, sim.delay_max),
             (7, Duration::from_secs(1), Duration::from_secs(2))
         );
         assert_eq!((sim.failure_rate, sim.failures), (0.25, SimFailures::Both));
-        assert_eq!((sim.end_state, sim.shared), (SimEndState::Reboot, true));
+        assert_eq!(sim.end_state, SimEndState::Reboot);
         assert_eq!(read("failure_rate = 1").unwrap().failure_rate, 1.0);
     }
 

@@ -166,7 +166,7 @@ mod tests {
         let reason = admit(&both).reason().unwrap();
         assert_eq!(
             reason,
-            "4 GiB are needed in backend kvm, which can give 2 GiB now; it goes on when there is room"
+            "4.0 GiB are needed in backend kvm, which can give 2.0 GiB now; it goes on when there is room"
         );
         assert_eq!(admit(&[]).reason(), None);
     }

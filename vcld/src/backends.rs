@@ -53,7 +53,7 @@ fn sim(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
     Ok(Arc::new(Sim::new(Settings {
         name: making.name.clone(),
         directory: table.directory,
-        shared: table.shared,
+        shared: making.table.shared.unwrap_or(false),
         chance: Chance {
             seed: table.seed.into(),
             delay_min: table.delay_min,

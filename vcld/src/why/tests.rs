@@ -72,38 +72,38 @@ fn every_state_of_a_job_has_its_sentence() {
     let cases: Vec<(JobSituation, &str, &[&str])> = vec![
         (
             queued,
-            "job 12 (load debian@2 on a) has waited 1 min 40 s for its turn; 2 jobs are before it: backend kvm runs 4 of at \
+            "job 12 (load a debian@2) has waited 1 min 40 s for its turn; 2 jobs are before it: backend kvm runs 4 of at \
              most 4 jobs (jobs 1, 2, 3, 4)",
             &["job cancel 12"],
         ),
         (
             first,
-            "job 12 (load debian@2 on a) has waited 1 min 30 s for its turn, again after: the daemon stopped; it is the \
+            "job 12 (load a debian@2) has waited 1 min 30 s for its turn, again after: the daemon stopped; it is the \
              next: a node that takes it",
             &["job cancel 12"],
         ),
         (
             situation(S::Waiting, Some("3 GiB are needed in the library, 1 GiB is free"), vec![]),
-            "job 12 (load debian@2 on a) has waited 1 min 30 s: 3 GiB are needed in the library, 1 GiB is free; it goes on \
+            "job 12 (load a debian@2) has waited 1 min 30 s: 3 GiB are needed in the library, 1 GiB is free; it goes on \
              by itself when that is there",
             &["job cancel 12"],
         ),
         (
             situation(S::Running, None, vec![done(), copying]),
-            "job 12 (load debian@2 on a) is in `boot` on mn1 for 40 s (50 %), which usually takes 50 s (19 of 20 at most 50 \
+            "job 12 (load a debian@2) is in `boot` on mn1 for 40 s (50 %), which usually takes 50 s (19 of 20 at most 50 \
              s, by 3 runs); then comes `record`; about 12 s are left of the whole job",
             &["job watch 12", "job cancel 12"],
         ),
-        (young, "job 12 (load debian@2 on a) is in `boot` on mn1 for 40 s", &["job watch 12"]),
+        (young, "job 12 (load a debian@2) is in `boot` on mn1 for 40 s", &["job watch 12"]),
         (
             situation(S::Running, None, vec![done()]),
-            "job 12 (load debian@2 on a) is between two steps on mn1, which has had it for 1 min 30 s; about 52 s are left \
+            "job 12 (load a debian@2) is between two steps on mn1, which has had it for 1 min 30 s; about 52 s are left \
              of the whole job",
             &["job watch 12"],
         ),
         (
             situation(S::Running, None, vec![done(), step("boot", StepState::Failed)]),
-            "job 12 (load debian@2 on a) is taking back what it did on mn1, which has had it for 1 min 30 s",
+            "job 12 (load a debian@2) is taking back what it did on mn1, which has had it for 1 min 30 s",
             &["job watch 12"],
         ),
         (
@@ -112,25 +112,21 @@ fn every_state_of_a_job_has_its_sentence() {
                 Some("undoing `define`: no answer"),
                 vec![step("define", StepState::Failed), step("boot", StepState::Undone)],
             ),
-            "job 12 (load debian@2 on a) has been stuck for 1 min: `define` could not be taken back (undoing `define`: no \
+            "job 12 (load a debian@2) has been stuck for 1 min: `define` could not be taken back (undoing `define`: no \
              answer); 1 steps are open, and somebody has to look",
             &["job retry 12", "job undo 12", "job abandon 12"],
         ),
         (
             failed,
-            "job 12 (load debian@2 on a) failed 1 min ago and has taken back what it did: no ssh server spoke",
+            "job 12 (load a debian@2) failed 1 min ago and has taken back what it did: no ssh server spoke",
             &["job evidence 12", "job retry 12"],
         ),
         (
             situation(S::Cancelled, Some("called off"), vec![]),
-            "job 12 (load debian@2 on a) was called off 1 min ago and has taken back what it did: called off",
+            "job 12 (load a debian@2) was called off 1 min ago and has taken back what it did: called off",
             &[],
         ),
-        (
-            situation(S::Done, None, vec![]),
-            "job 12 (load debian@2 on a) was done 1 min ago: debian@2 on a",
-            &[],
-        ),
+        (situation(S::Done, None, vec![]), "job 12 (load a debian@2) was done 1 min ago: debian@2 on a", &[]),
     ];
     let mut states: Vec<job::State> = cases.iter().map(|(s, _, _)| s.job.state).collect();
     states.dedup();
@@ -235,8 +231,7 @@ fn every_state_of_a_computer_has_its_sentence() {
     let held = of_job(&situation(job::State::Running, None, steps), now());
     let why = of_computer(&row(S::Loading, None, false), None, Some(&held), now());
     assert!(
-        why.sentence
-            .starts_with("a is loading and waits for a job: job 12 (load debian@2 on a) is in `boot`")
+        why.sentence.starts_with("a is loading and waits for a job: job 12 (load a debian@2) is in `boot`")
     );
     assert_eq!((why.next.as_deref(), why.since), (Some("record"), Some(at(60))));
 }
