@@ -202,6 +202,14 @@ impl Queue {
     {
         self.0.writer.write(true, change, |value| value).await
     }
+    /// A change of one statement that goes before all others.
+    pub(crate) async fn write_first<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Change<T>,
+    {
+        self.0.writer.write_first(change).await
+    }
     /// Sends a change and does not wait for it.
     pub(crate) fn post<T, F>(&self, change: F, after: impl FnOnce(&T) + Send + 'static) -> Result<()>
     where

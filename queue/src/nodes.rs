@@ -381,7 +381,7 @@ impl Membership {
         let begun = Moment::now();
         let renewed = self
             .queue
-            .write_one(move |db| {
+            .write_first(move |db| {
                 Box::pin(async move {
                     let renew =
                         "UPDATE nodes SET beat = beat + 1 WHERE name = ? AND life = ? AND state = 'alive'";

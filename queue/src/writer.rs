@@ -6,6 +6,9 @@
 //! answered before the commit is durable, and operations take effect in the order in which they were sent, even those
 //! whose sender has stopped waiting.
 //!
+//! What cannot wait behind a thousand others, the renewal of the node's lease, has a queue of its own that is looked into
+//! first, and a transaction of its own. A burst of work costs it one transaction that is under way, never its turn.
+//!
 //! On a server the whole batch may have to run again (see `server`), so an operation is a closure that can be cloned,
 //! and a clone of it runs each time.
 
@@ -103,14 +106,27 @@ pub(crate) enum Home {
 
 /// The sending end. The writer ends when the last of them is dropped, or when one says so.
 #[derive(Clone)]
-pub(crate) struct Writer(mpsc::Sender<Message>);
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Message>,
+    /// What goes before all others.
+    urgent: mpsc::Sender<Message>,
+}
 
 impl Writer {
     /// Starts the task.
     pub(crate) fn start(home: Home) -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(work(home, receiver));
-        Self(sender)
+        let (queue, messages) = mpsc::channel(WAITING);
+        let (urgent, first) = mpsc::channel(WAITING);
+        tokio::spawn(work(home, messages, first));
+        Self { queue, urgent }
+    }
+    /// Makes a change of one statement before all others that wait, in a transaction of its own.
+    pub(crate) async fn write_first<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Change<T>,
+    {
+        Self::send(&self.urgent, true, change, |value| value).await
     }
     /// Makes a change and waits until it is durable. When the future is dropped the change may be made all the same.
     pub(crate) async fn write<T, U, F, A>(&self, single: bool, change: F, after: A) -> Result<U>
@@ -120,10 +136,19 @@ impl Writer {
         F: Change<T>,
         A: FnOnce(T) -> U + Send + 'static,
     {
+        Self::send(&self.queue, single, change, after).await
+    }
+    async fn send<T, U, F, A>(queue: &mpsc::Sender<Message>, single: bool, change: F, after: A) -> Result<U>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: Change<T>,
+        A: FnOnce(T) -> U + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let sent = Instant::now();
         let sent = Sent { change, result: None, single, sent, after, reply };
-        self.0.send_timeout(Message::Operation(Box::new(sent)), TURN).await.map_err(|e| match e {
+        queue.send_timeout(Message::Operation(Box::new(sent)), TURN).await.map_err(|e| match e {
             mpsc::error::SendTimeoutError::Timeout(_) => full(),
             mpsc::error::SendTimeoutError::Closed(_) => closed(),
         })?;
@@ -140,7 +165,7 @@ impl Writer {
         let (reply, _) = oneshot::channel();
         let sent = Instant::now();
         let sent = Sent { change, result: None, single, sent, after, reply };
-        self.0.try_send(Message::Operation(Box::new(sent))).map_err(|e| match e {
+        self.queue.try_send(Message::Operation(Box::new(sent))).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => closed(),
         })
@@ -148,11 +173,11 @@ impl Writer {
     /// Waits until everything that was sent is written and the connection is closed.
     pub(crate) async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.0.send(Message::Close(done)).await.is_ok() {
+        if self.queue.send(Message::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
         // Another one may have closed it a moment ago; the channel closes when the lock is let go.
-        self.0.closed().await;
+        self.queue.closed().await;
     }
 }
 
@@ -163,10 +188,18 @@ fn full() -> Error {
     Error::new(Kind::Unavailable, format!("{WAITING} changes wait for the database already"))
 }
 
-async fn work(mut home: Home, mut messages: mpsc::Receiver<Message>) {
+async fn work(mut home: Home, mut messages: mpsc::Receiver<Message>, mut urgent: mpsc::Receiver<Message>) {
     let mut closing = None;
     while closing.is_none() {
-        let Some(first) = messages.recv().await else { break };
+        // Whoever drops the last sender drops both.
+        let (first, messages) = tokio::select! {
+            biased;
+            Some(first) = urgent.recv() => (first, &mut urgent),
+            first = messages.recv() => match first {
+                Some(first) => (first, &mut messages),
+                None => break,
+            },
+        };
         let mut batch = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {

@@ -43,6 +43,9 @@ impl Client {
         let broken = |cause: Box<dyn StdError + Send + Sync>| {
             Error::caused(ErrorKind::Local, "cannot set up the HTTP client", cause)
         };
+        // Built beside the daemon the HTTP library has TLS in it, and wants to know whose even for a unix socket. Another
+        // part of the process may have said so before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             .no_proxy()

@@ -10,7 +10,7 @@
 
 use crate::backends::{Factory, Making, networks};
 use crate::cli::{Arguments, BackupsVerb, Verb};
-use crate::exchange::{Configured, Exchange, Identity};
+use crate::exchange::{Exchange, Identity, Joined};
 use crate::node::Node;
 use crate::worker::{self, Stop};
 use crate::{backup, http, notify, telemetry};
@@ -220,7 +220,7 @@ impl Builder {
         }
         let name = node_name(&config);
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
-        let exchange = exchange(&config, &name)?.map(Arc::new);
+        let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
         Ok(Node {
             name,
             config_path,
@@ -345,7 +345,7 @@ fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
 }
 
 /// This node's end of the exchange, where the configuration has one.
-fn exchange(config: &Config, name: &str) -> anyhow::Result<Option<Exchange>> {
+fn exchange(config: &Config, name: &str, queue: &Queue) -> anyhow::Result<Option<Exchange>> {
     let Some(table) = &config.exchange else { return Ok(None) };
     let key = match &table.key {
         vcl_config::KeySource::File(path) => {
@@ -354,7 +354,7 @@ fn exchange(config: &Config, name: &str) -> anyhow::Result<Option<Exchange>> {
         vcl_config::KeySource::Credential(name) => config.credential(name)?.expose().as_bytes().to_vec(),
     };
     let identity = Identity::read(table, &key)?;
-    let peers = Arc::new(Configured(table.peers.clone()));
+    let peers = Arc::new(Joined { queue: queue.clone(), configured: table.peers.clone() });
     let (silence, keep_free) = (config.deadlines.no_progress, config.library.keep_free);
     Ok(Some(Exchange::new(name, identity, peers, silence, keep_free)))
 }

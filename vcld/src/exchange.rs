@@ -52,6 +52,28 @@ impl Peers for Configured {
     }
 }
 
+/// Those that joined and said where they are reached, and those that the configuration names, which go before.
+pub struct Joined {
+    /// Where the nodes are.
+    pub queue: vcl_queue::Queue,
+    /// What the configuration says.
+    pub configured: BTreeMap<String, String>,
+}
+
+#[async_trait::async_trait]
+impl Peers for Joined {
+    async fn peers(&self) -> Result<BTreeMap<String, String>> {
+        let mut peers = BTreeMap::new();
+        match self.queue.nodes().await {
+            Ok(rows) => peers.extend(rows.into_iter().filter_map(|row| Some((row.name, row.address?)))),
+            // Whoever is in the configuration is known without asking.
+            Err(error) => tracing::debug!(error = %error, "cannot ask for the nodes that joined"),
+        }
+        peers.extend(self.configured.clone());
+        Ok(peers)
+    }
+}
+
 /// This node's end of the exchange.
 pub struct Exchange {
     /// This node's name.

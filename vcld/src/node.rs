@@ -199,10 +199,17 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL,
             process: Process::this(),
-            address: None,
+            address: self.address(),
             backends: self.sharing(),
             alone: self.alone(),
         }
+    }
+
+    /// What other nodes dial for this one's revisions: as configured, or else its name with the port it listens on.
+    fn address(&self) -> Option<String> {
+        let table = self.config.exchange.as_ref()?;
+        let by_name = || format!("{}:{}", self.name, table.listen.port());
+        Some(table.address.clone().unwrap_or_else(by_name))
     }
 
     /// Whether the database is this daemon's alone.

@@ -3,6 +3,8 @@
 //!
 //! The words are made by pure functions of a situation, one arm for each state; gathering the situation is at the end.
 
+mod waits;
+
 use crate::node::{Node, Refusal};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -302,8 +304,13 @@ impl Node {
         Ok(of_job(&JobSituation { job, steps, history, before, limit, evidence }, Utc::now()))
     }
 
-    /// Which limit keeps a queued job from being claimed by this node now.
+    /// What keeps a queued job from being claimed now: the nodes that could, or a limit of this one.
     async fn limit_of(&self, job: &JobRow) -> Result<Option<String>, Refusal> {
+        let nodes: Vec<waits::Seen> = self.queue.nodes().await?.into_iter().map(Into::into).collect();
+        if let Some(why) = waits::of_nodes(&nodes, job.bound_to.as_deref(), job.backend.as_ref(), Utc::now())
+        {
+            return Ok(Some(why));
+        }
         let running = self.queue.running().await?;
         let full = |what: String, most: u64, mine: Vec<&JobRow>| {
             let ids: Vec<String> = mine.iter().take(5).map(|j| j.id.to_string()).collect();
@@ -313,11 +320,8 @@ impl Node {
             })
         };
         if let Some(name) = &job.backend {
-            let Some(table) = self.config.backends.get(name) else {
-                return Ok(Some(format!(
-                    "no node that is up has the backend {name}; put it back into the configuration, or call the job off"
-                )));
-            };
+            // Another node has it; what its limit is, that node knows.
+            let Some(table) = self.config.backends.get(name) else { return Ok(None) };
             let mine = running.iter().filter(|j| j.backend.as_ref() == Some(name)).collect();
             if let Some(why) = full(format!("backend {name}"), table.max_jobs as u64, mine) {
                 return Ok(Some(why));
