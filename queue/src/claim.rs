@@ -3,11 +3,12 @@
 
 use crate::database::{Db, now, time};
 use crate::engine::{exclusive, locked};
-use crate::jobs::{JobRow, get};
+use crate::jobs::{JobRow, get, unknown};
 use crate::lanes::{Claimer, Lane, candidates};
 use crate::lease::Lease;
 use crate::nodes::{PROTOCOL, may_claim};
 use crate::{Error, Kind, Queue, Result, guard, submit, waiting};
+use futures::{FutureExt, TryFutureExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use vcl_types::state::job::{Event, State, next};
@@ -151,7 +152,12 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], or when the database cannot be read.
     pub async fn cancel_wanted(&self, id: JobId) -> Result<bool> {
-        Ok(self.job(id).await?.cancel_wanted)
+        let wanted = self.read(move |db| {
+            let wanted = sqlx::query_scalar("SELECT cancel_wanted FROM jobs WHERE id = ?").bind(id.0);
+            wanted.fetch_optional(db).map_err(Error::from).boxed()
+        });
+        let wanted: Option<i64> = wanted.await?;
+        wanted.map(|wanted| wanted != 0).ok_or_else(|| unknown(id))
     }
 
     /// Waits until somebody calls the job off; at once if somebody has.

@@ -218,6 +218,14 @@ impl Queue {
     {
         self.0.writer.post(false, change, move |value: T| after(&value))
     }
+    /// As [`post`](Self::post), for a change of one statement.
+    pub(crate) fn post_one<T, F>(&self, change: F, after: impl FnOnce(&T) + Send + 'static) -> Result<()>
+    where
+        T: Send + 'static,
+        F: Change<T>,
+    {
+        self.0.writer.post(true, change, move |value: T| after(&value))
+    }
     /// Tells the workers that a claim might find something.
     pub(crate) fn wake(&self) {
         self.0.submitted.send_modify(|n| *n = n.wrapping_add(1));

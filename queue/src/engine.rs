@@ -7,8 +7,10 @@
 //! begins with [`exclusive`].
 
 use crate::database::{Db, DbRow};
-use crate::{Error, Result};
-use sqlx::Row;
+use crate::{Error, Kind, Result};
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
+use sqlx::{Any, Row};
 
 /// Which engine a database is kept by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,13 +69,25 @@ pub(crate) fn flag(row: &DbRow, column: &'static str) -> Result<bool> {
     Ok(row.try_get::<i64, _>(column)? != 0)
 }
 
-/// The number that the database gave to the row that was inserted.
-pub(crate) async fn inserted(db: &mut Db, done: &sqlx::any::AnyQueryResult) -> Result<i64> {
-    match done.last_insert_id() {
-        Some(id) => Ok(id),
-        // sqlx does not pass SQLite's on.
-        None => Ok(sqlx::query_scalar("SELECT last_insert_rowid()").fetch_one(db).await?),
+/// An `INSERT` that is to answer the number of its row: one statement on SQLite, where sqlx does not pass that number on.
+macro_rules! numbered {
+    ($db:expr, $sql:literal) => {
+        if crate::engine::Engine::of($db) == crate::engine::Engine::Sqlite {
+            concat!($sql, " RETURNING id")
+        } else {
+            $sql
+        }
+    };
+}
+pub(crate) use numbered;
+
+/// Runs an `INSERT` made with [`numbered!`] and answers the number that the database gave to the row.
+pub(crate) async fn insert(db: &mut Db, insert: Query<'_, Any, AnyArguments>) -> Result<i64> {
+    if Engine::of(db) == Engine::Sqlite {
+        return Ok(insert.fetch_one(db).await?.try_get("id")?);
     }
+    let done = insert.execute(db).await?;
+    done.last_insert_id().ok_or_else(|| Error::new(Kind::Unavailable, "the database has not numbered a row"))
 }
 
 /// What a failure of the database means for the batch it happened in.

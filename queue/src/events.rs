@@ -1,7 +1,7 @@
 //! Events: what happened, kept for a while, and the stream of it for whoever watches.
 
 use crate::database::{Db, DbRow, now, parsed_or_null, time};
-use crate::engine::inserted;
+use crate::engine::{insert, numbered};
 use crate::{Queue, Result};
 use futures::future::BoxFuture;
 use sqlx::Row;
@@ -42,7 +42,11 @@ impl Queue {
     ) -> Result<EventView> {
         let event = new(kind, job, computer, message);
         let queue = self.clone();
-        self.write_then(move |db| keep(db, event, KEPT), move |event| queue.tell(event)).await
+        let tell = move |event: EventView| {
+            queue.kept(&event, KEPT);
+            event
+        };
+        self.0.writer.write(true, move |db| keep(db, event), tell).await
     }
 
     /// As [`event`](Self::event), without waiting for anything: for callers that must not block. An event that cannot
@@ -50,11 +54,11 @@ impl Queue {
     pub fn post_event(&self, kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message: &str) {
         let event = new(kind, job, computer, message);
         let (queue, logged) = (self.clone(), event.clone());
-        let tell = move |event: &EventView| queue.tell(event);
-        let posted = self.post(
+        let tell = move |event: &EventView| queue.kept(event, KEPT);
+        let posted = self.post_one(
             move |db| {
                 Box::pin(async move {
-                    let kept = keep(db, event.clone(), KEPT).await;
+                    let kept = keep(db, event.clone()).await;
                     kept.inspect_err(|error| not_kept(&event, error))
                 })
             },
@@ -62,6 +66,17 @@ impl Queue {
         );
         if let Err(error) = posted {
             not_kept(&logged, &error);
+        }
+    }
+
+    /// Tells everybody who watches of an event that is kept, and now and then has all but the newest `most` forgotten.
+    fn kept(&self, event: &EventView, most: i64) {
+        self.tell(event);
+        let id = event.id;
+        if id % MORE == 0
+            && let Err(error) = self.post_one(move |db| Box::pin(forget(db, id, most)), |()| {})
+        {
+            tracing::debug!(error = %error, "the oldest events are forgotten later");
         }
     }
 
@@ -120,25 +135,27 @@ fn new(kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message:
     EventView { id: 0, at, kind: kind.chars().take(64).collect(), job, computer: computer.cloned(), message }
 }
 
-/// Keeps the event, and now and then forgets the oldest ones.
-fn keep(db: &mut Db, mut event: EventView, kept: i64) -> BoxFuture<'_, Result<EventView>> {
+/// Keeps the event, in one statement.
+fn keep(db: &mut Db, mut event: EventView) -> BoxFuture<'_, Result<EventView>> {
     Box::pin(async move {
-        let done =
-            sqlx::query("INSERT INTO events (at, kind, job_id, computer, message) VALUES (?, ?, ?, ?, ?)")
-                .bind(event.at.timestamp_millis())
-                .bind(&event.kind)
-                .bind(event.job.map(|j| j.0))
-                .bind(event.computer.as_ref().map(ComputerName::as_str))
-                .bind(&event.message)
-                .execute(&mut *db)
-                .await?;
-        event.id = inserted(&mut *db, &done).await?;
-        if event.id % MORE == 0 {
-            let forget = sqlx::query("DELETE FROM events WHERE id <= ?");
-            forget.bind(event.id - kept).execute(db).await?;
-        }
+        let row = sqlx::query(numbered!(
+            db,
+            "INSERT INTO events (at, kind, job_id, computer, message) VALUES (?, ?, ?, ?, ?)"
+        ))
+        .bind(event.at.timestamp_millis())
+        .bind(event.kind.clone())
+        .bind(event.job.map(|j| j.0))
+        .bind(event.computer.as_ref().map(ToString::to_string))
+        .bind(event.message.clone());
+        event.id = insert(db, row).await?;
         Ok(event)
     })
+}
+
+/// Forgets all but the newest `kept` up to the event of this number.
+async fn forget(db: &mut Db, id: i64, kept: i64) -> Result<()> {
+    sqlx::query("DELETE FROM events WHERE id <= ?").bind(id - kept).execute(db).await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -150,22 +167,24 @@ mod tests {
     async fn the_oldest_are_forgotten_now_and_then() {
         let dir = tempfile::tempdir().unwrap();
         let queue = Queue::open(dir.path().join("vcl.db")).await.unwrap();
-        let write = |n: i64| {
-            queue.write(move |db| {
-                Box::pin(async move {
-                    for _ in 0..n {
-                        keep(&mut *db, new("noted", None, None, "x"), 500).await?;
-                    }
-                    Ok(())
-                })
-            })
+        let write = async |n: i64| {
+            for _ in 0..n {
+                let told = queue.clone();
+                let event = new("noted", None, None, "x");
+                let after = move |event: EventView| told.kept(&event, 500);
+                queue.0.writer.write(true, move |db| keep(db, event), after).await.unwrap();
+            }
+            // What the last one has posted comes before this.
+            for _ in 0..2 {
+                queue.write(|_| Box::pin(async { Ok(()) })).await.unwrap();
+            }
         };
-        write(MORE - 1).await.unwrap();
+        write(MORE - 1).await;
         assert_eq!(queue.events(0, 9999).await.unwrap().len(), 999);
-        write(1).await.unwrap();
+        write(1).await;
         let left = queue.events(0, 9999).await.unwrap();
         assert_eq!((left.len(), left[0].id), (500, 501));
-        write(MORE).await.unwrap();
+        write(MORE).await;
         assert_eq!(queue.events(0, 9999).await.unwrap()[0].id, 1501, "numbers go on");
         queue.close().await;
     }

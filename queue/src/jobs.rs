@@ -170,7 +170,7 @@ pub(crate) async fn get(db: &mut Db, id: JobId) -> Result<JobRow> {
     row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| unknown(id))
 }
 
-fn unknown(id: JobId) -> Error {
+pub(crate) fn unknown(id: JobId) -> Error {
     Error::new(Kind::NotFound, format!("there is no job {id}; `vclctl job list` shows what there is"))
 }
 

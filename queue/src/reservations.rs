@@ -1,7 +1,7 @@
 //! Reservations, as far as loading and unloading make and end them.
 
 use crate::database::{Db, DbRow, now, parsed, time};
-use crate::engine::{inserted, number, number_or_null};
+use crate::engine::{insert, number, number_or_null, numbered};
 use crate::{Claim, Error, Kind, Queue, Result, guard};
 use sqlx::Row;
 use vcl_types::api::ReservationView;
@@ -166,10 +166,11 @@ async fn open(
     }
     let refused = |e| Error::caused(Kind::Refused, format!("a reservation of {computer}"), e);
     let state = next(State::Queued, Event::Start).map_err(refused)?;
-    let done = sqlx::query(
+    let row = sqlx::query(numbered!(
+        db,
         "INSERT INTO reservations (owner, computer, image, revision, state, job_id, attempt, since) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    ))
     .bind(owner)
     .bind(computer.as_str())
     .bind(image.name.as_str())
@@ -177,10 +178,8 @@ async fn open(
     .bind(state.as_str())
     .bind(claim.job.id.0)
     .bind(i64::from(claim.job.attempt))
-    .bind(now())
-    .execute(&mut *db)
-    .await?;
-    Ok(ReservationId(inserted(&mut *db, &done).await?))
+    .bind(now());
+    Ok(ReservationId(insert(db, row).await?))
 }
 
 async fn set_state(db: &mut Db, id: ReservationId, state: State) -> Result<()> {

@@ -52,6 +52,9 @@ pub(crate) async fn open(path: &Path, migrations: &'static [Migration]) -> Resul
     let db = opened.await.map_err(|e| way_out(e, &shown))?;
     let readers = AnyPoolOptions::new()
         .max_connections(READERS)
+        // A file does not go away behind a connection as a server does: asking each time whether it is there costs as
+        // much as the question itself.
+        .test_before_acquire(false)
         .acquire_timeout(Duration::from_secs(30))
         .after_connect(|db, _| {
             Box::pin(async move {

@@ -1,7 +1,7 @@
 //! What may be queued: one job at a time has a computer, one at a time changes an image.
 
 use crate::database::{Db, now, to_json};
-use crate::engine::{exclusive, inserted, locked};
+use crate::engine::{exclusive, insert, locked, numbered};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
 use crate::lanes::Lane;
@@ -102,11 +102,12 @@ async fn submit(db: &mut Db, job: NewJob, admission: Admission) -> Result<JobId>
     let held = busy.is_none() && (computer.is_some() || image.is_some());
     let state = if busy.is_some() { State::Waiting } else { State::Queued };
     let now = now();
-    let done = sqlx::query(
+    let row = sqlx::query(numbered!(
+        db,
         "INSERT INTO jobs (kind, request, requester, backend, host, computer, image, revision, holds_computer, \
          holds_image, held_since, state, reason, waits_for, waits_subject, bound_to, protocol, lane, submitted_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    ))
     .bind(job.request.kind().as_str())
     .bind(to_json(&job.request)?)
     .bind(&job.requester)
@@ -125,10 +126,8 @@ async fn submit(db: &mut Db, job: NewJob, admission: Admission) -> Result<JobId>
     .bind(&lane.bound_to)
     .bind(lane.protocol)
     .bind(lane.text())
-    .bind(now)
-    .execute(&mut *db)
-    .await?;
-    Ok(JobId(inserted(&mut *db, &done).await?))
+    .bind(now);
+    Ok(JobId(insert(db, row).await?))
 }
 
 /// Whether a request can be had now, and what it needs. Other nodes queue nothing until the transaction ends.

@@ -98,13 +98,11 @@ impl Queue {
         let backend = claim.job.backend.clone();
         let steps: Vec<(String, u64)> = steps.into_iter().map(|(name, took)| (name, ms(took))).collect();
         let whole = whole.map(|d| i64::try_from(ms(d)).unwrap_or(i64::MAX));
-        let posted = self.post(
+        let posted = self.post_one(
             move |db| {
                 Box::pin(async move {
-                    let old = sqlx::query("DELETE FROM timings WHERE job_id = ?");
-                    old.bind(id.0).execute(&mut *db).await?;
                     sqlx::query(
-                        "INSERT INTO timings (job_id, kind, backend, ended_at, whole, steps) VALUES (?, ?, ?, ?, ?, ?)",
+                        "REPLACE INTO timings (job_id, kind, backend, ended_at, whole, steps) VALUES (?, ?, ?, ?, ?, ?)",
                     )
                     .bind(id.0)
                     .bind(kind.as_str())

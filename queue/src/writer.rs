@@ -2,15 +2,15 @@
 //! connection.
 //!
 //! It takes whatever is waiting into one transaction, so that jobs that run side by side share an fsync; what comes
-//! alone is committed at once. An operation of a batch that fails is rolled back alone, to its savepoint. Nobody is
-//! answered before the commit is durable, and operations take effect in the order in which they were sent, even those
-//! whose sender has stopped waiting.
+//! alone is committed at once. When an operation of a batch fails, the batch is run again with a savepoint for each, and
+//! the one that fails is taken back alone. Nobody is answered before the commit is durable, and operations take effect
+//! in the order in which they were sent, even those whose sender has stopped waiting.
 //!
 //! What cannot wait behind a thousand others, the renewal of the node's lease, has a queue of its own that is looked into
 //! first, and a transaction of its own. A burst of work costs it one transaction that is under way, never its turn.
 //!
-//! On a server the whole batch may have to run again (see `server`), so an operation is a closure that can be cloned,
-//! and a clone of it runs each time.
+//! A batch may have to run again, on a server for other reasons too (see `server`), so an operation is a closure that can
+//! be cloned, and a clone of it runs each time.
 
 use crate::database::Db;
 use crate::server::Server;
@@ -241,19 +241,31 @@ async fn commit(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>
     }
 }
 
-/// One outcome for each operation.
+/// One outcome for each operation. Nearly always none of them is refused, so they are run without savepoints first; when
+/// one is, all begin anew and each gets its own.
 async fn transaction(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Result<()>> {
-    let all = |n: usize, e: Error| (0..n).map(|_| Err(e.shared())).collect::<Vec<_>>();
+    if batch.len() > 1
+        && let Some(outcomes) = run(db, batch, false).await
+    {
+        return outcomes;
+    }
+    run(db, batch, true).await.unwrap_or_default()
+}
+
+/// Runs a batch. `None` when one of them is refused that has no savepoint to go back to: nothing of the batch was done.
+async fn run(db: &mut Db, batch: &mut [Box<dyn Operation>], savepoints: bool) -> Option<Vec<Result<()>>> {
+    let all = |n: usize, e: Error| Some((0..n).map(|_| Err(e.shared())).collect::<Vec<_>>());
     let count = batch.len();
     if count == 0 {
-        return Vec::new();
+        return Some(Vec::new());
     }
     if let Err(e) = begin(db).await {
         return all(count, e);
     }
     let mut outcomes = Vec::with_capacity(count);
     for operation in batch {
-        let outcome = if count > 1 && !operation.is_single() {
+        let single = operation.is_single();
+        let outcome = if count > 1 && !single && savepoints {
             guarded(db, operation.as_mut()).await
         } else {
             operation.run(db).await.map_err(Failed::of)
@@ -262,16 +274,20 @@ async fn transaction(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Resul
             Ok(()) => outcomes.push(Ok(())),
             Err(Failed::One(e)) if count == 1 => {
                 roll_back(db).await;
-                return vec![Err(e)];
+                return Some(vec![Err(e)]);
+            }
+            Err(Failed::One(_)) if !single && !savepoints => {
+                roll_back(db).await;
+                return None;
             }
             Err(Failed::One(e)) => outcomes.push(Err(e)),
             Err(Failed::All(e)) => {
                 roll_back(db).await;
-                return if count == 1 { vec![Err(e)] } else { all(count, e) };
+                return if count == 1 { Some(vec![Err(e)]) } else { all(count, e) };
             }
         }
     }
-    match sqlx::query("COMMIT").execute(&mut *db).await {
+    Some(match sqlx::query("COMMIT").execute(&mut *db).await {
         Ok(_) => outcomes,
         Err(e) => {
             let e = Error::from(e);
@@ -279,7 +295,7 @@ async fn transaction(db: &mut Db, batch: &mut [Box<dyn Operation>]) -> Vec<Resul
             // What an operation was refused for stays its answer; what would have been done was not.
             outcomes.into_iter().map(|o| o.and_then(|()| Err(e.shared()))).collect()
         }
-    }
+    })
 }
 
 /// How much of the batch an error takes with it.

@@ -26,7 +26,9 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
     let known = Known::new(&life, id, cancel.clone());
     let computer = claim.job.request.computer().cloned();
     async {
-        let again = node.queue.journal(&claim).read().await.is_ok_and(|records| !records.is_empty());
+        // A first claim finds nothing written.
+        let again = claim.token > 1
+            && node.queue.journal(&claim).read().await.is_ok_and(|records| !records.is_empty());
         tracing::info!(title = %claim.job.request, token = claim.token, "job claimed");
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
