@@ -273,7 +273,7 @@ fn inside(arguments: &Arguments, before: &str) -> Result<ExitCode> {
             verb(&daemon, bar, &["unload", name])?;
         }
         for revision in ["debian@2", "debian@1"] {
-            verb(&daemon, bar, &["image", "delete", revision, "--yes"])?;
+            verb(&daemon, bar, &["image", "delete", revision, "--now", "--yes"])?;
         }
         let domains = world.virsh(&["list", "--all", "--name"])?.split_whitespace().count();
         let files = daemon.leftovers()?.len()

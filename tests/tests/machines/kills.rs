@@ -254,7 +254,7 @@ fn at_each_step_alone() -> Result<()> {
         points.push(point);
         case.nothing_left(&daemon)?;
         let revision = job.result.context("no revision")?;
-        let _: JobView = daemon.json(&["image", "delete", &revision, "--yes"])?;
+        let _: JobView = daemon.json(&["image", "delete", &revision, "--now", "--yes"])?;
     }
     print("captures, each killed -9 at one point", &points);
     ensure!(writers.seen().values().all(|seen| seen.most == 1), "{:?}", writers.seen());

@@ -83,7 +83,7 @@ fn a_guest_s_whole_life() -> Result<()> {
     assert_eq!(content("copy", 0)?, content("lab", 2)?);
     assert!(daemon.refused(&["image", "export", "lab@3", out.as_str()])?.contains("lab.raw"));
     for revision in ["lab@1", "lab@2", "lab@3", "copy@1", "debian@1"] {
-        let _: JobView = daemon.json(&["image", "delete", revision, "--yes"])?;
+        let _: JobView = daemon.json(&["image", "delete", revision, "--now", "--yes"])?;
     }
     case.nothing_left(&daemon)
 }
