@@ -163,7 +163,7 @@ pub(crate) async fn plan(
     if let Some(layout) = layout {
         return Ok(Plan { layout, copy: None });
     }
-    let whole = layers.first().map(|top| top.path.as_path()).unwrap_or(path);
+    let whole = layers.first().map_or(path, |top| top.path.as_path());
     let name = whole.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let copy = Copy(scratch.join(format!("{name}.{}{RAW_COPY}", nonce())));
     let from = ConvertFrom { path, format };

@@ -206,6 +206,7 @@ pub fn prune(all: &[Kept], image: &ImageName, rules: &Rules, now: DateTime<Utc>)
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 mod tests {
     use super::*;
 

@@ -84,6 +84,6 @@ pub use orphans::{Noted, Sight};
 pub use restored::Restored;
 pub use retention::Standing;
 pub use submit::{Admission, NewJob};
-pub use timings::{History, usual};
+pub use timings::{History, Timed, usual};
 pub use upkeep::{Purged, Stance};
 pub use waiting::WaitFor;

@@ -39,10 +39,13 @@ pub fn usual(mut times: Vec<u64>) -> Option<Usual> {
     Some(Usual { p50_ms: at(50), p95_ms: at(95), runs: u32::try_from(times.len()).unwrap_or(u32::MAX) })
 }
 
+/// One past run: how many milliseconds all of it took, where that is known, and each of its steps.
+pub type Timed = (Option<u64>, Vec<(String, u64)>);
+
 impl History {
     /// What a job's steps took, newest run first, for tests and for whoever has them from elsewhere.
     #[must_use]
-    pub fn of(runs: Vec<(Option<u64>, Vec<(String, u64)>)>) -> Self {
+    pub fn of(runs: Vec<Timed>) -> Self {
         Self { runs: runs.into_iter().map(|(whole, steps)| PastRun { whole, steps }).collect() }
     }
     /// How long a whole job usually takes.

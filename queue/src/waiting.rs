@@ -89,7 +89,7 @@ impl Queue {
             move |db| Box::pin(wake(db, what)),
             move |woken| {
                 if *woken > 0 {
-                    inner.wake()
+                    inner.wake();
                 }
             },
         )
@@ -114,7 +114,7 @@ impl Queue {
             move |db| Box::pin(wake_all(db)),
             move |woken| {
                 if *woken > 0 {
-                    inner.wake()
+                    inner.wake();
                 }
             },
         )

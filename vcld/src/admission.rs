@@ -98,7 +98,7 @@ impl Node {
                 }
             }
             JobRequest::Import { path, .. } => {
-                let bytes = std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
+                let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
                 demands.push(self.in_library(bytes)?);
             }
             JobRequest::CreateFromVm { backend, vm, .. } => {
@@ -154,7 +154,7 @@ mod tests {
             (demand(u64::MAX, u64::MAX, 0, 1), false),
         ];
         for (demand, fits) in cases {
-            assert_eq!(admit(&[demand.clone()]) == Admission::Admitted, fits, "{demand:?}");
+            assert_eq!(admit(std::slice::from_ref(&demand)) == Admission::Admitted, fits, "{demand:?}");
         }
         let both = [
             demand(1, 20, 0, 5),

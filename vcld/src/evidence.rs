@@ -50,7 +50,7 @@ impl Gathered {
         match got {
             Ok(text) if text.trim().is_empty() => self.note(name, "it is empty"),
             Ok(text) => {
-                self.text(name, if name.ends_with(".xml") { "application/xml" } else { "text/plain" }, &text)
+                self.text(name, if name.ends_with(".xml") { "application/xml" } else { "text/plain" }, &text);
             }
             Err(why) => self.note(name, &why),
         }

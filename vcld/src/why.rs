@@ -32,7 +32,7 @@ pub(crate) fn span(ms: u64) -> String {
     match s {
         0 => format!("{ms} ms"),
         1..60 => format!("{s} s"),
-        60..3600 if s % 60 == 0 => format!("{} min", s / 60),
+        60..3600 if s.is_multiple_of(60) => format!("{} min", s / 60),
         60..3600 => format!("{} min {} s", s / 60, s % 60),
         3600..172_800 => format!("{} h {} min", s / 3600, s / 60 % 60),
         _ => format!("{} days", s / 86_400),

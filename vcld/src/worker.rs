@@ -121,7 +121,7 @@ async fn join_again(node: &Arc<Node>, stop: &Stop) -> Option<Membership> {
                 return Some(member);
             }
             Err(e) => {
-                tracing::error!(error = %crate::node::chain(&e), "the node cannot join; trying again in 2 s")
+                tracing::error!(error = %crate::node::chain(&e), "the node cannot join; trying again in 2 s");
             }
         }
         tokio::select! {
@@ -150,7 +150,7 @@ async fn claim(life: &Arc<Life>, tasks: &TaskTracker) {
                 if more {
                     continue;
                 }
-                node.alone().then_some(Duration::MAX).unwrap_or(LOOK)
+                if node.alone() { Duration::MAX } else { LOOK }
             }
             Err(e) if e.kind == Kind::LeaseLost => {
                 life.lost.cancelled().await;

@@ -133,7 +133,7 @@ impl Node {
                         match self.power(&computer, PowerAction::On, "vcld (node.restart_stopped)").await {
                             Ok(_) => {}
                             Err(refusal) => {
-                                self.queue.post_event("power-lost", None, Some(&computer), &refusal.message)
+                                self.queue.post_event("power-lost", None, Some(&computer), &refusal.message);
                             }
                         }
                     }

@@ -121,7 +121,15 @@ pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
 pub(crate) async fn publish(library: &Library, image: &str, bytes: usize, seed: u64) -> Manifest {
     let image: ImageRef = image.parse().unwrap();
     let staging = library.staging("job7-token1").unwrap();
-    std::fs::write(staging.disk(0), noise(bytes, seed)).unwrap();
+    let raw = staging.path("raw").unwrap();
+    std::fs::write(&raw, noise(bytes.next_multiple_of(512), seed)).unwrap();
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&raw, &staging.disk(0)])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::remove_file(raw).unwrap();
     std::fs::write(staging.path("disk0.chunks").unwrap(), noise(64, seed)).unwrap();
     std::fs::write(staging.path("kernel").unwrap(), noise(5000, seed)).unwrap();
     let file = vcl_images::digest::file(&cx(), &staging.disk(0), &Progress::none()).await.unwrap();
