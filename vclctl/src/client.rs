@@ -43,6 +43,9 @@ impl Client {
         let broken = |cause: Box<dyn StdError + Send + Sync>| {
             Error::caused(ErrorKind::Local, "cannot set up the HTTP client", cause)
         };
+        // The daemon beside us speaks TLS to other nodes, and brings it into the one HTTP library of the workspace. That
+        // asks for a provider although a Unix socket needs none. It says no where this process has one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             .no_proxy()
