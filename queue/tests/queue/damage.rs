@@ -131,7 +131,7 @@ async fn a_full_disk_is_said_so_and_when_there_is_room_it_works_again() {
     let world = World { queue: queue.clone(), dir: tempfile::tempdir().unwrap(), address };
     let claim = world.running(import("x")).await;
     let journal = queue.journal(&claim);
-    let record = |n: usize| Record::Done { key: n.to_string(), output: "x".repeat(9_000).into() };
+    let record = |n: usize| Record::Done { key: n.to_string(), output: "x".repeat(2_000).into() };
     let ballast = small.0.join("ballast");
     let mut written = Vec::new();
     for round in 0..3 {
