@@ -150,7 +150,7 @@ async fn a_full_disk_is_said_so_and_when_there_is_room_it_works_again() {
         };
         assert_eq!(error.kind, vcl_job::Kind::NoSpace, "{}", error.failure());
         // Alone, and several at once.
-        let error = queue.event("noted", None, None, &"x".repeat(8000)).await.unwrap_err();
+        let error = queue.event("noted", None, None, &"x".repeat(60_000)).await.unwrap_err();
         assert_eq!(error.kind, Kind::NoSpace, "{}", chain(&error));
         let all = (0..5).map(|_| queue.event("noted", None, None, "x")).collect::<Vec<_>>();
         let all = futures::future::join_all(all).await;
