@@ -26,7 +26,8 @@
 //! the executor's rules; no two claims worked on one computer by turns. What is not so is a [`Violation`] with its
 //! history, to be played again by [`Matrix::replay`].
 //!
-//! Retries wait: run it under `#[tokio::test(start_paused = true)]` unless the world lives on real time.
+//! Retries wait: run it under `#[tokio::test(start_paused = true)]`, or [`Matrix::hasty`] where the world lives on real
+//! time.
 //!
 //! ```
 //! use std::{collections::BTreeSet, sync::{Arc, Mutex}};
@@ -100,5 +101,6 @@ mod report;
 
 pub use history::{Act, Budget, History};
 pub use matrix::{Ended, Life, Matrix, Scene};
+pub(crate) use points::paced;
 pub use points::{FaultyJournal, Fence, Passed, Point, Points};
 pub use report::{Played, Report, Violation};

@@ -1,6 +1,8 @@
 //! What all parts of one running job share: its journal, who watches it, how it is told to stop, and what was recorded.
 
 use crate::doing::{Doing, during};
+#[cfg(feature = "faults")]
+use crate::faults::paced;
 use crate::journal::left_of;
 use crate::observe::Harmless;
 use crate::process::Group;
@@ -15,6 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long to wait before something is tried again. The fault kit may be in a hurry.
+#[cfg(not(feature = "faults"))]
+fn paced(wait: Duration) -> Duration {
+    wait
+}
 
 /// Why a running step is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +197,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(told()),
-                () = tokio::time::sleep(wait) => wait *= 2,
+                () = tokio::time::sleep(paced(wait)) => wait *= 2,
             }
         }
         Ok(())
@@ -309,7 +317,7 @@ impl Shared {
                 Why::Overdue => self.overdue().unwrap_or_else(stopping),
                 Why::Interrupted | Why::Deadline => stopping(),
             }),
-            () = tokio::time::sleep(wait) => Ok(()),
+            () = tokio::time::sleep(paced(wait)) => Ok(()),
         }
     }
 
@@ -373,7 +381,7 @@ impl Shared {
                     biased;
                     () = self.lost() => {}
                     () = self.control.stop.cancelled() => {}
-                    () = tokio::time::sleep(wait) => {}
+                    () = tokio::time::sleep(paced(wait)) => {}
                 }
                 wait = (wait * 2).min(Duration::from_secs(60));
             } else {

@@ -49,6 +49,9 @@ pub(crate) struct Inner {
     pub(crate) progress: Mutex<HashMap<JobId, HashMap<String, Progress>>>,
     /// What other nodes do.
     pub(crate) nearby: Nearby,
+    /// What tests have called around each change that a step makes.
+    #[cfg(feature = "testing")]
+    pub(crate) hook: Mutex<Option<crate::testing::Hook>>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -114,6 +117,8 @@ impl Queue {
             stream: broadcast::Sender::new(STREAM),
             progress: Mutex::default(),
             nearby: Nearby::default(),
+            #[cfg(feature = "testing")]
+            hook: Mutex::default(),
         }))
     }
 
@@ -162,7 +167,20 @@ impl Queue {
         T: Send + 'static,
         F: Change<T>,
     {
-        self.0.writer.write(false, change, |value| value).await
+        self.around(self.0.writer.write(false, change, |value| value)).await
+    }
+    /// A change, with what a test wants around it.
+    #[cfg(feature = "testing")]
+    async fn around<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
+        use crate::testing::Moment;
+        self.told(Moment::Before).await?;
+        let done = change.await?;
+        self.told(Moment::After).await?;
+        Ok(done)
+    }
+    #[cfg(not(feature = "testing"))]
+    async fn around<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
+        change.await
     }
     /// As [`write`](Self::write); `after` is called once it is durable, even when nobody waits for the answer any more.
     pub(crate) async fn write_then<T, F>(
@@ -192,7 +210,7 @@ impl Queue {
         U: Send + 'static,
         F: Change<T>,
     {
-        self.0.writer.write(false, change, after).await
+        self.around(self.0.writer.write(false, change, after)).await
     }
     /// A change of one statement.
     pub(crate) async fn write_one<T, F>(&self, change: F) -> Result<T>

@@ -2,7 +2,7 @@
 //! when a revision comes or goes. They are a hint, and the node's answer has the last word.
 
 use crate::database::{Db, DbRow, now, parsed, time};
-use crate::{Error, Kind, Queue, Result};
+use crate::{Claim, Error, Kind, Queue, Result, guard};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use std::collections::BTreeSet;
@@ -79,6 +79,39 @@ impl Queue {
     pub async fn holds_no_more(&self, node: &str, image: &ImageRef) -> Result<()> {
         let (node, image) = (node.to_owned(), image.clone());
         self.write(move |db| Box::pin(async move { remove(db, &node, &image).await })).await
+    }
+
+    /// As [`hold`](Self::hold), in a job's name: one that is another's by now changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`], and as [`hold`](Self::hold).
+    pub async fn hold_by(&self, claim: &Claim, node: &str, image: &ImageRef) -> Result<()> {
+        let (claim, node, image) = (claim.clone(), node.to_owned(), image.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::check(&mut *db, &claim).await?;
+                if of_node(&mut *db, &node).await?.contains(&image) {
+                    return Ok(());
+                }
+                insert(db, &node, &image).await
+            })
+        })
+        .await
+    }
+
+    /// As [`holds_no_more`](Self::holds_no_more), in a job's name: one that is another's by now changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`], and as [`holds_no_more`](Self::holds_no_more).
+    pub async fn holds_no_more_by(&self, claim: &Claim, node: &str, image: &ImageRef) -> Result<()> {
+        let (claim, node, image) = (claim.clone(), node.to_owned(), image.clone());
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::check(&mut *db, &claim).await?;
+                remove(db, &node, &image).await
+            })
+        })
+        .await
     }
 
     /// Who holds what, by revision and node.

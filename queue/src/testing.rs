@@ -3,13 +3,14 @@
 use crate::mariadb::MariaDb;
 use crate::migrate::next_migrations;
 use crate::{Queue, Result};
+use futures::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vcl_types::Secret;
 
@@ -19,6 +20,37 @@ pub const SCHEMA: &str = "VCL_TESTING_SCHEMA";
 
 pub(crate) fn is_next() -> bool {
     std::env::var_os(SCHEMA).is_some_and(|v| v == "next")
+}
+
+/// Whether a change is about to be made or is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing has been sent.
+    Before,
+    /// It is in the database.
+    After,
+}
+
+/// Called around each change that a step of a job makes, in the step's own task. An error before it keeps it from being
+/// made; one after it is its answer although it was made. Writes of the journal are not changes in this sense: they
+/// have a [`Journal`](vcl_job::Journal) to be wrapped.
+pub type Hook = Arc<dyn Fn(Moment) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+impl Queue {
+    /// Has this called around each change of a step, in place of what was called before.
+    pub fn on_change(&self, hook: Hook) {
+        *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
+    }
+    pub(crate) async fn told(&self, moment: Moment) -> Result<()> {
+        if vcl_job::doing().is_none() {
+            return Ok(());
+        }
+        let hook = self.0.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match hook {
+            Some(hook) => hook(moment).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// [`Queue::open`] as the next version does it.

@@ -16,6 +16,8 @@ mod fetch;
 mod image;
 pub(crate) mod keep;
 mod load;
+#[cfg(all(test, feature = "sim"))]
+mod matrix;
 mod publish;
 mod recovery;
 #[cfg(test)]
@@ -26,7 +28,7 @@ use crate::node::{Node, Refusal, RefusalKind};
 use std::future::Future;
 use std::sync::Arc;
 use vcl_job::{
-    AnyStep, Control, Error, Flow, Job, Kind, Observer, Outcome, Owners, Run, Undo, execute, undo_in,
+    AnyStep, Control, Error, Flow, Job, Journal, Kind, Observer, Outcome, Owners, Run, Undo, execute, undo_in,
 };
 use vcl_os::Os;
 use vcl_provisioning::Provisioning;
@@ -106,9 +108,21 @@ pub(crate) async fn run(
     observer: Arc<dyn Observer>,
     control: Control,
 ) -> Outcome<Made> {
+    let journal = node.queue.journal(&claim);
+    run_on(journal, node, claim, observer, control).await
+}
+
+/// The same, with another journal than the queue's own around it.
+async fn run_on(
+    journal: Arc<dyn Journal>,
+    node: Arc<Node>,
+    claim: Claim,
+    observer: Arc<dyn Observer>,
+    control: Control,
+) -> Outcome<Made> {
     let running = Running { node, claim };
     let request = running.claim.job.request.clone();
-    let stage = Stage { running: &running, observer, control };
+    let stage = Stage { running: &running, journal, observer, control };
     match request.clone() {
         JobRequest::Load { computer, image } => {
             let flow = Flow { name: "load", version: 1, deadline: None };
@@ -208,6 +222,7 @@ pub(crate) async fn run(
 
 struct Stage<'a> {
     running: &'a Running,
+    journal: Arc<dyn Journal>,
     observer: Arc<dyn Observer>,
     control: Control,
 }
@@ -233,7 +248,7 @@ impl Stage<'_> {
             parts.extend(["load", "capture", "resume", "unload"].map(|part| (part, backend)));
         }
         let run = Run {
-            journal: node.queue.journal(claim),
+            journal: self.journal,
             observer: self.observer,
             control: self.control,
             owners: Owners { flow: self.running, parts: &parts },

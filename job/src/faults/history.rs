@@ -89,32 +89,44 @@ impl FromStr for History {
 /// How many histories of each kind are tried where there are too many to try all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// At most so many of each kind that has two points or more; those with one point are always all tried.
+    /// At most so many of each kind that has two points or more.
     pub each: usize,
+    /// At most so many of each kind that has one point, and four times as many where that one kills.
+    pub one: usize,
     /// Which ones are drawn.
     pub seed: u64,
 }
 impl Budget {
     /// All of them.
-    pub const FULL: Self = Self { each: usize::MAX, seed: 0 };
+    pub const FULL: Self = Self { each: usize::MAX, one: usize::MAX, seed: 0 };
 
     /// Draws from what could be tried.
-    pub(crate) fn draw<T>(self, mut all: Vec<T>) -> Vec<T> {
-        if all.len() > self.each {
+    pub(crate) fn draw<T>(self, all: Vec<T>) -> Vec<T> {
+        self.draw_most(all, self.each)
+    }
+    /// Draws from the points of a kind with one.
+    pub(crate) fn draw_points(self, all: &[usize], act: Act) -> Vec<usize> {
+        let most = if act == Act::Kill { self.one.saturating_mul(4) } else { self.one };
+        let mut drawn = self.draw_most(all.to_vec(), most);
+        drawn.sort_unstable();
+        drawn
+    }
+    fn draw_most<T>(self, mut all: Vec<T>, most: usize) -> Vec<T> {
+        if all.len() > most {
             let mut state = self.seed;
-            for i in 0..self.each {
+            for i in 0..most {
                 let rest = all.len() - i;
                 let j = i + usize::try_from(next(&mut state) % (rest as u64)).unwrap_or(0);
                 all.swap(i, j);
             }
-            all.truncate(self.each);
+            all.truncate(most);
         }
         all
     }
 }
 impl Default for Budget {
     fn default() -> Self {
-        Self { each: 2000, seed: 1 }
+        Self { each: 2000, one: usize::MAX, seed: 1 }
     }
 }
 

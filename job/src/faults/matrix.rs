@@ -92,6 +92,9 @@ impl Journal for Claimed {
     fn token(&self) -> i64 {
         self.token
     }
+    fn job(&self) -> i64 {
+        self.journal.job()
+    }
 }
 
 /// One world with one job in it, which survives the process.
@@ -126,6 +129,7 @@ pub struct Matrix<F> {
     make: F,
     budget: Budget,
     most: usize,
+    hasty: bool,
     #[cfg(feature = "seeded-faults")]
     fault: Option<crate::Fault>,
 }
@@ -161,6 +165,7 @@ where
             make,
             budget: Budget::default(),
             most: 20,
+            hasty: false,
             #[cfg(feature = "seeded-faults")]
             fault: None,
         }
@@ -175,6 +180,12 @@ where
     #[must_use]
     pub fn at_most(mut self, violations: usize) -> Self {
         self.most = violations;
+        self
+    }
+    /// Lets the executor try again without waiting: for a world that lives on real time.
+    #[must_use]
+    pub fn hasty(mut self) -> Self {
+        self.hasty = true;
         self
     }
     /// With a bug in the executor.
@@ -234,7 +245,7 @@ where
                 control.cancel.cancel();
             }
             let plan = history.0.get(number).cloned().unwrap_or_default();
-            let state = LifeState::new(number, plan, control.clone());
+            let state = LifeState::new(number, plan, control.clone(), self.hasty);
             points.begin(&state);
             let mut life =
                 self.begin(&scene, Life { number, control, claims: claims.clone() }, state.clone()).await;
@@ -308,11 +319,31 @@ where
         if let Some(Some(end)) = ends.last() {
             wrong.extend(scene.left(end).await.into_iter().map(|what| format!("left over: {what}")));
             if scene.restores() && matches!(end, Ended::RolledBack(_)) && after != before {
-                wrong.push(format!("taken back, and the world is {after} instead of {before}"));
+                wrong.push(format!("taken back, and the world has {}", differing(&after, &before)));
             }
         }
         Played { ends, points: counts, trace, worlds: (before, after), wrong }
     }
+}
+
+/// Where two worlds differ.
+fn differing(is: &Value, should: &Value) -> String {
+    fn look(at: &str, is: &Value, should: &Value, found: &mut Vec<String>) {
+        match (is, should) {
+            (Value::Object(one), Value::Object(other)) => {
+                let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+                for key in keys {
+                    let of = |all: &serde_json::Map<String, Value>| all.get(key).cloned().unwrap_or_default();
+                    look(&format!("{at}/{key}"), &of(one), &of(other), found);
+                }
+            }
+            _ if is == should => {}
+            _ => found.push(format!("{at} {is} instead of {should}")),
+        }
+    }
+    let mut found = Vec::new();
+    look("", is, should, &mut found);
+    found.join(", ")
 }
 
 /// Ends of lives that nothing in the history explains.
@@ -373,7 +404,7 @@ where
             if !fine {
                 let (Seen(end, world), Seen(calm, usual)) = (&got, &*calm);
                 played.wrong.push(if end == calm {
-                    format!("the world is {world} instead of {usual}")
+                    format!("the world has {}", differing(world, usual))
                 } else {
                     format!("the job ended as {end:?} instead of {calm:?}")
                 });
@@ -435,7 +466,7 @@ where
     async fn calmly(&mut self, at: &[usize], act: Act, alone: &'static str, twice: &'static str) {
         self.report.kinds.entry(alone).or_default().1 = at.len();
         let (mut pairs, mut beside) = (Vec::new(), Vec::new());
-        for n in at {
+        for n in &self.matrix.budget.draw_points(at, act) {
             let history = History::of(&[(*n, act)]);
             let Some(played) = self.one(alone, history.clone(), Expect::Calm).await else { return };
             let second = 1..=played.points.get(1).copied().unwrap_or(0);
@@ -455,7 +486,7 @@ where
     async fn undoing(&mut self, at: &[usize], act: Act, [alone, kill, twice]: [&'static str; 3]) {
         self.report.kinds.entry(alone).or_default().1 = at.len();
         let (mut crashes, mut undo) = (Vec::new(), Vec::new());
-        for n in at {
+        for n in &self.matrix.budget.draw_points(at, act) {
             let Some(played) = self.one(alone, History::of(&[(*n, act)]), Expect::Or(None)).await else {
                 return;
             };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -77,9 +78,17 @@ pub(crate) struct LifeState {
     pub(crate) freezing: Notify,
     pub(crate) thaw: CancellationToken,
     pub(crate) ended: CancellationToken,
+    /// Whether tries follow each other at once.
+    hasty: bool,
 }
+
+/// How long the executor waits before it tries again, in a life of a matrix that is in a hurry.
+pub(crate) fn paced(wait: Duration) -> Duration {
+    if LIFE.try_with(|life| life.hasty).unwrap_or(false) { Duration::ZERO } else { wait }
+}
+
 impl LifeState {
-    pub(crate) fn new(number: usize, plan: Vec<(usize, Act)>, control: Control) -> Arc<Self> {
+    pub(crate) fn new(number: usize, plan: Vec<(usize, Act)>, control: Control, hasty: bool) -> Arc<Self> {
         Arc::new(Self {
             number,
             control,
@@ -91,6 +100,7 @@ impl LifeState {
             freezing: Notify::new(),
             thaw: CancellationToken::new(),
             ended: CancellationToken::new(),
+            hasty,
         })
     }
     pub(crate) fn passed(&self) -> usize {
@@ -254,6 +264,9 @@ impl Journal for FaultyJournal {
     }
     fn token(&self) -> i64 {
         self.inner.token()
+    }
+    fn job(&self) -> i64 {
+        self.inner.job()
     }
 }
 

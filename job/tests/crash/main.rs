@@ -32,7 +32,7 @@ async fn copy(budget: Budget, fault: Option<Fault>) -> Report {
 async fn whatever_befalls_a_job_it_ends_once_and_leaves_nothing() {
     // All of them: FAULTS=full.
     let full = std::env::var("FAULTS").is_ok_and(|v| v == "full");
-    let budget = if full { Budget::FULL } else { Budget { each: 300, seed: 1 } };
+    let budget = if full { Budget::FULL } else { Budget { each: 300, ..Budget::default() } };
     for reboots in [false, true] {
         let report = load(budget, None, reboots).await.expect_clean();
         println!("{report}");
@@ -42,14 +42,14 @@ async fn whatever_befalls_a_job_it_ends_once_and_leaves_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn processes_never_write_beside_one_another() {
-    let report = copy(Budget { each: 3, seed: 1 }, None).await.expect_clean();
+    let report = copy(Budget { each: 3, ..Budget::default() }, None).await.expect_clean();
     println!("{report}");
     assert!(report.histories > 100, "{report}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_seeded_fault_is_caught() {
-    let budget = Budget { each: 60, seed: 1 };
+    let budget = Budget { each: 60, ..Budget::default() };
     let mut caught = BTreeMap::new();
     for fault in Fault::ALL {
         let mut found = load(budget, Some(*fault), false).await;
@@ -57,7 +57,7 @@ async fn every_seeded_fault_is_caught() {
             found = load(budget, Some(*fault), true).await;
         }
         if found.violations.is_empty() {
-            found = copy(Budget { each: 3, seed: 1 }, Some(*fault)).await;
+            found = copy(Budget { each: 3, ..Budget::default() }, Some(*fault)).await;
         }
         let violation = found.violations.first().map(|v| format!("{}: {v}", found.name));
         println!("{fault:?} -> {violation:?}");

@@ -11,7 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
-use vcl_images::{Progress, fetch};
+use vcl_images::{Progress, Staging, fetch};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_types::ByteSize;
 
@@ -102,7 +102,7 @@ impl Running {
         job.step(self, &PIN, pins.clone())
             .run(async |pins, cx| {
                 cx.check().await?;
-                self.pin(&pins)
+                self.pin(&self.node.library.staging(&pins)?)
             })
             .await?;
         let taken = job
@@ -116,10 +116,11 @@ impl Running {
                 }
                 let taken = chrono::Utc::now();
                 self.node.queue.copy_to(part.as_std_path()).await?;
+                cx.check().await?;
                 std::fs::rename(&part, &file)
                     .map_err(|e| vcl_images::Error::io(format!("writing {file}"), e))?;
                 // What was published between the pins and the copy is in the copy.
-                self.pin(&pins)?;
+                self.pin(&self.node.library.staging_made(&pins)?)?;
                 Ok(taken)
             })
             .await?;
@@ -169,8 +170,7 @@ impl Running {
     }
 
     /// Gives each file of each revision a second name. Those that have one keep it.
-    fn pin(&self, pins: &str) -> Result<()> {
-        let staging = self.node.library.staging(pins)?;
+    fn pin(&self, staging: &Staging) -> Result<()> {
         for revision in self.node.library.revisions()?.revisions {
             let to = staging.directory().join(revision.manifest.image_ref().to_string());
             if to.join("manifest.json").exists() {
@@ -191,7 +191,8 @@ impl Running {
 
     async fn copy_files(&self, cx: &vcl_job::Cx, target: &Target, pins: &str) -> Result<Copied> {
         let store = Store::open(&target.directory).map_err(|e| fatal(&e))?;
-        let staging = self.node.library.staging(pins)?;
+        // Not made anew: a process that has lost the job may come here when the pins are gone.
+        let staging = self.node.library.staging_made(pins)?;
         let mut listings = Vec::new();
         let read = |e| vcl_images::Error::io("reading what is pinned", e);
         for entry in std::fs::read_dir(staging.directory()).map_err(read)? {

@@ -138,7 +138,7 @@ impl Running {
                 .await?;
             job.step(self, &HOLD, image.clone())
                 .key(&image)
-                .run(async |image, _| Ok(self.node.queue.hold(&self.node.name, &image).await?))
+                .run(async |image, _| self.holds(&image).await)
                 .await?;
             if let Some(from) = from {
                 job.event("fetched", format!("{image} came from {from}"));

@@ -64,6 +64,9 @@ pub(super) const DISCARD: Step<Running, TrashName> = Step::new("move to trash").
         if let Some(manifest) = there.and_then(|t| t.manifest) {
             library.bring_back(&name, &manifest).await?;
         }
+        if library.get(&name.image).is_ok() {
+            run.holds(&name.image).await?;
+        }
         Ok(())
     })
 });
@@ -72,7 +75,7 @@ pub(super) const FREE: Step<Running, TrashName> = Step::new("delete for good");
 pub(super) const BRING_BACK: Step<Running, TrashName> = Step::new("bring files back").undo(|run, name| {
     Box::pin(async move {
         run.node.library.discard(&name).await?;
-        Ok(())
+        run.no_longer_holds(&name.image).await
     })
 });
 pub(super) const REMEMBER: Step<Running, ImageRef> =
@@ -162,6 +165,15 @@ pub(crate) fn rules(keep: Option<u32>, older_than_s: Option<u64>, owner: Option<
 }
 
 impl Running {
+    /// Tells the other nodes that this one has a revision's files.
+    pub(super) async fn holds(&self, image: &ImageRef) -> Result<()> {
+        Ok(self.node.queue.hold_by(&self.claim, &self.node.name, image).await?)
+    }
+    /// And that it has them no more.
+    pub(super) async fn no_longer_holds(&self, image: &ImageRef) -> Result<()> {
+        Ok(self.node.queue.holds_no_more_by(&self.claim, &self.node.name, image).await?)
+    }
+
     fn trash_name(&self, image: ImageRef, why: Discarded) -> TrashName {
         let at: DateTime<Utc> = Utc::now().trunc_subsecs(0);
         TrashName { image, why, at, job: self.job() }
@@ -186,7 +198,7 @@ impl Running {
                 .run(async |image, cx| {
                     cx.check().await?;
                     self.node.library.delete(&image).await?;
-                    self.node.queue.holds_no_more(&self.node.name, &image).await?;
+                    self.no_longer_holds(&image).await?;
                     Ok(())
                 })
                 .await?;
@@ -215,7 +227,7 @@ impl Running {
             .run(async |name, cx| {
                 cx.check().await?;
                 self.node.library.discard(&name).await?;
-                self.node.queue.holds_no_more(&self.node.name, &name.image).await?;
+                self.no_longer_holds(&name.image).await?;
                 Ok(())
             })
             .await
@@ -244,7 +256,7 @@ impl Running {
             .run(async |name, cx| {
                 cx.check().await?;
                 self.node.library.bring_back(&name, &manifest).await?;
-                Ok(self.node.queue.hold(&self.node.name, &name.image).await?)
+                self.holds(&name.image).await
             })
             .await?;
         job.step(self, &REMEMBER, image.clone())

@@ -33,10 +33,14 @@ pub(super) const TAKE: Step<Running, Taken> =
         Box::pin(async move {
             let (queue, claim) = (&run.node.queue, &run.claim);
             let row = queue.computer(&taken.computer).await?;
-            if row.state == computer::State::Loading {
-                queue
-                    .computer_event(claim, "untake computer", &taken.computer, computer::Event::LoadFailed)
-                    .await?;
+            let event = match row.state {
+                computer::State::Loading => Some(computer::Event::LoadFailed),
+                // The last step failed after it had said that the computer is ready.
+                computer::State::Reserved => Some(computer::Event::Release),
+                _ => None,
+            };
+            if let Some(event) = event {
+                queue.computer_event(claim, "untake computer", &taken.computer, event).await?;
             }
             queue.set_loaded(claim, &taken.computer, None).await?;
             if let Some(id) = row.reservation {

@@ -54,7 +54,7 @@ pub(super) const RECORD: Step<Running, ImageRef> =
     Step::new("record revision").retry(TRANSIENT).undo(|run, image| {
         Box::pin(async move {
             run.node.queue.delete_revision(&run.claim, &image).await?;
-            Ok(())
+            run.no_longer_holds(&image).await
         })
     });
 
@@ -150,7 +150,7 @@ impl Running {
         job.step(self, &RECORD, image.clone())
             .run(async |image, _| {
                 self.node.queue.record_revision(&self.claim, &manifest, size).await?;
-                Ok(self.node.queue.hold(&self.node.name, &image).await?)
+                self.holds(&image).await
             })
             .await?;
         job.event("published", format!("{image} is published: {} in {size}", manifest.hardware));
