@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use vcl_types::{Accelerator, AddressSource, NicRole};
 
+mod database;
+
 const EXAMPLES: [(&str, &str); 5] = [
     ("minimal.toml", include_str!("../examples/minimal.toml")),
     ("full.toml", include_str!("../examples/full.toml")),
@@ -103,56 +105,6 @@ fn a_hypervisor_elsewhere_is_not_local_unless_it_says_so() {
         let config = good(&with(&format!("backend.x = {{ type = \"libvirt\", uri = \"{uri}\"{more} }}")));
         assert_eq!(config.backends[&"x".parse().unwrap()].libvirt().unwrap().local, local, "{uri}{more}");
     }
-}
-
-#[test]
-fn sqlite_is_named_by_a_path() {
-    for url in ["sqlite:/var/x.db", "sqlite:///var/x.db"] {
-        let config = good(&with(&format!("database.url = \"{url}\"")));
-        assert_eq!(config.database, Database::Sqlite { path: "/var/x.db".into() });
-    }
-    for url in [
-        "sqlite:x.db",
-        "sqlite://x.db",
-        "sqlite:",
-        "sqlite:/",
-        "sqlite::memory:",
-        "/var/x.db",
-        "postgres://x/y",
-    ] {
-        assert_eq!(bad(&with(&format!("database.url = \"{url}\""))).0.len(), 1, "{url}");
-    }
-}
-
-#[test]
-fn a_server_is_named_by_a_url_and_its_password_stands_elsewhere() {
-    let url = "mysql://vcl@db1:3307/vcl?ssl-mode=verify_ca&ssl-ca=/etc/ssl/db.pem";
-    let config =
-        good(&with(&format!("database = {{ url = \"{url}\", password = {{ credential = \"db\" }} }}")));
-    let password = Some(KeySource::Credential("db".parse().unwrap()));
-    assert_eq!(config.database, Database::MariaDb { url: url.into(), password });
-    let config = good(&with(
-        "database = { url = \"mariadb://vcl@localhost/vcl?socket=/run/db\", password = { file = \"/x\" } }",
-    ));
-    assert!(matches!(config.database, Database::MariaDb { password: Some(KeySource::File(_)), .. }));
-    let config = good(&with("database.url = \"mysql://vcl@db1/vcl\""));
-    assert!(matches!(config.database, Database::MariaDb { password: None, .. }));
-    for url in [
-        "mysql://vcl@db1",
-        "mysql://vcl@db1/",
-        "mysql:vcl",
-        "mysql:///vcl",
-        "mysql://h/a/b",
-        "mysql://vcl:pw@db1/vcl",
-    ] {
-        assert_eq!(bad(&with(&format!("database.url = \"{url}\""))).0.len(), 1, "{url}");
-    }
-    let problems =
-        bad(&with("database = { url = \"mysql://vcl@db1/vcl\", password = \"hunter2\" }")).to_string();
-    assert!(
-        problems.contains("credential = \"database-password\"") && !problems.contains("hunter2"),
-        "{problems}"
-    );
 }
 
 #[test]
