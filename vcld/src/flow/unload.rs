@@ -19,8 +19,11 @@ pub(super) struct Release {
     because: String,
 }
 
-/// Records that the computer holds nothing. There is no way back: its machine is gone.
-pub(super) const RELEASE: Step<Running, Release> = Step::new("release computer").retry(TRANSIENT);
+/// Records that the computer holds nothing. There is no way back, its machine is gone: one that was half recorded when the
+/// job was given up is recorded to its end.
+pub(super) const RELEASE: Step<Running, Release> = Step::new("release computer")
+    .retry(TRANSIENT)
+    .undo(|run, release| Box::pin(async move { run.release(&release.computer, &release.because).await }));
 
 impl Running {
     pub(super) async fn begin_unload(&self, name: &ComputerName) -> Result<UnloadInput> {
@@ -34,7 +37,10 @@ impl Running {
         if let Some(endpoint) = &input.endpoint {
             self.node.remotes.forget(endpoint).await;
         }
-        self.take_back(&mut job, &input.computer, &because).await?;
+        self.backend(&input.computer.backend)?.unload(&mut job.part("unload"), &input.computer).await?;
+        // What is left is to say so, and that is no time to be called off.
+        job.commit();
+        self.record_release(&mut job, &input.computer, &because).await?;
         Ok(None)
     }
 
@@ -42,6 +48,10 @@ impl Running {
     pub(super) async fn take_back(&self, job: &mut Job, computer: &Computer, because: &str) -> Result<()> {
         let backend = self.backend(&computer.backend)?;
         backend.unload(&mut job.part("unload"), computer).await?;
+        self.record_release(job, computer, because).await
+    }
+
+    async fn record_release(&self, job: &mut Job, computer: &Computer, because: &str) -> Result<()> {
         job.step(self, &RELEASE, Release { computer: computer.name.clone(), because: because.to_owned() })
             .run(async |release, _| self.release(&release.computer, &release.because).await)
             .await
