@@ -126,13 +126,15 @@ impl Site {
         }
         Ok(())
     }
-    /// How many jobs are done, not counting the import; `None` while nobody can say.
+    /// How many jobs are over, not counting the import; `None` while nobody can say.
     async fn done(&self) -> Option<u64> {
         for name in self.daemons.keys() {
             let asked = tokio::time::timeout(Duration::from_secs(3), self.client(name).ok()?.status()).await;
             if let Ok(Ok(status)) = asked {
-                let done = status.jobs.iter().find(|count| count.name == "done");
-                return Some(done.map_or(0, |count| count.count.saturating_sub(1)));
+                // The status has no numbers of what is over.
+                let open = ["queued", "running", "waiting", "stuck"];
+                let open = status.jobs.iter().filter(|count| open.contains(&&*count.name));
+                return Some(self.total().saturating_sub(open.map(|count| count.count).sum()));
             }
         }
         None
