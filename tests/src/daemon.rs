@@ -42,6 +42,20 @@ pub struct Setup {
     pub uri: String,
     /// Whether the machines are simulated.
     pub simulated: Option<Simulated>,
+    /// Whether it shares machines, library and database with other nodes. It has a password for the database then, in
+    /// `password` in its directory, and a lease of so long.
+    pub shared: Option<Shared>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// What a node that has others beside it is told.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The database's password.
+    pub password: String,
+    /// The node's lease, such as `3s`.
+    pub lease: String,
 }
 
 /// Simulated machines under `machines` in the directory.
@@ -70,6 +84,8 @@ impl Setup {
             machines: None,
             uri: "qemu:///system".into(),
             simulated: None,
+            shared: None,
+            environment: Vec::new(),
         }
     }
 
@@ -104,11 +120,19 @@ impl Setup {
                 (jobs, backend)
             }
         };
+        let (sharing, password, lease) = match &self.shared {
+            None => ("", String::new(), String::new()),
+            Some(shared) => {
+                let file = directory.join("password");
+                let password = format!("password = {{ file = \"{file}\" }}\n");
+                ("shared = true\n", password, format!("lease = \"{}\"\n", shared.lease))
+            }
+        };
         format!(
-            "[library]\npath = \"{library}\"\n\n[database]\nurl = \"{database}\"\n\n\
+            "[library]\npath = \"{library}\"\n{sharing}\n[database]\nurl = \"{database}\"\n{password}\n\
              [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
-             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{jobs}\n{more}\n\
-             [backend.kvm]\n{backend}\n\n\
+             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{lease}{jobs}\n{more}\n\
+             [backend.kvm]\n{sharing}{backend}\n\n\
              [network.net]\n{network}\n\n[computers]\n{computers}"
         )
     }
@@ -151,6 +175,9 @@ impl Daemon {
         if setup.library.is_none() {
             fs::create_dir_all(setup.directory.join("library"))?;
         }
+        if let Some(shared) = &setup.shared {
+            fs::write(setup.directory.join("password"), &shared.password)?;
+        }
         fs::write(setup.directory.join("vcld.toml"), setup.configuration())?;
         let mut daemon = Self { setup, child: None };
         daemon.up()?;
@@ -167,6 +194,7 @@ impl Daemon {
         let mut child = Command::new(binary("vcld")?)
             .args(["--config", self.setup.directory.join("vcld.toml").as_str()])
             .env("RUST_LOG", "info,vcl_job=debug,vcl_os=debug")
+            .envs(self.setup.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -244,6 +272,11 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(10)); // why: the standard library waits without a limit
         }
+    }
+
+    /// The variables that its next start has in its environment.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.setup.environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     }
 
     /// The journal in its own SQLite database.
