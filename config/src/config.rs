@@ -53,7 +53,7 @@ pub struct Config {
 pub struct Library {
     /// The directory, absolute.
     pub path: Utf8PathBuf,
-    /// A job that would leave less space than this free is refused.
+    /// A job that would leave less space than this free waits until there is room.
     pub keep_free: ByteSize,
     /// Whether all management nodes see the same files there.
     pub shared: bool,

@@ -238,7 +238,7 @@ pub const LIBRARY: &[Key] = &[
         "keep_free",
         Kind::Size { min: 0 },
         "1G",
-        "A job that would leave less space than this free is refused before it starts.",
+        "A job that would leave less space than this free waits before it starts, until there is room.",
     ),
     Key::optional(
         "shared",

@@ -191,6 +191,9 @@ impl Provisioning for Libvirt {
     async fn free_space(&self) -> Result<Option<u64>> {
         self.free_here()
     }
+    async fn written(&self, computer: &Computer) -> Result<Option<u64>> {
+        Ok(self.written_here(&computer.name))
+    }
     async fn findings(&self) -> Vec<Finding> {
         self.look().await
     }

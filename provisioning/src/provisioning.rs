@@ -304,6 +304,15 @@ pub trait Provisioning: Undo {
     async fn free_space(&self) -> Result<Option<u64>> {
         Ok(None)
     }
+    /// How many bytes a loaded computer has written since it was loaded: what its overlays take. `None` where that is not
+    /// known.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn written(&self, computer: &Computer) -> Result<Option<u64>> {
+        let _ = computer;
+        Ok(None)
+    }
     /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
     async fn findings(&self) -> Vec<Finding>;
 }

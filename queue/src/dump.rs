@@ -4,6 +4,9 @@
 //! many rows there were, so that a copy that was cut off shows. It is taken in one reading transaction while jobs
 //! run, so it is the database of one moment. What belongs to the engine and not to vcld (the schema's versions, who
 //! writes at the moment) is left out.
+//!
+//! Filling takes many transactions. A row of `orphans` that no look makes says meanwhile that the database is not whole:
+//! no node joins it, and filling it again begins with emptying it.
 
 use crate::database::{Db, DbRow, now};
 use crate::engine::Engine;
@@ -21,6 +24,8 @@ const OWN: [&str; 3] = ["schema_version", "writers", "exclusive"];
 const ROWS: usize = 200;
 /// The format's number.
 const FORMAT: u32 = 1;
+/// The row of `orphans` that a database has while it is filled.
+const FILLING: &str = "place = 'database' AND kind = 'restore' AND name = 'unfinished'";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,15 +77,35 @@ impl Queue {
         Ok(Dumped { schema, rows })
     }
 
+    /// Whether nothing is in the database, or only what a filling left that did not come to its end.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let mut db = self.readers().acquire().await?;
+        Ok(is_filling(&mut db).await? || first_not_empty(&mut db).await?.is_none())
+    }
+
+    /// That nobody is in the middle of filling it.
+    pub(crate) async fn check_whole(&self) -> Result<()> {
+        let mut db = self.readers().acquire().await?;
+        if !is_filling(&mut db).await? {
+            return Ok(());
+        }
+        let message =
+            "a restore into this database has not come to its end; run it again: vcld restore DIRECTORY";
+        Err(Error::new(Kind::Refused, message))
+    }
+
     /// Fills an empty database, of either engine, from a copy. A copy of an older schema is taken; what was added since
     /// has its default.
     ///
     /// # Errors
     /// [`Kind::Refused`] when there is something in the database; [`Kind::Newer`] for a copy of a newer schema;
-    /// [`Kind::Corrupt`] for one that is cut off or none of ours. A database that was filled in part is to be emptied
-    /// before it is tried again.
+    /// [`Kind::Corrupt`] for one that is cut off or none of ours. No node joins a database that was filled in part;
+    /// this, called again, empties it first.
     pub async fn restore(&self, from: &mut (impl AsyncBufRead + Unpin + Send)) -> Result<Dumped> {
-        let empty = self.write(|db| Box::pin(first_not_empty(db)));
+        let empty = self.write(|db| Box::pin(begin_filling(db)));
         if let Some(table) = empty.await? {
             let message =
                 format!("the database has something in its table {table}; a copy is put into an empty one");
@@ -126,6 +151,7 @@ impl Queue {
                 }
                 (Line::End { rows: its }, Some(schema)) if its == rows => {
                     self.insert_rows(waiting).await?;
+                    self.write(|db| Box::pin(end_filling(db))).await?;
                     return Ok(Dumped { schema, rows });
                 }
                 _ => {
@@ -166,6 +192,32 @@ async fn tables(db: &mut Db) -> Result<Vec<String>> {
     all.retain(|table| !OWN.contains(&table.as_str()) && is_name(table));
     all.sort_by_key(|table| (table != "jobs", table.clone()));
     Ok(all)
+}
+
+async fn is_filling(db: &mut Db) -> Result<bool> {
+    let rows = AssertSqlSafe(format!("SELECT COUNT(*) FROM orphans WHERE {FILLING}"));
+    Ok(sqlx::query_scalar::<_, i64>(rows).fetch_one(db).await? > 0)
+}
+
+/// The table that has something in it, or else the database is marked as one that is being filled.
+async fn begin_filling(db: &mut Db) -> Result<Option<String>> {
+    if is_filling(&mut *db).await? {
+        for table in tables(&mut *db).await?.into_iter().rev() {
+            sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *db).await?;
+        }
+    }
+    if let Some(table) = first_not_empty(&mut *db).await? {
+        return Ok(Some(table));
+    }
+    let mark =
+        "INSERT INTO orphans (place, kind, name, first_seen) VALUES ('database', 'restore', 'unfinished', ?)";
+    sqlx::query(mark).bind(now()).execute(db).await?;
+    Ok(None)
+}
+
+async fn end_filling(db: &mut Db) -> Result<()> {
+    sqlx::query(AssertSqlSafe(format!("DELETE FROM orphans WHERE {FILLING}"))).execute(db).await?;
+    Ok(())
 }
 
 async fn first_not_empty(db: &mut Db) -> Result<Option<String>> {
@@ -262,6 +314,44 @@ fn unwritten(error: std::io::Error) -> Error {
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 mod tests {
     use super::*;
+
+    /// What is in a copy, and what is not: a new table stands in one of the two.
+    #[tokio::test]
+    async fn every_table_of_the_schema_is_copied_or_left_out_on_purpose() {
+        let copied = [
+            "computers",
+            "effects",
+            "events",
+            "evidence",
+            "holdings",
+            "jobs",
+            "journal",
+            "nodes",
+            "orphans",
+            "production",
+            "reservations",
+            "revisions",
+            "timings",
+        ];
+        for text in [
+            migrations().iter().map(|m| m.sqlite).collect::<String>(),
+            migrations().iter().map(|m| m.mariadb).collect::<String>(),
+        ] {
+            let made = text.split("CREATE TABLE ").skip(1);
+            let made =
+                made.map(|t| t.trim_start_matches("IF NOT EXISTS ").split_whitespace().next().unwrap());
+            let mut made: Vec<&str> = made.filter(|table| !OWN.contains(table)).collect();
+            made.sort_unstable();
+            assert_eq!(made, copied);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let queue = Queue::open(directory.path().join("db")).await.unwrap();
+        let mut found = tables(&mut *queue.readers().acquire().await.unwrap()).await.unwrap();
+        assert_eq!(found[0], "jobs", "others refer to it");
+        found.sort();
+        assert_eq!(found, copied);
+        queue.close().await;
+    }
 
     #[test]
     fn bytes_come_back_as_they_were() {

@@ -179,14 +179,15 @@ impl Queue {
     /// when its beat does not change for longer than its lease: this waits for that long if it has to.
     ///
     /// # Errors
-    /// [`Kind::Busy`] when another process lives under the name; [`Kind::Refused`] for a lease that is too short; or when
-    /// the database cannot be used.
+    /// [`Kind::Busy`] when another process lives under the name; [`Kind::Refused`] for a lease that is too short, or when
+    /// the database was filled in part; or when the database cannot be used.
     pub async fn join(&self, new: &NewNode) -> Result<(Membership, Vec<JobId>)> {
         if new.lease < SHORTEST_LEASE {
             let (lease, least) = (new.lease, SHORTEST_LEASE);
             let message = format!("a lease of {lease:?} is too short; it has to be {least:?} at least");
             return Err(Error::new(Kind::Refused, message));
         }
+        self.check_whole().await?;
         let mut observer = Observer::default();
         let earlier = loop {
             let Some(row) = self.find_node(&new.name).await? else { break None };

@@ -5,10 +5,9 @@
 //! goes on: each ends as failed with the reason, and the computers that one of them was at go to maintenance.
 
 use crate::database::now;
-use crate::{Error, Kind, Queue, Result};
-use sqlx::{Connection, Row};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use crate::engine::Engine;
+use crate::{Error, Queue, Result};
+use sqlx::Row;
 use vcl_types::{ComputerName, JobId};
 
 /// What was ended in a database that was put back.
@@ -40,7 +39,8 @@ impl Queue {
                     let id: i64 = row.try_get("id")?;
                     let begun = row.try_get::<&str, _>("state")? != "queued" || has_begun(&mut *db, id).await?;
                     sqlx::query(
-                        "UPDATE jobs SET state = 'failed', reason = ?, holds_computer = NULL, holds_image = NULL, ended_at = ? WHERE id = ?",
+                        "UPDATE jobs SET state = 'failed', reason = ?, holds_computer = NULL, holds_image = NULL, \
+                         held_since = NULL, waits_for = NULL, waits_subject = NULL, ended_at = ? WHERE id = ?",
                     )
                     .bind(&reason)
                     .bind(now())
@@ -59,42 +59,21 @@ impl Queue {
                     restored.computers.push(computer.parse().map_err(|e| Error::corrupt("a `holds_computer`", e))?);
                 }
                 // Which node holds what is for the nodes to say again.
-                sqlx::query("DELETE FROM holdings").execute(db).await?;
+                sqlx::query("DELETE FROM holdings").execute(&mut *db).await?;
+                sqlx::query("DELETE FROM effects").execute(&mut *db).await?;
+                // None of them lives on this database. Their numbers stay: the next life of a name is not an earlier one.
+                sqlx::query("UPDATE nodes SET state = 'left', ended_at = ? WHERE state = 'alive'")
+                    .bind(now())
+                    .execute(&mut *db)
+                    .await?;
+                // A file serves one node, whatever that one's name is.
+                if Engine::of(db) == Engine::Sqlite {
+                    sqlx::query("UPDATE computers SET node = NULL").execute(db).await?;
+                }
                 Ok(restored)
             })
         })
         .await
-    }
-
-    /// Writes a copy of the database as it is at this moment to a file (mode 0600), which must not exist. Jobs go on
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// [`Kind::Exists`], [`Kind::NoSpace`], [`Kind::Unavailable`].
-    pub async fn copy_to(&self, file: &Path) -> Result<()> {
-        let shown = file.display().to_string();
-        let failed = |e: std::io::Error| {
-            let kind = match e.kind() {
-                std::io::ErrorKind::AlreadyExists => Kind::Exists,
-                std::io::ErrorKind::StorageFull => Kind::NoSpace,
-                _ => Kind::Unavailable,
-            };
-            Error::caused(kind, format!("copying the database to {shown}"), e)
-        };
-        let Some(text) = file.to_str() else {
-            return Err(failed(std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
-                "the path is not UTF-8",
-            )));
-        };
-        // SQLite writes into an empty file that is there, and keeps its mode.
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
-        let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(&self.0.name).create_if_missing(false);
-        let mut db = sqlx::SqliteConnection::connect_with(&options).await?;
-        sqlx::query("VACUUM INTO ?").bind(text).execute(&mut db).await?;
-        db.close().await?;
-        std::fs::File::open(file).and_then(|f| f.sync_all()).map_err(failed)
     }
 }
 

@@ -96,7 +96,17 @@ impl Queue {
         .await
     }
 
-    /// Wakes everything that waits for room or a node, which nobody announces: for a slow timer.
+    /// The jobs that wait for room, the one that was asked for first in front.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn waiting_for_room(&self) -> Result<Vec<JobRow>> {
+        let rows =
+            sqlx::query("SELECT * FROM jobs WHERE state = 'waiting' AND waits_for = 'space' ORDER BY id");
+        rows.fetch_all(self.readers()).await?.iter().map(JobRow::read).collect()
+    }
+
+    /// Wakes everything that waits for room or a node, which nobody announces: for a node that begins.
     ///
     /// # Errors
     /// When the database cannot be used.

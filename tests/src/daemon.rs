@@ -129,7 +129,7 @@ impl Setup {
             }
         };
         format!(
-            "[library]\npath = \"{library}\"\n{sharing}\n[database]\nurl = \"{database}\"\n{password}\n\
+            "[library]\npath = \"{library}\"\nkeep_free = \"0\"\n{sharing}\n[database]\nurl = \"{database}\"\n{password}\n\
              [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
              [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{lease}{jobs}\n{more}\n\
              [backend.kvm]\n{sharing}{backend}\n\n\
@@ -171,6 +171,17 @@ impl Daemon {
     ///
     /// When it does not come up; its log is in the error.
     pub fn start(setup: Setup) -> Result<Self> {
+        let mut daemon = Self::prepare(setup)?;
+        daemon.up()?;
+        Ok(daemon)
+    }
+
+    /// Writes the configuration and makes the directories, and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be written.
+    pub fn prepare(setup: Setup) -> Result<Self> {
         fs::create_dir_all(setup.directory.join("hooks"))?;
         if setup.library.is_none() {
             fs::create_dir_all(setup.directory.join("library"))?;
@@ -179,9 +190,7 @@ impl Daemon {
             fs::write(setup.directory.join("password"), &shared.password)?;
         }
         fs::write(setup.directory.join("vcld.toml"), setup.configuration())?;
-        let mut daemon = Self { setup, child: None };
-        daemon.up()?;
-        Ok(daemon)
+        Ok(Self { setup, child: None })
     }
 
     /// Starts it again on the same directory, after it was killed or stopped.

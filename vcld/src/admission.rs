@@ -1,14 +1,18 @@
-//! Whether a job fits: a load or capture begins only when what it writes has room, else it waits and says so.
+//! Whether a job fits: one that writes much begins only when there is room for it, else it waits and says so.
 //!
 //! The decision is a pure function. What jobs under way have been promised counts as taken, as far as they have not
-//! written it yet: ten captures that begin together must not each be shown the same free space.
+//! written it yet: ten captures that begin together must not each be shown the same free space. `demand` says what a
+//! request is going to write; `room` promises it to a job, takes the promise back at the job's end, and wakes who waits.
 
-use crate::node::{Node, Refusal};
-use vcl_types::{ByteSize, CaptureInto, Computer, JobRequest};
+mod demand;
+mod room;
 
-/// What a load may write at first: an overlay's own tables, a console, firmware variables. What a guest writes later is
-/// the host's to watch, and no load waits for it.
-const LOAD: u64 = 64 * 1024 * 1024;
+pub(crate) use room::{Room, watch};
+
+#[cfg(test)]
+mod flows;
+
+use vcl_types::ByteSize;
 
 /// A place that a job writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Place {
     pub promised: u64,
     /// How many bytes must stay free.
     pub keep_free: u64,
+    /// How somebody makes room there.
+    pub way_out: String,
 }
 
 /// What a job is going to write to a place.
@@ -44,7 +50,7 @@ pub enum Admission {
         /// How many it could have.
         has: u64,
         /// Where.
-        place: String,
+        place: Place,
     },
 }
 
@@ -54,11 +60,21 @@ impl Admission {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Admitted => None,
-            Self::Waits { needs, has, place } => Some(format!(
-                "{} are needed in {place}, which can give {} now; it goes on when there is room",
-                ByteSize(*needs),
-                ByteSize(*has)
-            )),
+            Self::Waits { needs, has, place } => {
+                let Place { name, free, promised, keep_free, way_out } = place;
+                let (needs, has, free) = (ByteSize(*needs), ByteSize(*has), ByteSize(*free));
+                let mut of = vec![format!("{free} are free")];
+                if *promised > 0 {
+                    of.push(format!("{} are promised to other jobs", ByteSize(*promised)));
+                }
+                if *keep_free > 0 {
+                    of.push(format!("{} stay free", ByteSize(*keep_free)));
+                }
+                Some(format!(
+                    "{needs} are needed in {name}, which can give {has} now ({}); make room: {way_out}",
+                    of.join(", ")
+                ))
+            }
         }
     }
 }
@@ -70,68 +86,10 @@ pub fn admit(demands: &[Demand]) -> Admission {
         let has = place.free.saturating_sub(place.promised).saturating_sub(place.keep_free);
         // A job that writes nothing fits everywhere: it may be the one that makes room.
         if *bytes > has && *bytes > 0 {
-            return Admission::Waits { needs: *bytes, has, place: place.name.clone() };
+            return Admission::Waits { needs: *bytes, has, place: place.clone() };
         }
     }
     Admission::Admitted
-}
-
-impl Node {
-    /// Whether a request fits now.
-    ///
-    /// # Errors
-    /// What it names is not there, or a place cannot be measured.
-    pub async fn admission(&self, request: &JobRequest) -> Result<Admission, Refusal> {
-        let mut demands = Vec::new();
-        match request {
-            JobRequest::Load { computer, .. } => {
-                let row = self.queue.computer(computer).await?;
-                demands.extend(self.on_backend(&row.computer, LOAD).await?);
-            }
-            JobRequest::Capture { computer, into: CaptureInto::Next | CaptureInto::New(_), .. } => {
-                let row = self.queue.computer(computer).await?;
-                if let Some(loaded) = row.loaded {
-                    // Whole, until the backend tells how much was changed: a copy holds no more than the parent and
-                    // what lies over it.
-                    let parent = self.queue.revision(&loaded.image).await?.size.bytes();
-                    demands.push(self.in_library(parent)?);
-                }
-            }
-            JobRequest::Import { path, .. } => {
-                let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
-                demands.push(self.in_library(bytes)?);
-            }
-            JobRequest::CreateFromVm { backend, vm, .. } => {
-                let preview = self.preview(backend, vm).await?;
-                demands.push(self.in_library(preview.to_copy.bytes())?);
-            }
-            JobRequest::Flatten { image } | JobRequest::Fetch { image, .. } => {
-                let known = self.queue.revision(image).await?;
-                demands.push(self.in_library(known.size.bytes())?);
-            }
-            JobRequest::Unload { .. }
-            | JobRequest::Export { .. }
-            | JobRequest::Verify { .. }
-            | JobRequest::Undelete { .. }
-            | JobRequest::Prune { .. }
-            | JobRequest::Backup { .. }
-            | JobRequest::Unknown(_)
-            | JobRequest::DeleteImage { .. } => {}
-        }
-        Ok(admit(&demands))
-    }
-
-    fn in_library(&self, bytes: u64) -> Result<Demand, Refusal> {
-        let free = self.library.space()?.free;
-        let keep_free = self.config.library.keep_free.bytes();
-        Ok(Demand { place: Place { name: "the library".into(), free, promised: 0, keep_free }, bytes })
-    }
-
-    async fn on_backend(&self, computer: &Computer, bytes: u64) -> Result<Option<Demand>, Refusal> {
-        let free = self.backend(&computer.backend)?.free_space().await?;
-        let name = format!("the backend {}", computer.backend);
-        Ok(free.map(|free| Demand { place: Place { name, free, promised: 0, keep_free: 0 }, bytes }))
-    }
 }
 
 #[cfg(test)]
@@ -139,7 +97,10 @@ mod tests {
     use super::*;
 
     fn demand(bytes: u64, free: u64, promised: u64, keep_free: u64) -> Demand {
-        Demand { place: Place { name: "the library".into(), free, promised, keep_free }, bytes }
+        Demand {
+            place: Place { name: "the library".into(), free, promised, keep_free, way_out: "prune".into() },
+            bytes,
+        }
     }
 
     #[test]
@@ -166,7 +127,7 @@ mod tests {
         let reason = admit(&both).reason().unwrap();
         assert_eq!(
             reason,
-            "4.0 GiB are needed in backend kvm, which can give 2.0 GiB now; it goes on when there is room"
+            "4.0 GiB are needed in backend kvm, which can give 2.0 GiB now (3.0 GiB are free, 1.0 GiB stay free); make room: prune"
         );
         assert_eq!(admit(&[]).reason(), None);
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  DIR/vcld-backup                  what this directory is, and in which version
 //!  DIR/objects/<sha256>             a file of a revision, by its digest: kept once, however many snapshots have it
-//!  DIR/snapshots/<time>-job<n>/     database.db     the database at one moment
+//!  DIR/snapshots/<time>-job<n>/     database.jsonl  every row of the database at one moment, for either engine
 //!                                   revisions.json  every revision: its manifest, and its files with their digests
 //!                                   complete        written last: what is in the snapshot, with digests
 //! ```

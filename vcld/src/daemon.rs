@@ -240,7 +240,7 @@ impl Builder {
 }
 
 /// Opens the database that the configuration names.
-async fn database(config: &Config) -> anyhow::Result<Queue> {
+pub(crate) async fn database(config: &Config) -> anyhow::Result<Queue> {
     match &config.database {
         vcl_config::Database::Sqlite { path } => {
             if let Some(parent) = path.parent() {

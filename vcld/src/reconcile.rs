@@ -31,6 +31,8 @@ pub struct Insight {
     pub(crate) look_again: Notify,
     orphans: AtomicUsize,
     power: Mutex<power::Memory>,
+    /// What jobs under way were promised.
+    pub(crate) room: crate::admission::Room,
 }
 
 impl Insight {
@@ -49,7 +51,13 @@ impl Insight {
 /// Runs all reconcilers of a node until it closes.
 pub(crate) async fn run(node: Arc<Node>, closing: CancellationToken) {
     let all = async {
-        tokio::join!(orphans(&node), powers(&node), purge(&node), library(&node));
+        tokio::join!(
+            orphans(&node),
+            powers(&node),
+            purge(&node),
+            library(&node),
+            crate::admission::watch(&node)
+        );
     };
     tokio::select! {
         () = closing.cancelled() => {}
@@ -133,6 +141,8 @@ async fn library(node: &Node) {
         }
         changes.borrow_and_update();
         once(node).await;
+        // Some of it may have made room.
+        node.insight.room.nudged.notify_one();
     }
 }
 

@@ -33,6 +33,19 @@ pub(crate) async fn node(
 ) -> Arc<Node> {
     let config = config(path);
     let queue = Queue::open(path.join("vcld.db")).await.unwrap();
+    let library = Library::open(&config.library.path).unwrap();
+    node_of(name, config, queue, library, backend, exchange).await
+}
+
+/// A node called `name` on this database and library.
+pub(crate) async fn node_of(
+    name: &str,
+    config: Config,
+    queue: Queue,
+    library: Library,
+    backend: MockProvisioning,
+    exchange: Option<Arc<Exchange>>,
+) -> Arc<Node> {
     queue.apply_computers(&config.computers, false).await.unwrap();
     let backend: Arc<dyn Provisioning> = Arc::new(backend);
     let (mut os, mut remotes) = (MockOs::new(), MockRemotes::new());
@@ -40,9 +53,9 @@ pub(crate) async fn node(
     remotes.expect_forget().returning(|_| ());
     Arc::new(Node {
         name: name.into(),
-        config_path: path.join("vcld.toml"),
+        config_path: "/nonexistent/vcld.toml".into(),
         queue,
-        library: Library::open(&config.library.path).unwrap(),
+        library,
         backends: [("kvm".parse().unwrap(), backend)].into(),
         known: vec![BackendType::LIBVIRT],
         remotes: Arc::new(remotes),

@@ -108,6 +108,10 @@ pub(crate) fn of_job(s: &JobSituation, now: DateTime<Utc>) -> Why {
             why.waits_for = Some(reason);
             why.next = Some("it is claimed again and goes on where it was".into());
             why.ways = vec![format!("vclctl job cancel {id}")];
+            if matches!(job.waits_for, Some(vcl_queue::WaitFor::Space(_))) {
+                why.next = Some("it is claimed again when there is room, and begins".into());
+                why.ways.push("vclctl image prune IMAGE --keep N --now  (makes room in the library)".into());
+            }
         }
         job::State::Running => running(s, &named, now, &mut why),
         job::State::Stuck => {

@@ -172,14 +172,13 @@ async fn claim(life: &Arc<Life>, tasks: &TaskTracker) {
 }
 
 /// Tells running jobs that they were called off: at once through this process, and where other nodes share the database
-/// when it looks there. Wakes what waits for room, which nobody announces.
+/// when it looks there.
 async fn listen(life: Arc<Life>) {
-    /// How often what waits for room looks whether there is some.
-    const ROOM: Duration = Duration::from_secs(30);
+    /// How often a node that is alone looks for what this process has not announced.
+    const ALONE: Duration = Duration::from_secs(30);
     let queue = &life.node.queue;
     let mut cancels = queue.cancels();
-    let look = if life.node.alone() { ROOM } else { LOOK };
-    let mut room = tokio::time::Instant::now();
+    let look = if life.node.alone() { ALONE } else { LOOK };
     loop {
         tokio::select! {
             changed = cancels.changed() => if changed.is_err() { return },
@@ -192,12 +191,6 @@ async fn listen(life: Arc<Life>) {
                     ids.iter().filter_map(|id| running.get(id)).for_each(CancellationToken::cancel);
                 }
                 Err(error) => tracing::debug!(error = %error, "cannot look for jobs that were called off"),
-            }
-        }
-        if room.elapsed() >= ROOM {
-            room = tokio::time::Instant::now();
-            if let Err(error) = queue.wake_all().await {
-                tracing::debug!(error = %error, "cannot wake what waits for room");
             }
         }
     }

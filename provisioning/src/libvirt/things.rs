@@ -125,6 +125,12 @@ impl Libvirt {
         })?;
         Ok(Some(stat.f_bavail * stat.f_frsize))
     }
+
+    /// What a computer's overlays take, where they are on this machine.
+    pub(super) fn written_here(&self, name: &ComputerName) -> Option<u64> {
+        let overlays = self.computer_directory(name);
+        overlays.is_dir().then(|| taken(&overlays))
+    }
 }
 
 /// What the files right in a directory take on disk.

@@ -1,7 +1,9 @@
 use super::world::{World, import, load, loaded, manifest, name};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use vcl_job::Record;
 use vcl_queue::testing::MariaDbServer;
-use vcl_queue::{JobFilter, Kind, Queue};
+use vcl_queue::{JobFilter, Kind, NewNode, PROTOCOL, Part, Process, Queue, Sight};
 use vcl_types::state::computer::Event;
 
 /// What people see of a database.
@@ -15,6 +17,19 @@ async fn seen(queue: &Queue) -> String {
     let (events, reservations) =
         (queue.events(0, 999).await.unwrap(), queue.reservations(false, 99).await.unwrap());
     format!("{jobs:#?} {steps:#?} {computers:#?} {images:#?} {events:#?} {reservations:#?}")
+}
+
+fn node() -> NewNode {
+    NewNode {
+        name: "joined".into(),
+        lease: Duration::from_secs(600),
+        version: "1.0.0".into(),
+        protocol: PROTOCOL,
+        process: Process::this(),
+        address: None,
+        backends: BTreeMap::default(),
+        alone: false,
+    }
 }
 
 /// A job that runs, one that waits, one that is over.
@@ -36,7 +51,28 @@ async fn busy() -> World {
     world.queue.set_loaded(&claim, &name("a"), Some(&loaded("debian@1"))).await.unwrap();
     world.submit(import("later")).await.unwrap();
     world.queue.event("noted", None, Some(&name("b")), "it's so").await.unwrap();
+    // And something in every other table.
+    let bytes = (0..=255).cycle().take(70_000).collect();
+    let part = Part { name: "screen.ppm".into(), media_type: "image/x-portable-pixmap".into(), bytes };
+    world.queue.keep_evidence(&claim, vec![part]).await.unwrap();
+    world.queue.post_timings(&over, None, vec![("copy".into(), Duration::from_millis(7))]);
+    let orphan = Sight { place: "kvm1".into(), kind: "domain".into(), name: "vcl-x".into() };
+    world.queue.note_orphans(vec!["kvm1".into()], vec![orphan]).await.unwrap();
+    world.queue.promote(&"gis@1".parse().unwrap(), "ann").await.unwrap();
+    world.queue.hold("one", &"gis@1".parse().unwrap()).await.unwrap();
+    world.queue.join(&node()).await.unwrap();
     world
+}
+
+fn table(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["row"]["table"].as_str().unwrap().to_owned()
+}
+
+/// The rows of a copy, without what it says of itself.
+fn rows(copy: &[u8]) -> BTreeSet<String> {
+    let text = String::from_utf8(copy.to_vec()).unwrap();
+    text.lines().filter(|line| line.contains("\"table\"")).map(str::to_owned).collect()
 }
 
 async fn dump(queue: &Queue) -> Vec<u8> {
@@ -51,6 +87,8 @@ async fn a_copy_fills_an_empty_database_of_either_engine_and_its_jobs_go_on() {
     let world = busy().await;
     let before = seen(&world.queue).await;
     let copy = dump(&world.queue).await;
+    let tables: BTreeSet<String> = rows(&copy).iter().map(|row| table(row)).collect();
+    assert_eq!(tables.len(), 13, "something in each: {tables:?}");
     let dir = tempfile::tempdir().unwrap();
     let file = Queue::open(dir.path().join("restored.db")).await.unwrap();
     let server = Queue::connect(&MariaDbServer::shared().database().await).await.unwrap();
@@ -58,6 +96,7 @@ async fn a_copy_fills_an_empty_database_of_either_engine_and_its_jobs_go_on() {
         let restored = there.restore(&mut copy.as_slice()).await.unwrap();
         assert!(restored.rows > 10);
         assert_eq!(seen(&there).await, before, "{:?}", there.engine());
+        assert_eq!(rows(&dump(&there).await), rows(&copy), "{:?}", there.engine());
         assert_eq!(there.recover(super::world::NODE).await.unwrap().len(), 1);
         let claim = there.claim("other", &vcl_queue::ClaimLimits::default()).await.unwrap().unwrap();
         assert_eq!(claim.token, 2);
@@ -83,6 +122,12 @@ async fn a_copy_that_is_cut_off_or_goes_into_a_full_database_is_refused() {
     {
         let empty = World::empty().await;
         assert_eq!(empty.queue.restore(&mut copy.as_bytes()).await.unwrap_err().kind, kind);
+        // Nobody takes what is there in part for the whole, and the next try begins anew.
+        assert_eq!(empty.queue.join(&node()).await.unwrap_err().kind, Kind::Refused);
+        assert!(empty.queue.is_empty().await.unwrap());
+        empty.queue.restore(&mut text.as_bytes()).await.unwrap();
+        assert!(!empty.queue.is_empty().await.unwrap());
+        assert_eq!(rows(&dump(&empty.queue).await), rows(text.as_bytes()));
         empty.queue.close().await;
     }
 }

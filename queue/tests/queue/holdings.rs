@@ -46,11 +46,14 @@ async fn a_copy_is_the_database_at_one_moment_and_its_jobs_do_not_go_on() {
     world.queue.journal(&running).append(&record).await.unwrap();
     let queued = world.submit(import("gis")).await.unwrap();
     let copy = world.dir.path().join("copy.db");
-    world.queue.copy_to(&copy).await.unwrap();
-    assert_eq!(world.queue.copy_to(&copy).await.unwrap_err().kind, vcl_queue::Kind::Exists);
+    let mut lines = Vec::new();
+    world.queue.dump(&mut lines).await.unwrap();
     world.done(&running).await;
 
     let restored = Queue::open(&copy).await.unwrap();
+    assert!(restored.is_empty().await.unwrap());
+    restored.restore(&mut lines.as_slice()).await.unwrap();
+    assert!(!restored.is_empty().await.unwrap());
     restored.set_holdings(NODE, &[image("debian@1")]).await.unwrap();
     let ended = restored.end_all("from a backup").await.unwrap();
     assert_eq!(ended.jobs, [running.id(), queued]);

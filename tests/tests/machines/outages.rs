@@ -273,6 +273,9 @@ fn the_library_is_full_and_gets_room() -> Result<()> {
     case.import(&daemon, "debian", "")?;
     let _: JobView = daemon.json(&["load", "a", "debian"])?;
     heavy(&daemon, "a", 20)?;
+    // It begins, because there is room; then somebody else takes it.
+    let id = daemon.queue(&["capture", "a", "--after", "keep-off"])?;
+    daemon.wait_job(id, LONG, |job| begun(job, "capture/pre_capture/generalise"))?;
     // Room for the half of a copy, so that it is in the middle of it that there is none.
     let ballast = library.join("ballast");
     let free = || -> Result<u64> {
@@ -284,7 +287,6 @@ fn the_library_is_full_and_gets_room() -> Result<()> {
     drop(file);
     let left = free()?;
 
-    let id = daemon.queue(&["capture", "a", "--after", "keep-off"])?;
     let event = wait_event(&daemon, id, "no-space")?;
     ensure!(event.message.contains(&format!("no room in {library}/.staging")), "{}", event.message);
     ensure!(event.message.contains("goes on when there is room"), "{}", event.message);

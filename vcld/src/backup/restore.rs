@@ -4,10 +4,10 @@
 //! moved on since, and neither their journals nor their undo know how.
 
 use super::store::{DATABASE, Snapshot, Store, alone};
+use crate::daemon::database;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
-use std::os::unix::fs::OpenOptionsExt;
-use vcl_config::Config;
+use vcl_config::{Config, Database};
 use vcl_images::fetch::Listing;
 use vcl_images::{ErrorKind, Library};
 use vcl_queue::Queue;
@@ -97,31 +97,69 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
         );
     }
     let library = Library::open(&config.library.path)?;
-    let vcl_config::Database::Sqlite { path } = &config.database else {
-        bail!("a backup is restored into a SQLite file so far, and [database] names a server");
-    };
-    let database_here = path.metadata().is_ok_and(|meta| meta.len() > 0);
     let revisions_here = library.revisions()?.revisions.len();
-    if !what.merge && (database_here || revisions_here > 0) {
-        let database = if database_here {
-            format!("the database {path} is there")
-        } else {
-            "there is no database".into()
-        };
+    let place = Place::of(config).await?;
+    if !what.merge && (!place.empty || revisions_here > 0) {
+        let database = if place.empty { "is empty" } else { "is not empty" };
         bail!(
-            "{database}, and the library {} has {revisions_here} revisions; restore into empty ones, or keep what is there and add what is missing: --merge",
+            "the database {place} {database}, and the library {} has {revisions_here} revisions; restore into empty ones, or keep what is there and add what is missing: --merge",
             config.library.path
         );
     }
-    let mut report =
-        Report { snapshot: snapshot.name.clone(), database: !database_here, ..Report::default() };
-    if !database_here {
-        put_database(&snapshot.directory.join(DATABASE), path)?;
-    }
-    let queue = Queue::open(path).await.context("stop vcld before restoring")?;
+    let mut report = Report { snapshot: snapshot.name.clone(), database: place.empty, ..Report::default() };
+    let queue = place.fill(config, &snapshot).await?;
     let done = fill(&queue, &library, &store, (&snapshot, &listings), node, &mut report).await;
     queue.close().await;
     done.map(|()| report)
+}
+
+/// Where the database is to be.
+struct Place {
+    /// The file's path or the server's URL.
+    name: String,
+    /// Whether the snapshot's may be put there.
+    empty: bool,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Place {
+    async fn of(config: &Config) -> Result<Self> {
+        match &config.database {
+            Database::Sqlite { path } => {
+                let empty = !path.metadata().is_ok_and(|meta| meta.len() > 0);
+                Ok(Self { name: path.to_string(), empty })
+            }
+            Database::MariaDb { url, .. } => {
+                let queue = database(config).await?;
+                let empty = queue.is_empty().await;
+                queue.close().await;
+                Ok(Self { name: url.clone(), empty: empty? })
+            }
+        }
+    }
+
+    /// The database, with the snapshot's rows if nothing was in it.
+    async fn fill(&self, config: &Config, snapshot: &Snapshot) -> Result<Queue> {
+        let rows = snapshot.directory.join(DATABASE);
+        if let (true, Database::Sqlite { path }) = (self.empty, &config.database) {
+            put_file(&rows, path).await?;
+        }
+        let queue = database(config).await.context("stop vcld before restoring")?;
+        if self.empty && queue.engine() == vcl_queue::Engine::MariaDb {
+            // One that is cut short here is known as such: no daemon takes it for the whole.
+            let done = put_rows(&queue, &rows).await;
+            if done.is_err() {
+                queue.close().await;
+            }
+            done?;
+        }
+        Ok(queue)
+    }
 }
 
 /// Everything that needs the database open.
@@ -179,34 +217,52 @@ fn choose(store: &Store, wanted: Option<&str>) -> Result<Snapshot> {
     }
 }
 
-/// The database gets its name when it is there whole.
-fn put_database(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+async fn put_rows(queue: &Queue, from: &Utf8Path) -> Result<()> {
+    let file = tokio::fs::File::open(from).await.with_context(|| format!("reading {from}"))?;
+    let mut reader = tokio::io::BufReader::with_capacity(1 << 20, file);
+    queue.restore(&mut reader).await.with_context(|| format!("putting back the rows of {from}"))?;
+    Ok(())
+}
+
+/// A database in a file, which gets its name when it is there whole.
+async fn put_file(rows: &Utf8Path, to: &Utf8Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("making {parent}"))?;
     }
+    let part = Utf8PathBuf::from(format!("{to}.restoring"));
     // What a database of that name has left would be taken for this one's.
-    for end in ["-wal", "-shm"] {
-        match std::fs::remove_file(format!("{to}{end}")) {
+    for old in [to, &*part] {
+        remove(&["-wal", "-shm"].map(|end| format!("{old}{end}")))?;
+    }
+    remove(&[part.to_string()])?;
+    let queue = Queue::open(&part).await.context("stop vcld before restoring")?;
+    let filled = put_rows(&queue, rows).await;
+    // With this its log is in the file.
+    queue.close().await;
+    filled?;
+    let named = || {
+        std::fs::File::open(&part)?.sync_all()?;
+        anyhow::ensure!(!Utf8PathBuf::from(format!("{part}-wal")).exists(), "its log stays beside it");
+        std::fs::rename(&part, to)?;
+        if let Some(parent) = to.parent() {
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    named().with_context(|| format!("writing the database {to}"))?;
+    remove(&[format!("{part}.lock")])
+}
+
+fn remove(files: &[String]) -> Result<()> {
+    for file in files {
+        match std::fs::remove_file(file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("removing {to}{end}"));
+                return Err(e).with_context(|| format!("removing {file}"));
             }
             _ => {}
         }
     }
-    let part = format!("{to}.restoring");
-    let write = || {
-        let mut source = std::fs::File::open(from)?;
-        let mut options = std::fs::File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        std::io::copy(&mut source, &mut file)?;
-        file.sync_all()?;
-        std::fs::rename(&part, to)?;
-        match to.parent() {
-            Some(parent) => std::fs::File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().with_context(|| format!("writing the database {to}"))
+    Ok(())
 }
 
 async fn put_revision(

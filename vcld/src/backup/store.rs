@@ -19,7 +19,7 @@ use vcl_types::{ByteSize, Digest};
 const MARK: &str = "vcld-backup";
 const FORMAT: &str = "vcld backup 1\n";
 /// What a snapshot's files are called.
-pub(crate) const DATABASE: &str = "database.db";
+pub(crate) const DATABASE: &str = "database.jsonl";
 pub(crate) const REVISIONS: &str = "revisions.json";
 const COMPLETE: &str = "complete";
 

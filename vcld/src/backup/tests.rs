@@ -6,8 +6,10 @@ use crate::node::Node;
 use crate::testing::{self, disk, image, import, run, run_all};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::sync::Arc;
+use vcl_config::{Config, Database, KeySource};
 use vcl_job::Record;
 use vcl_provisioning::MockProvisioning;
+use vcl_queue::testing::MariaDbServer;
 use vcl_queue::{ClaimLimits, NewJob};
 use vcl_types::JobRequest;
 use vcl_types::api::PowerState;
@@ -97,6 +99,57 @@ async fn a_backup_under_load_is_restored_on_an_empty_machine_and_works_there() {
     done(&two, JobRequest::Export { image: image("gis"), path: out.to_string(), format: "raw".into() }).await;
     assert!(std::fs::read(&out).unwrap() == std::fs::read(&sources[2]).unwrap());
     assert!(two.rescan_findings().await.iter().all(|f| f.found.contains("say the same")));
+}
+
+/// A configuration whose database is an empty one of a server's.
+async fn on_a_server(path: &Utf8Path) -> Config {
+    let mut config = testing::config(path);
+    let password = path.join("password");
+    std::fs::write(&password, MariaDbServer::password().expose()).unwrap();
+    let url = MariaDbServer::shared().database().await.url;
+    config.database = Database::MariaDb { url, password: Some(KeySource::File(password)) };
+    config
+}
+
+async fn node_on(name: &str, config: &Config) -> Arc<Node> {
+    let mut backend = MockProvisioning::default();
+    backend.calls.expect_state().returning(|_| PowerState::Absent);
+    let queue = crate::daemon::database(config).await.unwrap();
+    let library = vcl_images::Library::open(&config.library.path).unwrap();
+    testing::node_of(name, config.clone(), queue, library, backend, None).await
+}
+
+#[tokio::test]
+async fn a_backup_of_either_engine_is_restored_into_the_other() {
+    let place = Place::new();
+    let server = on_a_server(&place.root.join("one")).await;
+    let one = node_on("one", &server).await;
+    import_of(&one, "debian", &disk(&place.root, 1)).await;
+    done(&one, place.request()).await;
+    // A server's into a file.
+    let file = testing::config(&place.root.join("two"));
+    let report = restore(&file, "two", &place.what(false)).await.unwrap();
+    assert!(report.database && report.restored == [image("debian@1")], "{report}");
+    let two = node_on("two", &file).await;
+    done(&two, JobRequest::Verify { image: image("debian@1") }).await;
+    import_of(&two, "debian", &disk(&place.root, 2)).await;
+    done(&two, place.request()).await;
+    // The file's into another server's; into one that is not empty only with `merge`, and then it stays.
+    let other = on_a_server(&place.root.join("three")).await;
+    let report = restore(&other, "three", &place.what(false)).await.unwrap();
+    assert!(report.database && report.restored.len() == 2, "{report}");
+    let e = restore(&other, "three", &place.what(false)).await.unwrap_err();
+    assert!(format!("{e}").contains("is not empty") && format!("{e}").contains("--merge"), "{e}");
+    assert!(!restore(&other, "three", &place.what(true)).await.unwrap().database);
+    let three = node_on("three", &other).await;
+    for name in ["debian@1", "debian@2"] {
+        done(&three, JobRequest::Verify { image: image(name) }).await;
+    }
+    import_of(&three, "debian", &disk(&place.root, 3)).await;
+    assert_eq!(three.queue.next_revision(&"debian".parse().unwrap()).await.unwrap(), 4);
+    for node in [one, two, three] {
+        node.queue.close().await;
+    }
 }
 
 #[tokio::test]

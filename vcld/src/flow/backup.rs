@@ -1,7 +1,7 @@
 //! Taking a backup, while all else goes on.
 //!
 //! Revisions are pinned first: each of their files gets a second name (a hard link) in the job's staging, so that one
-//! that is deleted meanwhile stays until it is copied. Then the database is copied as it is at one moment, then the
+//! that is deleted meanwhile stays until it is copied. Then the database is copied, row by row, as it is at one moment, then the
 //! revisions that were published since are pinned too: whatever the copied rows speak of is pinned. Then files are
 //! copied, those alone whose digest the backup does not have yet. The order of these is what makes it consistent.
 
@@ -115,7 +115,10 @@ impl Running {
                     vcl_images::Store::remove(&vcl_images::Directory, old.as_std_path())?;
                 }
                 let taken = chrono::Utc::now();
-                self.node.queue.copy_to(part.as_std_path()).await?;
+                tokio::select! {
+                    copied = self.copy_database(&part) => copied?,
+                    () = cx.stopped() => return Err(cx.stop_error()),
+                }
                 cx.check().await?;
                 std::fs::rename(&part, &file)
                     .map_err(|e| vcl_images::Error::io(format!("writing {file}"), e))?;
@@ -167,6 +170,17 @@ impl Running {
     fn snapshot(&self, target: &Target) -> Result<Utf8PathBuf> {
         let store = Store::open(&target.directory).map_err(|e| fatal(&e))?;
         Ok(store.snapshot(&target.snapshot))
+    }
+
+    /// Writes every row of the database as it is at one moment to a file (mode 0600), and makes it durable.
+    async fn copy_database(&self, to: &Utf8Path) -> Result<()> {
+        let failed = |e| vcl_images::Error::io(format!("writing {to}"), e);
+        let mut options = tokio::fs::File::options();
+        let file = options.write(true).create_new(true).mode(0o600).open(to).await.map_err(failed)?;
+        let mut writer = tokio::io::BufWriter::with_capacity(1 << 20, file);
+        self.node.queue.dump(&mut writer).await?;
+        writer.get_ref().sync_all().await.map_err(failed)?;
+        Ok(())
     }
 
     /// Gives each file of each revision a second name. Those that have one keep it.

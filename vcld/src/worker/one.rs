@@ -3,6 +3,7 @@
 //! What a job ends as is decided by its outcome alone.
 
 use super::Life;
+use crate::admission::Admission;
 use crate::flow;
 use crate::node::Node;
 use crate::witness::Witness;
@@ -11,9 +12,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use vcl_job::{Control, Failure, Kind, Observer, Outcome, Record};
-use vcl_queue::{Claim, Queue};
+use vcl_queue::{Claim, Queue, WaitFor};
 use vcl_types::JobId;
-use vcl_types::state::job::Event;
+use vcl_types::state::job::{Event, State};
 
 /// Runs one claimed job.
 pub(super) async fn run(life: Arc<Life>, claim: Claim) {
@@ -30,6 +31,15 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
         let again = claim.token > 1
             && node.queue.journal(&claim).read().await.is_ok_and(|records| !records.is_empty());
         tracing::info!(title = %claim.job.request, token = claim.token, "job claimed");
+        // One that was called off is not to wait for anything.
+        let admission = match cancel.is_cancelled() && !again {
+            true => Admission::Admitted,
+            false => node.take_room(&claim, again).await,
+        };
+        if let Admission::Waits { place, .. } = &admission {
+            let reason = admission.reason().unwrap_or_default();
+            return wait(&node, &claim, &place.name, &reason).await;
+        }
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
         node.queue.post_event(kind, Some(id), computer.as_ref(), message);
@@ -42,11 +52,34 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
         let witness = Arc::new(Witness::new(node.clone(), claim.clone(), again, life.stop.clone()));
         let observer = Arc::new(Watcher::new(node.queue.clone(), &claim, witness.clone()));
         let outcome = flow::run(node.clone(), claim.clone(), observer, control).await;
+        // Whatever it is going to write is written or taken back.
+        node.leave_room(id);
         end(&node, &claim, outcome, &life, &witness).await;
     }
     .instrument(span)
     .await;
     drop(known);
+}
+
+/// It does not fit, and waits for room. It has done nothing.
+async fn wait(node: &Node, claim: &Claim, place: &str, reason: &str) {
+    let (id, computer) = (claim.id(), claim.job.request.computer());
+    match node.queue.wait_for(claim, WaitFor::Space(place.to_owned()), reason).await {
+        Ok(State::Waiting) => {
+            tracing::info!(reason, "job waits for room");
+            node.queue.post_event("job-waiting", Some(id), computer, reason);
+        }
+        // It was called off meanwhile, and is claimed again for that.
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(error = %error, "the job cannot be put off; it is tried again");
+            // why: nothing tells when a full disk or a locked database is usable again
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = node.queue.finish(claim, Event::Lost, Some(reason), None).await;
+        }
+    }
+    // What was in its way may have gone while it was put off.
+    node.insight.room.nudged.notify_one();
 }
 
 /// A job in the life's list of what is under way, for as long as this lives.
