@@ -346,7 +346,7 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         let queue = Queue::open(directory.path().join("db")).await.unwrap();
-        let mut found = tables(&mut *queue.readers().acquire().await.unwrap()).await.unwrap();
+        let mut found = tables(&mut queue.readers().acquire().await.unwrap()).await.unwrap();
         assert_eq!(found[0], "jobs", "others refer to it");
         found.sort();
         assert_eq!(found, copied);

@@ -99,7 +99,7 @@ impl Node {
                 use std::os::unix::fs::MetadataExt;
                 // What is a hole there becomes none here.
                 let data = |m: std::fs::Metadata| m.len().min(m.blocks().saturating_mul(512));
-                library(estimate::import(ByteSize(std::fs::metadata(path).map(data).unwrap_or(0))));
+                library(estimate::import(ByteSize(std::fs::metadata(path).map_or(0, data))));
             }
             JobRequest::CreateFromVm { backend, vm, .. } => {
                 library(estimate::import(self.preview(backend, vm).await?.to_copy));
