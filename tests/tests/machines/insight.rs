@@ -4,6 +4,7 @@ use crate::{Case, LONG, failed};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 use vcl_tests::daemon::Daemon;
 use vcl_tests::guest::Kind;
 use vcl_types::api::{EvidenceView, JobView, Orphans, Plan, StepState, Why};
@@ -19,7 +20,7 @@ fn a_guest_that_dies_in_post_load_leaves_evidence() -> Result<()> {
     let test = "insight::a_guest_that_dies_in_post_load_leaves_evidence";
     let Some(case) = Case::enter(test, Kind::Fast)? else { return Ok(()) };
     let mut setup = case.setup(&["a"]);
-    setup.more = "[deadlines]\nboot = \"4m\"\ncommand = \"20s\"\n".into();
+    setup.more = "[deadlines]\nboot = \"4m\"\ncommand = \"45s\"\n".into();
     let daemon = Daemon::start(setup)?;
     case.import(&daemon, "debian", "")?;
     // The last hook of the load stops the guest's heart: its kernel panics and stays as it is.
@@ -150,7 +151,15 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
         ensure!(found.found.iter().any(|o| o.id == "kvm/domain/vcl-a"), "{found:?}");
         let _: Plan = daemon.json(&["orphans", "adopt", "kvm/domain/vcl-a"])?;
         ensure!(daemon.computer("a")?.state == State::Reserved);
-        ensure!(daemon.ssh("a", "hostname")? == "a");
+        // It was powered on a moment ago and may be booting.
+        let deadline = Instant::now() + LONG;
+        let name = loop {
+            match daemon.ssh("a", "hostname") {
+                Ok(name) => break name,
+                Err(error) => ensure!(Instant::now() < deadline, "what was adopted does not answer: {error:#}"),
+            }
+        };
+        ensure!(name == "a", "{name}");
         let none: Orphans = daemon.json(&["orphans", "list"])?;
         ensure!(none == Orphans::default(), "{none:?}");
     } else {
