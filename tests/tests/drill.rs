@@ -117,7 +117,7 @@ fn a_backup_under_load_is_restored_on_an_empty_machine_that_loads_and_captures()
     // Loads, captures and imports go on while the first backup is taken, and others while the second is.
     let mut jobs = Vec::new();
     for name in sims(1..=4) {
-        jobs.push(one.queue(&["capture", &name, "--after", "keep-off"])?);
+        jobs.push(one.queue(&["capture", &name, "--after", "keep-off", "--wait"])?);
     }
     for name in sims(5..=10) {
         jobs.push(one.queue(&["load", &name, "tiny@1"])?);
@@ -149,6 +149,12 @@ fn a_backup_under_load_is_restored_on_an_empty_machine_that_loads_and_captures()
     ensure!(said.contains("the database is the snapshot's") && said.contains("tiny@1"), "{said}");
     two.up()?;
     ensure!(revisions(&two)? == before);
+    // Their machines were the old place's: each is named with the way out, and the way out is taken.
+    let found = doctor(&two)?;
+    for name in sims(1..=11) {
+        ensure!(found.contains(&format!("vclctl unload {name}")), "{name}: {found}");
+        let _: JobView = two.json(&["unload", &name])?;
+    }
     let found = doctor(&two)?;
     ensure!(found.contains("say the same"), "{found}");
     works(&two)?;

@@ -89,6 +89,10 @@ fn a_daemon_that_is_killed_again_and_again_ends_every_job_once() -> Result<()> {
             if verb == "load" {
                 words.push("tiny@1");
             }
+            if verb == "capture" {
+                // They all make revisions of one image, one after the other.
+                words.push("--wait");
+            }
             jobs.push(bench.daemon.queue(&words)?);
         }
         for n in 0..5 {
