@@ -73,6 +73,11 @@ pub trait Os: Undo {
     fn name(&self) -> OsName;
     /// The names of the steps of `post_load` and of `pre_capture`, in order, with what each does: for plans.
     fn plan(&self, end: Option<EndState>) -> Vec<(&'static str, &'static str)>;
+    /// The step of `pre_capture` from whose beginning on the guest is not what it was, whatever it still answers with: a
+    /// capture that is given up after it starts the guest anew.
+    fn unmaking(&self) -> &'static str {
+        "generalise"
+    }
     /// Called by a backend when the machine's power is on and its address is known. Waits until the guest lets us in,
     /// gives it its own identity if its image could not, its hostname, and runs the site's `post_load.d`. Answers the
     /// endpoint with its host keys pinned.

@@ -156,7 +156,9 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
         let name = loop {
             match daemon.ssh("a", "hostname") {
                 Ok(name) => break name,
-                Err(error) => ensure!(Instant::now() < deadline, "what was adopted does not answer: {error:#}"),
+                Err(error) => {
+                    ensure!(Instant::now() < deadline, "what was adopted does not answer: {error:#}")
+                }
             }
         };
         ensure!(name == "a", "{name}");

@@ -8,23 +8,39 @@ use tokio_util::sync::CancellationToken;
 use vcl_job::{
     Control, Flow, Job, Kind, MemoryJournal, Observer, Outcome, Owners, Record, Result, Run, Undo,
 };
+use vcl_types::api::{PowerAction, PowerState};
 use vcl_types::{ComputerName, JobId, Loaded};
 
 /// How long a guest that should be as it was may take to answer.
 const AS_IT_WAS: Duration = Duration::from_secs(20);
 
 impl Running {
-    /// Makes the computer usable again. One that answers with the keys it had was not touched; any other is powered
-    /// on and made ready, with new keys. If that does not work the computer goes to maintenance with the reason, and
+    /// Makes the computer usable again. One that answers with the keys it had, and whose generalising had not begun, was
+    /// not touched; any other is powered on and made ready, with new keys. One that was being generalised may answer
+    /// with its old keys from memory for as long as it runs, and is switched off first. If that does not work the computer goes to maintenance with the reason, and
     /// that is no error: the job has been taken back as far as it could be.
     pub(super) async fn bring_back(&self, held: Held) -> Result<()> {
         let Held { computer, revision, loaded } = held;
         let name = &computer.name;
+        let mut revision = revision;
+        let touched = {
+            let os = self.node.target(&computer, &revision, None)?.os;
+            let step = format!("pre_capture/{}", os.unmaking());
+            let records = self.node.queue.journal(&self.claim).read().await?;
+            records.iter().any(|r| matches!(r, Record::Started { key, .. } if key.contains(&step)))
+        };
+        // It makes itself a new identity when it boots, as after any capture.
+        revision.manifest.generalised |= touched;
         let target = self.node.target(&computer, &revision, Some(&loaded.endpoint))?;
         self.node.remotes.forget(&loaded.endpoint).await;
         let mut guest = target.guest(&loaded.endpoint);
         guest.limits.boot = AS_IT_WAS;
-        if target.os.wait_ready(guest, &CancellationToken::new()).await.is_ok() {
+        if touched {
+            let backend = self.backend(&computer.backend)?;
+            if backend.state(&computer).await? == PowerState::On {
+                backend.power(&computer, PowerAction::Off).await?;
+            }
+        } else if target.os.wait_ready(guest, &CancellationToken::new()).await.is_ok() {
             self.node.queue.post_event(
                 "resumed",
                 Some(self.job()),
