@@ -133,7 +133,7 @@ fn captures_that_cannot_be() -> Result<()> {
     let reason = job.reason.unwrap_or_default();
     assert!(reason.contains("host key"), "{reason}");
     let a = daemon.computer("a")?;
-    assert_eq!(a.state, State::Maintenance);
+    assert_eq!(a.state, State::Maintenance, "{:#?}", daemon.events(job.id)?);
     assert!(a.reason.unwrap_or_default().contains("host key"));
     let _: JobView = daemon.json(&["unload", "a"])?;
     assert_eq!(daemon.computer("a")?.state, State::Available);

@@ -40,14 +40,20 @@ impl Running {
             if backend.state(&computer).await? == PowerState::On {
                 backend.power(&computer, PowerAction::Off).await?;
             }
-        } else if target.os.wait_ready(guest, &CancellationToken::new()).await.is_ok() {
-            self.node.queue.post_event(
-                "resumed",
-                Some(self.job()),
-                Some(name),
-                &format!("{name} is as it was"),
-            );
-            return Ok(());
+        } else {
+            match target.os.wait_ready(guest, &CancellationToken::new()).await {
+                Ok(_) => {
+                    let message = format!("{name} is as it was");
+                    self.node.queue.post_event("resumed", Some(self.job()), Some(name), &message);
+                    return Ok(());
+                }
+                // Nobody gave this guest new keys on vcld's behalf. Whoever answers there now is not to be logged in to,
+                // nor to be given the computer's name.
+                Err(e) if e.kind == vcl_os::ErrorKind::HostKeyChanged => {
+                    return self.out_of_use(name, &crate::node::chain(&e)).await;
+                }
+                Err(_) => {}
+            }
         }
         let backend = self.backend(&computer.backend)?;
         // The steps of bringing it back are undone with nothing and run again from the top if this process dies: the
