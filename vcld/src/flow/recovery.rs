@@ -27,7 +27,11 @@ impl Running {
             let os = self.node.target(&computer, &revision, None)?.os;
             let step = format!("pre_capture/{}", os.unmaking());
             let records = self.node.queue.journal(&self.claim).read().await?;
-            records.iter().any(|r| matches!(r, Record::Started { key, .. } if key.contains(&step)))
+            let begun =
+                records.iter().any(|r| matches!(r, Record::Started { key, .. } if key.contains(&step)));
+            // A guest that let nobody in was not changed by it.
+            let shut_out = |r: &Record| matches!(r, Record::Failed { key, error } if key.contains(&step) && error.kind == Kind::Auth);
+            begun && !records.iter().any(shut_out)
         };
         // It makes itself a new identity when it boots, as after any capture.
         revision.manifest.generalised |= touched;
@@ -38,6 +42,13 @@ impl Running {
         if touched {
             let backend = self.backend(&computer.backend)?;
             if backend.state(&computer).await? == PowerState::On {
+                // It knows best how; the power button is for one that does not answer.
+                if let Err(e) = target.os.shutdown(guest).await {
+                    tracing::info!(
+                        error = crate::node::chain(&e),
+                        "the guest could not be asked to shut down"
+                    );
+                }
                 backend.power(&computer, PowerAction::Off).await?;
             }
         } else {
