@@ -157,7 +157,7 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
             match daemon.ssh("a", "hostname") {
                 Ok(name) => break name,
                 Err(error) => {
-                    ensure!(Instant::now() < deadline, "what was adopted does not answer: {error:#}")
+                    ensure!(Instant::now() < deadline, "what was adopted does not answer: {error:#}");
                 }
             }
         };
