@@ -82,7 +82,9 @@ fn a_guest_s_whole_life() -> Result<()> {
     };
     assert_eq!(content("copy", 0)?, content("lab", 2)?);
     assert!(daemon.refused(&["image", "export", "lab@3", out.as_str()])?.contains("lab.raw"));
-    for revision in ["lab@1", "lab@2", "lab@3", "copy@1", "debian@1"] {
+    // Each is stored over the one that it was loaded from.
+    assert!(daemon.refused(&["image", "delete", "lab@1", "--now", "--yes"])?.contains("stored over lab@1"));
+    for revision in ["copy@1", "lab@3", "lab@2", "lab@1", "debian@1"] {
         let _: JobView = daemon.json(&["image", "delete", revision, "--now", "--yes"])?;
     }
     case.nothing_left(&daemon)
