@@ -198,7 +198,7 @@ fn the_guest_is_powered_off_while_the_daemon_is_down() -> Result<()> {
     let test = "outages::the_guest_is_powered_off_while_the_daemon_is_down";
     let Some(case) = Case::enter(test, Kind::Fast)? else { return Ok(()) };
     let mut setup = case.setup(&["a"]);
-    setup.more = "[deadlines]\nboot = \"60s\"\nshutdown = \"60s\"\n".into();
+    setup.more = "[deadlines]\nboot = \"4m\"\nshutdown = \"60s\"\n".into();
     let mut daemon = Daemon::start(setup)?;
     case.import(&daemon, "debian", "")?;
 
@@ -274,7 +274,7 @@ fn the_library_is_full_and_gets_room() -> Result<()> {
     let _: JobView = daemon.json(&["load", "a", "debian"])?;
     heavy(&daemon, "a", 20)?;
     // It begins, because there is room; then somebody else takes it.
-    let id = daemon.queue(&["capture", "a", "--after", "keep-off"])?;
+    let id = daemon.queue(&["capture", "a", "--whole", "--after", "keep-off"])?;
     daemon.wait_job(id, LONG, |job| begun(job, "capture/pre_capture/generalise"))?;
     // Room for the half of a copy, so that it is in the middle of it that there is none.
     let ballast = library.join("ballast");
