@@ -8,11 +8,15 @@ use tokio_util::sync::CancellationToken;
 use vcl_job::{
     Control, Flow, Job, Kind, MemoryJournal, Observer, Outcome, Owners, Record, Result, Run, Undo,
 };
+use vcl_provisioning::Provisioning;
 use vcl_types::api::{PowerAction, PowerState};
-use vcl_types::{ComputerName, JobId, Loaded};
+use vcl_types::{Computer, ComputerName, JobId, Loaded};
 
 /// How long a guest that should be as it was may take to answer.
 const AS_IT_WAS: Duration = Duration::from_secs(20);
+
+/// How often the power of a machine that shuts down is looked at.
+const POLL: Duration = Duration::from_millis(250);
 
 impl Running {
     /// Makes the computer usable again. One that answers with the keys it had, and whose generalising had not begun, was
@@ -50,6 +54,7 @@ impl Running {
                     );
                 }
                 backend.power(&computer, PowerAction::Off).await?;
+                self.wait_off(backend, &computer).await?;
             }
         } else {
             match target.os.wait_ready(guest, &CancellationToken::new()).await {
@@ -99,6 +104,28 @@ impl Running {
             Outcome::Interrupted => Err(vcl_job::Error::new(Kind::Interrupted, "the daemon is stopping")),
             _ => Err(vcl_job::Error::new(Kind::LeaseLost, "the job is another's now")),
         }
+    }
+}
+
+impl Running {
+    /// Waits until a machine that was asked to shut down is off, and cuts its power when it takes too long. One that was
+    /// still going down would let somebody in and then be gone.
+    async fn wait_off(&self, backend: &dyn Provisioning, computer: &Computer) -> Result<()> {
+        let stop = vcl_job::doing().map(|doing| doing.stop().clone()).unwrap_or_default();
+        let deadline = tokio::time::Instant::now() + self.node.limits().shutdown;
+        while backend.state(computer).await? == PowerState::On {
+            if tokio::time::Instant::now() >= deadline {
+                backend.power(computer, PowerAction::ForceOff).await?;
+                return Ok(());
+            }
+            tokio::select! {
+                () = stop.cancelled() => {
+                    return Err(vcl_job::Error::new(Kind::Interrupted, "told to stop while a machine shuts down"));
+                }
+                () = tokio::time::sleep(POLL) => {} // why: a backend tells nobody when a machine is off
+            }
+        }
+        Ok(())
     }
 }
 
