@@ -109,6 +109,10 @@ fn without_libvirtd(case: &Case, daemon: &Daemon, verb: &[&str], step: &str) -> 
 
 #[test]
 fn libvirtd_is_killed_and_comes_back() -> Result<()> {
+    // Takes long: only with all the others that do.
+    if !crate::full() {
+        return Ok(());
+    }
     let Some(case) = Case::enter("outages::libvirtd_is_killed_and_comes_back", Kind::Fast)? else {
         return Ok(());
     };
@@ -195,6 +199,10 @@ fn the_guest_s_ssh_server_is_killed() -> Result<()> {
 
 #[test]
 fn the_guest_is_powered_off_while_the_daemon_is_down() -> Result<()> {
+    // Takes long: only with all the others that do.
+    if !crate::full() {
+        return Ok(());
+    }
     let test = "outages::the_guest_is_powered_off_while_the_daemon_is_down";
     let Some(case) = Case::enter(test, Kind::Fast)? else { return Ok(()) };
     let mut setup = case.setup(&["a"]);
@@ -260,6 +268,10 @@ fn small(directory: &Utf8Path, bytes: u64) -> Result<()> {
 
 #[test]
 fn the_library_is_full_and_gets_room() -> Result<()> {
+    // Takes long: only with all the others that do.
+    if !crate::full() {
+        return Ok(());
+    }
     let Some(case) = Case::enter("outages::the_library_is_full_and_gets_room", Kind::Fast)? else {
         return Ok(());
     };

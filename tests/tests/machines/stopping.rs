@@ -128,6 +128,10 @@ fn called_off(case: &Case, daemon: &mut Daemon, verb: &[&str], step: &str, kill:
 
 #[test]
 fn jobs_are_called_off_in_the_middle() -> Result<()> {
+    // Takes long: only with all the others that do.
+    if !crate::full() {
+        return Ok(());
+    }
     let Some(case) = Case::enter("stopping::jobs_are_called_off_in_the_middle", Kind::Fast)? else {
         return Ok(());
     };
