@@ -30,6 +30,8 @@ pub struct Doing {
     /// Whether it is being undone.
     pub undoing: bool,
     shared: Arc<Shared>,
+    /// Of the job whose step this job runs in.
+    outer: Option<Arc<Shared>>,
     stop: CancellationToken,
 }
 
@@ -53,7 +55,8 @@ impl Doing {
             0 => DOING.try_with(|outer| outer.job).unwrap_or(0),
             job => job,
         };
-        Self { key, token, job, undoing, shared: shared.clone(), stop }
+        let outer = DOING.try_with(|outer| outer.outer.clone().unwrap_or_else(|| outer.shared.clone())).ok();
+        Self { key, token, job, undoing, shared: shared.clone(), outer, stop }
     }
     /// Tells a person something that is kept with the job.
     pub fn event(&self, kind: &str, message: impl AsRef<str>) {
@@ -85,6 +88,15 @@ impl Doing {
     /// [`Kind::Cancelled`] or [`Kind::LeaseLost`].
     pub async fn check(&self) -> Result<()> {
         self.shared.still_ours(&self.stop).await
+    }
+    /// Whether the job is still ours as far as this process can tell by itself. Asked at the last moment before an effect,
+    /// it stops the hands of a process that stood still and was given up meanwhile.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`].
+    pub fn held(&self) -> Result<()> {
+        self.outer.as_ref().map_or(Ok(()), |outer| outer.still_held())?;
+        self.shared.still_held()
     }
 }
 impl fmt::Debug for Doing {

@@ -137,6 +137,14 @@ pub trait Journal: Send + Sync {
     async fn check(&self) -> Result<()> {
         Ok(())
     }
+    /// Whether the job is still ours by what this process knows without asking anybody: its clock. A process that stood
+    /// still goes on in the middle of a step, and this is what tells it at its next effect, before any timer does.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`] when it is not.
+    fn held(&self) -> Result<()> {
+        Ok(())
+    }
     /// The fencing token of the claim under which it is written: higher with every claim of the job. 0 where nothing is
     /// claimed.
     fn token(&self) -> i64 {

@@ -165,7 +165,7 @@ impl Shared {
         let kind = if e.kind == Kind::LeaseLost { Kind::LeaseLost } else { Kind::Interrupted };
         e.within("the job cannot go on").of_kind(kind)
     }
-    fn still_held(&self) -> Result<()> {
+    pub(crate) fn still_held(&self) -> Result<()> {
         let lost = |why: &str| Err(Error::new(Kind::LeaseLost, why));
         if seeded(Fault::LeaseIgnored) {
             return Ok(());
@@ -173,6 +173,7 @@ impl Shared {
         if self.control.lost.is_cancelled() {
             return lost("the job's lease ran out");
         }
+        self.journal.held()?;
         match self.halted() {
             Some(Stop::Lost(failure)) => lost(&failure.message),
             _ => Ok(()),

@@ -67,6 +67,9 @@ impl Journal for SqlJournal {
     fn job(&self) -> i64 {
         self.claim.id().0
     }
+    fn held(&self) -> vcl_job::Result<()> {
+        Ok(guard::lease(&self.claim)?)
+    }
     async fn append(&self, record: &Record) -> vcl_job::Result<()> {
         guard::lease(&self.claim)?;
         let json = to_json(record)?;

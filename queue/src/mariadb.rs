@@ -12,6 +12,8 @@ use vcl_types::Secret;
 const READERS: u32 = 8;
 /// How long a server may take to take a connection.
 const CONNECTING: Duration = Duration::from_secs(10);
+/// Seconds for which a writer may send nothing in the middle of a transaction.
+const STANDING: u32 = 5;
 
 /// What every session is set to. A row lock is waited for ten seconds; names compare byte by byte; what does not fit a
 /// column is an error; each statement sees what others have committed.
@@ -80,6 +82,23 @@ pub(crate) async fn connect(options: &AnyConnectOptions) -> sqlx::Result<Db> {
         Ok(db)
     };
     tokio::time::timeout(CONNECTING, connecting).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Makes a connection one that writes. A node that stands still in the middle of a transaction would keep all others from
+/// what it has locked for as long as it stands: the server ends such a session. What it had not committed is undone, and
+/// made again when the node goes on, if its lease lets it.
+pub(crate) async fn to_write(db: &mut Db) -> sqlx::Result<()> {
+    let setting = async {
+        let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(&mut *db).await?;
+        // MySQL cannot tell a session that stands in a transaction from one that has nothing to do. A node with a lease
+        // has something to write more often than this; another connects again.
+        let limit = match version.contains("MariaDB") {
+            true => format!("SET SESSION idle_transaction_timeout = {STANDING}"),
+            false => format!("SET SESSION wait_timeout = {}", 6 * STANDING),
+        };
+        sqlx::raw_sql(AssertSqlSafe(limit)).execute(&mut *db).await
+    };
+    tokio::time::timeout(CONNECTING, setting).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|_| ())
 }
 
 /// Connections that read.

@@ -60,6 +60,7 @@ impl Server {
         let id = std::hash::RandomState::new().build_hasher().finish() >> 1;
         let id = i64::try_from(id).unwrap_or_default();
         sqlx::query("DELETE FROM writers WHERE at < ?").bind(now() - FORGOTTEN).execute(&mut db).await?;
+        mariadb::to_write(&mut db).await?;
         let thread = mariadb::thread(&mut db).await?;
         Ok(Self { options, patience, id, batch: 0, db: Some(db), lost: None, thread })
     }
@@ -152,6 +153,7 @@ impl Server {
             None => {
                 let connecting = async {
                     let mut db = mariadb::connect(&self.options).await?;
+                    mariadb::to_write(&mut db).await?;
                     if let Some(lost) = self.lost {
                         mariadb::end(&mut db, lost).await?;
                     }

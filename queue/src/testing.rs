@@ -253,6 +253,22 @@ impl MariaDbServer {
         db.close().await?;
         Ok(())
     }
+
+    /// How many sessions are in a transaction that has changed or locked something and now run no statement: those of
+    /// clients that are between two of them, or stand still.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn standing(&self) -> Result<i64> {
+        let url = format!("mysql://{USER}@localhost/mysql?socket={}", self.socket());
+        let database = MariaDb::new(url).password(Some(Self::password()));
+        let mut db = crate::mariadb::connect(&database.options()?).await?;
+        let query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_query IS NULL \
+                     AND trx_rows_locked + trx_rows_modified > 0";
+        let standing = sqlx::query_scalar(query).fetch_one(&mut db).await?;
+        db.close().await?;
+        Ok(standing)
+    }
 }
 
 impl Drop for MariaDbServer {

@@ -1,9 +1,10 @@
 //! Two daemons on one MariaDB and one simulated site: a queue full of jobs, and everything dies once while it is worked off.
 //!
-//! All jobs are queued while both nodes are drained, half of them through each, a chain for each computer: load, unload,
-//! load … Then the nodes claim, and one is killed, one stands still for longer than its lease, the database is killed, and
-//! one is stopped and comes back as the next version. In the end every job is done, the world is what its log says, no
-//! lease came back after another had followed it, and what the queue believes of each computer is what there is.
+//! A chain of jobs is queued for each computer: load, unload, load … half of them through each node, most while both are
+//! drained. Then the nodes claim, and one is killed, one stands still for longer than its lease while it holds locks of the
+//! database, the database is killed, and one is stopped and comes back as the next version, each time with jobs under way
+//! and more coming. In the end every job is done, the world is what its log says, no lease came back after another had
+//! followed it, and what the queue believes of each computer is what there is.
 //!
 //! `VCL_FULL=1`: a thousand computers and ten thousand jobs.
 
@@ -27,8 +28,9 @@ use vclctl::Client;
 /// How much of everything.
 struct Size {
     computers: usize,
-    /// How many jobs each computer has: an odd number ends loaded, an even one unloaded.
-    jobs: usize,
+    /// How many jobs each computer gets, before each of the four troubles and after the last: an odd sum ends loaded, an
+    /// even one unloaded.
+    rounds: [usize; 5],
     lease: u64,
     /// How long the database is away.
     away: Duration,
@@ -36,6 +38,8 @@ struct Size {
 
 struct Site {
     size: Size,
+    /// How many jobs each computer has had.
+    jobs: usize,
     daemons: BTreeMap<&'static str, Daemon>,
     server: MariaDbServer,
     queue: Queue,
@@ -79,7 +83,17 @@ impl Site {
         let imported: JobView = daemons["a"].json(&["image", "import", "tiny", disk.as_str()])?;
         ensure!(imported.state == job::State::Done, "{imported:?}");
         let (directory, _directory) = (path, directory);
-        Ok(Self { size, daemons, server, queue, world, directory, began: Instant::now(), _directory })
+        Ok(Self {
+            size,
+            jobs: 0,
+            daemons,
+            server,
+            queue,
+            world,
+            directory,
+            began: Instant::now(),
+            _directory,
+        })
     }
     fn client(&self, node: &str) -> Result<Client> {
         Ok(Client::new(self.directory.join(node).join("vcld.sock").as_std_path())?)
@@ -88,22 +102,22 @@ impl Site {
         self.daemons.get_mut(node).unwrap()
     }
     fn total(&self) -> u64 {
-        (self.size.computers * self.size.jobs) as u64
+        (self.size.computers * self.jobs) as u64
     }
     fn say(&self, what: &str) {
         eprintln!("{:7.1} s  {what}", self.began.elapsed().as_secs_f64());
     }
 
-    /// Queues every computer's chain, each computer's through one of the nodes.
-    async fn submit(&self) -> Result<()> {
+    /// Queues some more jobs for every computer, each computer's through one of these nodes.
+    async fn submit(&mut self, rounds: usize, via: [&'static str; 2]) -> Result<()> {
         let image: ImageRef = "tiny".parse()?;
         let mut tasks = tokio::task::JoinSet::new();
         for part in 0..8 {
-            let client = self.client(["a", "b"][part % 2])?;
-            let (computers, jobs, image) = (self.size.computers, self.size.jobs, image.clone());
+            let client = self.client(via[part % 2])?;
+            let (computers, had, image) = (self.size.computers, self.jobs, image.clone());
             tasks.spawn(async move {
                 for n in (0..computers).filter(|n| n % 8 == part) {
-                    for round in 0..jobs {
+                    for round in had..had + rounds {
                         let computer = format!("sim-{:04}", n + 1).parse()?;
                         let request = match round % 2 {
                             0 => JobRequest::Load { computer, image: image.clone() },
@@ -118,7 +132,13 @@ impl Site {
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
+        self.jobs += rounds;
         Ok(())
+    }
+    /// Waits until some of the newest jobs are over, and most are not.
+    async fn until_under_way(&self) -> Result<()> {
+        let newest = (self.size.computers / 8) as u64;
+        self.until_done(self.total() - self.size.computers as u64 + newest).await
     }
     async fn drain(&self, drained: bool) -> Result<()> {
         for name in self.daemons.keys() {
@@ -174,6 +194,23 @@ impl Site {
         }
     }
 
+    /// Stops `a` in the middle of a transaction, where it keeps locks that the other needs for everything.
+    async fn freeze_holding_locks(&mut self) -> Result<()> {
+        for _ in 0..500 {
+            self.daemon("a").signal(Signal::STOP)?;
+            let mut looks = 0;
+            // The other's transactions come and go: only one that stays is a's.
+            while looks < 20 && self.server.standing().await? > 0 {
+                looks += 1;
+            }
+            if looks == 20 {
+                return Ok(());
+            }
+            self.daemon("a").signal(Signal::CONT)?;
+        }
+        anyhow::bail!("a was never in the middle of a transaction")
+    }
+
     /// What must hold when all jobs are over.
     async fn holds(&self) -> Result<()> {
         let all = JobFilter { limit: 1_000_000, ..JobFilter::default() };
@@ -185,10 +222,10 @@ impl Site {
         assert_eq!(self.world.differing()?, Vec::<String>::new());
         assert_eq!(self.world.refusals()?, []);
         let world = self.world.snapshot()?;
-        let loads = self.size.jobs.div_ceil(2);
+        let loads = self.jobs.div_ceil(2);
         for row in self.queue.computers().await? {
             let name = format!("vcl-{}", row.computer.name);
-            let loaded = self.size.jobs % 2 == 1;
+            let loaded = self.jobs % 2 == 1;
             let state = if loaded { computer::State::Reserved } else { computer::State::Available };
             assert_eq!((row.state, row.job), (state, None), "{name}");
             assert_eq!(row.loaded.is_some(), loaded, "{name}");
@@ -197,7 +234,7 @@ impl Site {
             // Each job's work is one piece of the log, and none begins twice.
             let mut order: Vec<&str> = log.iter().filter_map(|l| Some(&*l.hand.as_ref()?.job)).collect();
             order.dedup();
-            assert_eq!(order.len(), self.size.jobs, "{name}: {order:?}");
+            assert_eq!(order.len(), self.jobs, "{name}: {order:?}");
             let defined = log.iter().filter(|line| matches!(line.effect, Effect::Define { .. })).count();
             assert_eq!(defined, loads, "{name} was made once for each load");
         }
@@ -209,46 +246,49 @@ impl Site {
 async fn two_nodes_end_every_job_once_whatever_dies() -> Result<()> {
     let full = std::env::var_os("VCL_FULL").is_some();
     let size = match full {
-        true => Size { computers: 1000, jobs: 10, lease: 15, away: Duration::from_secs(25) },
-        false => Size { computers: 120, jobs: 5, lease: 6, away: Duration::from_secs(10) },
+        true => Size { computers: 1000, rounds: [6, 1, 1, 1, 1], lease: 15, away: Duration::from_secs(25) },
+        false => Size { computers: 120, rounds: [1, 1, 1, 1, 1], lease: 6, away: Duration::from_secs(10) },
     };
+    let rounds = size.rounds;
     let mut site = Site::new(size).await?;
     site.say("two nodes are up");
     site.drain(true).await?;
-    site.submit().await?;
+    site.submit(rounds[0], ["a", "b"]).await?;
     site.say(&format!("{} jobs are queued", site.total()));
     site.drain(false).await?;
     let working = Instant::now();
-    let part = site.total() / 10;
 
-    site.until_done(part).await?;
+    site.until_done(site.total() / 8).await?;
     site.daemon("b").kill()?;
     let took = site.until_node("a", "b", |row| row.state == node::State::Dead).await?;
     site.say(&format!("b was killed, and given up after {took:.1?}"));
-    site.until_done(2 * part).await?;
+    site.submit(rounds[1], ["a", "a"]).await?;
     site.daemon("b").up()?;
-    site.until_node("a", "b", |row| row.state == node::State::Alive && row.running > 0).await?;
-    site.say("b is back and works");
+    site.until_node("a", "b", |row| row.state == node::State::Alive).await?;
+    site.say("b is back");
 
-    site.until_done(3 * part).await?;
-    site.daemon("a").signal(Signal::STOP)?;
+    site.until_under_way().await?;
+    site.freeze_holding_locks().await?;
     let took = site.until_node("b", "a", |row| row.state == node::State::Dead).await?;
-    site.say(&format!("a stands still, and was given up after {took:.1?}"));
-    site.until_done(4 * part).await?;
+    site.say(&format!("a stands still with locks in its hands, and was given up after {took:.1?}"));
+    site.submit(rounds[2], ["b", "b"]).await?;
+    site.until_under_way().await?;
     site.daemon("a").signal(Signal::CONT)?;
     let took = site.until_node("b", "a", |row| row.state == node::State::Alive).await?;
     site.say(&format!("a goes on, and has joined again after {took:.1?}"));
 
-    site.until_done(5 * part).await?;
+    site.submit(rounds[3], ["a", "b"]).await?;
+    site.until_under_way().await?;
     site.server.kill();
     site.say("the database is killed");
     tokio::time::sleep(site.size.away).await; // why: it is to be away for so long
     tokio::task::block_in_place(|| site.server.start_again())?;
-    let (back, before) = (Instant::now(), site.total() / 2);
-    site.until_done(before + 1).await.context("after the database's return")?;
-    site.say(&format!("a job ended {:.1?} after the database's return", back.elapsed()));
+    let back = Instant::now();
+    site.until_done(site.total()).await.context("after the database's return")?;
+    site.say(&format!("all of them ended {:.1?} after the database's return", back.elapsed()));
 
-    site.until_done(7 * part).await?;
+    site.submit(rounds[4], ["a", "b"]).await?;
+    site.until_under_way().await?;
     site.daemon("b").stop()?;
     let next = [(vcl_queue::testing::SCHEMA, "next")];
     site.daemon("b").set_environment(&next);

@@ -262,6 +262,9 @@ impl Journal for FaultyJournal {
     async fn check(&self) -> Result<()> {
         self.inner.check().await
     }
+    fn held(&self) -> Result<()> {
+        self.inner.held()
+    }
     fn token(&self) -> i64 {
         self.inner.token()
     }

@@ -127,6 +127,10 @@ impl World {
         let line = line(by, effect);
         let done = {
             let mut held = self.hold(machine).await?;
+            // With the machine in hand, so that nobody else has it between this and the effect.
+            if let Some(doing) = vcl_job::doing() {
+                doing.held()?;
+            }
             held.put(&line)
         };
         match done {

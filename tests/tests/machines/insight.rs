@@ -102,6 +102,7 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
     let ids: Vec<&str> = found.found.iter().map(|o| o.id.as_str()).collect();
     let all = ["kvm/domain/vcl-stranger", "kvm/overlays/stranger", "library/staging/job999-token1"];
     ensure!(ids == all, "{ids:?}");
+    wait_events(&daemon, &["orphan-found"])?;
 
     // Looked at without deleting, then ignored, then deleted. What is in use is none.
     let plan: Plan = daemon.json(&["orphans", "delete", all[2], "--dry-run"])?;
@@ -132,10 +133,7 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
     let _: serde_json::Value = daemon.json(&["computer", "power", "a", "on"])?;
     wait_reason(&daemon, |r| r.is_none())?;
 
-    let events: Vec<vcl_types::api::EventView> = daemon.json(&["events", "--limit", "500"])?;
-    for kind in ["orphan-found", "power-lost", "power-back"] {
-        ensure!(events.iter().any(|e| e.kind == kind), "no event {kind}");
-    }
+    wait_events(&daemon, &["power-lost", "power-back"])?;
 
     // The row that lost its machine gets it back.
     let mut daemon = daemon;
@@ -172,6 +170,20 @@ fn what_belongs_to_nobody_is_listed_adopted_and_deleted() -> Result<()> {
     let job = failed(&daemon, &["capture", "a"])?;
     ensure!(job.evidence.iter().any(|n| n == "failure.txt") || job.evidence.is_empty());
     case.nothing_left(&daemon)
+}
+
+fn wait_events(daemon: &Daemon, kinds: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let events: Vec<vcl_types::api::EventView> = daemon.json(&["events", "--limit", "500"])?;
+        let lacking: Vec<_> = kinds.iter().filter(|kind| events.iter().all(|e| e.kind != **kind)).collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no event {lacking:?}");
+        // why: a reconciler tells that it has looked by nothing but what it finds
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
 }
 
 fn wait_reason(daemon: &Daemon, wanted: impl Fn(Option<&str>) -> bool) -> Result<Option<String>> {
