@@ -37,8 +37,9 @@ impl Lab {
         for name in ["library", "out"] {
             std::fs::create_dir_all(root.join(name)).unwrap();
         }
+        // Nobody renews the lease here: what befalls it is the matrix's to say, and not a busy machine's.
         let text = format!(
-            "[library]\npath = \"{root}/library\"\nkeep_free = \"1M\"\n[backend.sim]\ntype = \"sim\"\n\
+            "[node]\nlease = \"10m\"\n[library]\npath = \"{root}/library\"\nkeep_free = \"1M\"\n[backend.sim]\ntype = \"sim\"\n\
              directory = \"{root}/sim\"\n[network.n]\nbridge = \"br0\"\n[computers]\n\
              \"a\" = {{ backend = \"sim\", networks = [\"n\"] }}\n"
         );
