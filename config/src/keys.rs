@@ -250,7 +250,7 @@ pub const LIBRARY: &[Key] = &[
         "copies",
         Kind::Integer { min: 1, max: 100 },
         "1",
-        "How many nodes should hold an image's newest revision. Needs [exchange] where it is more than 1.",
+        "How many nodes should hold an image's revision in production, or its newest where none is. Needs [exchange] where it is more than 1.",
     ),
     Key::default(
         "chain_limit",

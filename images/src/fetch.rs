@@ -119,14 +119,6 @@ fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// The revision that this one cannot be read without: what a delta lies on. A revision that is stored whole has none.
-#[must_use]
-pub fn needs(manifest: &Manifest) -> Option<ImageRef> {
-    // Manifests of version 1 are of whole revisions; their parent is where they come from, and not what they lie on.
-    let whole = manifest.version == 1;
-    manifest.parent.clone().filter(|_| !whole)
-}
-
 /// A revision in a directory that is no library's own: one that was set aside.
 ///
 /// # Errors

@@ -10,8 +10,6 @@
 
 mod backup;
 mod capture;
-#[cfg(test)]
-mod crash;
 mod fetch;
 mod image;
 pub(crate) mod keep;

@@ -3,7 +3,7 @@
 use super::{Admission, Demand, Place, admit};
 use crate::node::{Node, Refusal};
 use std::time::Duration;
-use vcl_images::{estimate, fetch};
+use vcl_images::estimate;
 use vcl_types::{BackendName, ByteSize, CaptureInto, ComputerName, ImageRef, JobRequest, Manifest};
 
 /// What a load may write at first beside its overlays' tables: a console, firmware variables. What a guest writes later
@@ -145,7 +145,9 @@ impl Node {
     /// A revision and what it lies on.
     async fn chain(&self, top: Manifest) -> Result<Vec<Manifest>, Refusal> {
         let mut chain = vec![top];
-        while let Some(below) = chain.last().and_then(fetch::needs).filter(|_| chain.len() < LONGEST_CHAIN) {
+        while chain.len() < LONGEST_CHAIN
+            && let Some(below) = chain.last().and_then(Manifest::lies_on).cloned()
+        {
             chain.push(self.queue.revision(&below).await?.manifest);
         }
         Ok(chain)

@@ -6,7 +6,7 @@
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use vcl_images::{ErrorKind, Library, fetch};
+use vcl_images::{ErrorKind, Library};
 use vcl_job::{Error, Job, Kind, Result, Retry, Step, TRANSIENT};
 use vcl_types::{ImageRef, Manifest, Revision};
 
@@ -70,8 +70,8 @@ impl Running {
                     format!("more than {LONGEST_CHAIN} revisions lie on each other below {image}"),
                 ));
             }
-            next = match fetch::needs(&manifest) {
-                Some(below) => Some(self.node.queue.revision(&below).await?.manifest),
+            next = match manifest.lies_on() {
+                Some(below) => Some(self.node.queue.revision(below).await?.manifest),
                 None => None,
             };
             let staging = Library::fetch_name(&self.node.name, &image)?;

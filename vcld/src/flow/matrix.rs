@@ -9,8 +9,11 @@
 
 mod scene;
 
+use crate::exchange::Exchange;
+use crate::exchange::tests::world::{MIB, World, publish};
 use camino::{Utf8Path, Utf8PathBuf};
 use scene::{Lab, Played};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use vcl_job::faults::{Budget, Matrix, Report};
 use vcl_types::{After, CaptureInto, ImageRef, JobRequest};
@@ -36,10 +39,21 @@ async fn matrix(
     request: impl Fn(&Utf8Path) -> JobRequest,
     restores: bool,
 ) -> Report {
+    matrix_with(name, None, prepare, request, restores).await
+}
+
+/// The same on a node that other nodes can be asked from.
+async fn matrix_with(
+    name: &str,
+    exchange: Option<Arc<Exchange>>,
+    prepare: impl AsyncFn(&Lab),
+    request: impl Fn(&Utf8Path) -> JobRequest,
+    restores: bool,
+) -> Report {
     let memory = std::path::Path::new("/dev/shm");
     let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let root = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
-    let prepared = Lab::open(&root.join("prepared")).await;
+    let prepared = Lab::open(&root.join("prepared"), exchange).await;
     prepared.done(from_vm("debian", "template")).await;
     prepare(&prepared).await;
     prepared.node.queue.close().await;
@@ -221,4 +235,20 @@ async fn a_backup_survives_whatever_happens() {
         |root: &Utf8Path| JobRequest::Backup { directory: root.join("out/backup").into(), node: None };
     let report = matrix("backup", nothing, request, false).await;
     assert!(report.steps >= 6, "{report}");
+}
+/// What was fetched whole stays, whatever becomes of the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_survives_whatever_happens() {
+    let world = World::new();
+    let other = world.library("other");
+    let manifest = publish(&other, "far@2", MIB / 4, 1).await;
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let server = world.serve(world.end("node2", &[("node1", nobody)]), &other, "127.0.0.2").await;
+    let end = world.end("node1", &[("node2", server.address)]);
+    let prepare = async |lab: &Lab| {
+        lab.node.queue.rebuild_from(std::slice::from_ref(&manifest)).await.map(drop).unwrap()
+    };
+    let request = |_: &Utf8Path| JobRequest::Fetch { image: image("far@2"), node: Some("node1".into()) };
+    let report = matrix_with("fetch", Some(end), prepare, request, false).await;
+    assert!(report.steps >= 2, "{report}");
 }

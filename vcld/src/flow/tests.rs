@@ -1,5 +1,6 @@
 //! Who calls whom: the daemon's flows over a mocked backend, with an OS module that must not be called.
 
+mod fetch;
 mod keep;
 
 use crate::node::Node;

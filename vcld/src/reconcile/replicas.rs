@@ -1,4 +1,4 @@
-//! As many nodes as `library.copies` says hold the newest revision of each image.
+//! As many nodes as `library.copies` says hold the revision of each image that is in production, or its newest where none is.
 //!
 //! Every node decides for itself, from the same rows and in the same way, so that no two of them fetch what one should:
 //! which nodes are to hold a revision beside those that do follows from names alone.
@@ -73,10 +73,13 @@ impl Node {
         Ok(nodes)
     }
 
-    /// The newest revision of each image.
-    async fn newest(&self) -> Result<Vec<ImageRef>, vcl_job::Error> {
+    /// The revision of each image that most loads will want: the one in production, or the newest.
+    async fn wanted(&self) -> Result<Vec<ImageRef>, vcl_job::Error> {
         let images = self.queue.images().await?;
-        Ok(images.iter().filter_map(|i| i.revisions.last()).map(|r| r.manifest.image_ref()).collect())
+        let wanted = images.iter().filter_map(|image| {
+            image.revisions.iter().find(|r| r.production).or_else(|| image.revisions.last())
+        });
+        Ok(wanted.map(|row| row.manifest.image_ref()).collect())
     }
 
     /// Asks for what this node should fetch now. Answers what it asked for.
@@ -85,7 +88,7 @@ impl Node {
         if copies < 2 || self.exchange.is_none() {
             return Ok(Vec::new());
         }
-        let (nodes, wanted) = (self.all_nodes().await?, self.newest().await?);
+        let (nodes, wanted) = (self.all_nodes().await?, self.wanted().await?);
         let held = by_image(self.queue.holdings().await?);
         let (mut under_way, mut paused) = (BTreeSet::new(), BTreeSet::new());
         let filter = JobFilter { limit: 1000, ..JobFilter::default() };
@@ -135,7 +138,7 @@ impl Node {
         }
         let looked = async {
             let held = by_image(self.queue.holdings().await?);
-            Ok::<_, vcl_job::Error>((self.all_nodes().await?, self.newest().await?, held))
+            Ok::<_, vcl_job::Error>((self.all_nodes().await?, self.wanted().await?, held))
         };
         let (nodes, wanted, held) = match looked.await {
             Ok(found) => found,

@@ -5,6 +5,7 @@
 //! history. Effects are the simulated machines' and the database's; those of the library lie between the journal's
 //! points.
 
+use crate::exchange::Exchange;
 use crate::flow;
 use crate::node::Node;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -32,8 +33,8 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// What lies in that directory, which is made if it is not there.
-    pub(super) async fn open(root: &Utf8Path) -> Self {
+    /// What lies in that directory, which is made if it is not there, on a node that has others to ask or has none.
+    pub(super) async fn open(root: &Utf8Path, exchange: Option<Arc<Exchange>>) -> Self {
         for name in ["library", "out"] {
             std::fs::create_dir_all(root.join(name)).unwrap();
         }
@@ -76,7 +77,7 @@ impl Lab {
             remotes: Arc::new(remotes),
             public_key: String::new(),
             linux: Node::linux(),
-            exchange: None,
+            exchange,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,
@@ -87,7 +88,7 @@ impl Lab {
     /// The same in another directory.
     pub(super) async fn copy_to(&self, to: &Utf8Path) -> Self {
         copy(&self.root, to);
-        Self::open(to).await
+        Self::open(to, self.node.exchange.clone()).await
     }
 
     /// Runs a job to its end, undisturbed.
