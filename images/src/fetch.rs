@@ -31,6 +31,9 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 use vcl_types::{Digest, ImageRef, Manifest, Revision};
 
+/// What the names of stagings that are fetched into begin with.
+pub const PREFIX: &str = "fetch+";
+
 /// How the names of files end that are not whole yet.
 const PARTIAL: &str = ".partial";
 /// How long a file may be that the manifest gives no length for, in bytes: firmware variables, a kernel, an initrd.
@@ -153,7 +156,7 @@ impl Library {
             let digest: [u8; 32] = Sha256::digest(node.as_bytes()).into();
             Digest::from_bytes(digest).as_str()[..16].to_owned()
         };
-        Ok(format!("fetch+{node}+{}+{number}", image.name))
+        Ok(format!("{PREFIX}{node}+{}+{number}", image.name))
     }
 
     /// Where a revision lies here, or will when it has been fetched.

@@ -376,9 +376,11 @@ async fn retry(db: &mut Db, id: JobId) -> Result<()> {
     let needs = submit::check(&mut *db, &job.request).await?;
     sqlx::query(
         "UPDATE jobs SET state = ?, attempt = attempt + 1, resumed = 0, cancel_wanted = 0, reason = NULL, \
-         ended_at = NULL, holds_computer = ?, holds_image = ?, held_since = ? WHERE id = ?",
+         ended_at = NULL, image = ?, revision = ?, holds_computer = ?, holds_image = ?, held_since = ? WHERE id = ?",
     )
     .bind(state.as_str())
+    .bind(needs.reads.as_ref().map(|r| r.name.as_str()).or(needs.image.as_ref().map(ImageName::as_str)))
+    .bind(needs.reads.as_ref().and_then(|r| r.revision).map(i64::from))
     .bind(job.request.computer().map(|c| c.as_str()))
     .bind(needs.image.as_ref().map(ImageName::as_str))
     .bind(now())

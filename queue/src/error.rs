@@ -120,16 +120,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// An error with all that it came from, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        text = format!("{text}: {e}");
-        next = e.source();
-    }
-    text
-}
+pub(crate) use vcl_job::chain;
 
 /// MariaDB's and MySQL's error numbers.
 fn of_mysql(code: u16) -> (Kind, &'static str) {

@@ -152,6 +152,17 @@ fn keep(db: &mut Db, mut event: EventView) -> BoxFuture<'_, Result<EventView>> {
     })
 }
 
+/// Keeps an event with what a transaction changes. Those who watch find it when they look next.
+pub(crate) async fn note(
+    db: &mut Db,
+    kind: &str,
+    job: Option<JobId>,
+    computer: Option<&ComputerName>,
+    message: &str,
+) -> Result<()> {
+    keep(db, new(kind, job, computer, message)).await.map(drop)
+}
+
 /// Forgets all but the newest `kept` up to the event of this number.
 async fn forget(db: &mut Db, id: i64, kept: i64) -> Result<()> {
     sqlx::query("DELETE FROM events WHERE id <= ?").bind(id - kept).execute(db).await?;

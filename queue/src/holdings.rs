@@ -5,7 +5,7 @@ use crate::database::{Db, DbRow, now, parsed, time};
 use crate::{Claim, Error, Kind, Queue, Result, guard};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vcl_types::{ImageName, ImageRef};
 
 /// A node that holds a revision.
@@ -33,20 +33,22 @@ impl Holding {
 }
 
 impl Queue {
-    /// Records all that a node holds, and that it holds nothing else.
+    /// Records all that a node held at `looked`, and that it held nothing else. What was recorded since then stays.
     ///
     /// # Errors
     /// When the database cannot be used.
-    pub async fn set_holdings(&self, node: &str, images: &[ImageRef]) -> Result<()> {
-        let (node, images) = (node.to_owned(), images.to_vec());
+    pub async fn set_holdings(&self, node: &str, images: &[ImageRef], looked: DateTime<Utc>) -> Result<()> {
+        let (node, images, looked) = (node.to_owned(), images.to_vec(), looked.timestamp_millis());
         self.write(move |db| {
             Box::pin(async move {
                 let known = of_node(&mut *db, &node).await?;
                 let wanted: BTreeSet<&ImageRef> = images.iter().collect();
-                for gone in known.iter().filter(|image| !wanted.contains(image)) {
-                    remove(&mut *db, &node, gone).await?;
+                let before = |since: &i64| *since <= looked;
+                let gone = known.iter().filter(|(image, since)| !wanted.contains(image) && before(since));
+                for (image, _) in gone {
+                    remove(&mut *db, &node, image).await?;
                 }
-                for new in wanted.into_iter().filter(|image| !known.contains(*image)) {
+                for new in wanted.into_iter().filter(|image| !known.contains_key(*image)) {
                     insert(&mut *db, &node, new).await?;
                 }
                 Ok(())
@@ -63,7 +65,7 @@ impl Queue {
         let (node, image) = (node.to_owned(), image.clone());
         self.write(move |db| {
             Box::pin(async move {
-                if of_node(&mut *db, &node).await?.contains(&image) {
+                if of_node(&mut *db, &node).await?.contains_key(&image) {
                     return Ok(());
                 }
                 insert(db, &node, &image).await
@@ -90,7 +92,7 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 guard::check(&mut *db, &claim).await?;
-                if of_node(&mut *db, &node).await?.contains(&image) {
+                if of_node(&mut *db, &node).await?.contains_key(&image) {
                     return Ok(());
                 }
                 insert(db, &node, &image).await
@@ -142,9 +144,11 @@ fn number(image: &ImageRef) -> Result<i64> {
     }
 }
 
-async fn of_node(db: &mut Db, node: &str) -> Result<BTreeSet<ImageRef>> {
+/// What a node holds, and since when.
+async fn of_node(db: &mut Db, node: &str) -> Result<BTreeMap<ImageRef, i64>> {
     let rows = sqlx::query("SELECT * FROM holdings WHERE node = ?").bind(node).fetch_all(db).await?;
-    rows.iter().map(|row| Ok(Holding::read(row)?.image)).collect()
+    let read = |row| Holding::read(row).map(|holding| (holding.image, holding.since.timestamp_millis()));
+    rows.iter().map(read).collect()
 }
 
 async fn insert(db: &mut Db, node: &str, image: &ImageRef) -> Result<()> {

@@ -42,7 +42,7 @@ impl Queue {
         let (of, sql) = match what {
             WaitFor::Computer(_) => (LeaseOf::Computer, "SELECT * FROM jobs WHERE holds_computer = ?"),
             WaitFor::Image(_) => (LeaseOf::Image, "SELECT * FROM jobs WHERE holds_image = ?"),
-            WaitFor::Space(_) | WaitFor::Node(_) => return Ok(None),
+            WaitFor::Space(_) => return Ok(None),
         };
         let row = sqlx::query(sql).bind(what.subject()).fetch_optional(self.readers()).await?;
         let Some(row) = row else { return Ok(None) };

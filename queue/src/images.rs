@@ -330,6 +330,11 @@ async fn rebuild(db: &mut Db, manifests: Vec<Manifest>) -> Result<Rebuilt> {
                 }
             }
             None => {
+                // Whoever publishes a revision under this name records it himself, or takes it back.
+                let holder = sqlx::query_scalar::<_, i64>("SELECT id FROM jobs WHERE holds_image = ?");
+                if holder.bind(manifest.image.as_str()).fetch_optional(&mut *db).await?.is_some() {
+                    continue;
+                }
                 let size = manifest.disks.iter().map(|d| d.file_size.bytes()).sum();
                 insert(&mut *db, &manifest, ByteSize(size), manifest.job.map(|j| j.0)).await?;
                 rebuilt.added.push(image);

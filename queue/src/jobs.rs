@@ -1,14 +1,14 @@
 //! Jobs as they are looked at: rows, lists, counts.
 
 use crate::database::{Db, DbRow, parsed, parsed_or_null, time};
-use crate::engine::{flag, locked, number};
+use crate::engine::{flag, locked, number, number_or_null};
 use crate::{Error, Kind, Queue, Result, WaitFor};
 use chrono::{DateTime, Local, Utc};
 use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
 use vcl_types::api::{JobView, StepView};
 use vcl_types::state::job::State;
-use vcl_types::{BackendName, ComputerName, JobId, JobRequest};
+use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
 
 /// A job as the database has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub struct JobRow {
     pub requester: String,
     /// The backend instance that does it, where one does.
     pub backend: Option<BackendName>,
+    /// The revision it reads, flattens or deletes: which one was settled when it was queued.
+    pub revision: Option<ImageRef>,
     /// The hypervisor host it runs on, where that is known.
     pub host: Option<String>,
     /// Where it is.
@@ -63,6 +65,7 @@ impl JobRow {
             request: request(row)?,
             requester: row.try_get("requester")?,
             backend: parsed_or_null(row, "backend")?,
+            revision: revision(row)?,
             host: row.try_get("host")?,
             state: parsed(row, "state")?,
             reason: row.try_get("reason")?,
@@ -254,4 +257,10 @@ mod tests {
         assert_eq!(clock(now, now).len(), 8);
         assert_eq!(clock(now - chrono::TimeDelta::days(2), now).len(), 19);
     }
+}
+
+fn revision(row: &DbRow) -> Result<Option<ImageRef>> {
+    let name: Option<ImageName> = parsed_or_null(row, "image")?;
+    let number: Option<u32> = number_or_null(row, "revision")?;
+    Ok(name.zip(number).map(|(name, number)| ImageRef::new(name, number)))
 }

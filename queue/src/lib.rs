@@ -77,7 +77,7 @@ pub use evidence::{EVIDENCE_LIMIT, Part};
 pub use holdings::Holding;
 pub use images::{ImageRow, Rebuilt, RevisionRow};
 pub use jobs::{JobFilter, JobRow};
-pub use lease::{Lease, Moment, Observer, SHORTEST_LEASE, given_up_after};
+pub use lease::{Lease, Moment, Observer, SHORTEST_LEASE, given_up_after, own_end};
 pub use mariadb::MariaDb;
 pub use nodes::{Membership, NewNode, NodeRow, PROTOCOL, Process};
 pub use orphans::{Noted, Sight};

@@ -254,14 +254,6 @@ impl Queue {
         .await
     }
 
-    /// Says that a revision that was brought back is deleted again, for an undo.
-    ///
-    /// # Errors
-    /// As [`delete_revision`](Self::delete_revision).
-    pub async fn put_back(&self, claim: &Claim, image: &ImageRef) -> Result<()> {
-        self.delete_revision(claim, image).await
-    }
-
     /// Records other files of a revision: rewritten whole, it shows a guest what it did.
     ///
     /// # Errors

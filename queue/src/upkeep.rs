@@ -1,7 +1,7 @@
 //! What reconcilers and admins change without a claim: old rows, what is said of a computer's power, a stuck job that is
 //! to be taken back, a computer that gets its machine back.
 
-use crate::database::{Db, json, now, time, to_json};
+use crate::database::{Db, json, now, to_json};
 use crate::jobs::{JobRow, get, holder_of};
 use crate::{Error, Kind, Queue, Result, computers};
 use chrono::{DateTime, Utc};
@@ -60,9 +60,16 @@ impl Queue {
         let (events, parts) = self
             .write(move |db| {
                 Box::pin(async move {
-                    let events = sqlx::query("DELETE FROM events WHERE at < ?").bind(history);
-                    let events = events.execute(&mut *db).await?.rows_affected();
-                    let parts = sqlx::query("DELETE FROM evidence WHERE taken_at < ?").bind(evidence);
+                    let events = sqlx::query(
+                        "DELETE FROM events WHERE at < ? AND (job_id IS NULL OR job_id NOT IN \
+                         (SELECT id FROM jobs WHERE state IN ('queued', 'running', 'waiting', 'stuck')))",
+                    );
+                    let events = events.bind(history).execute(&mut *db).await?.rows_affected();
+                    let parts = sqlx::query(
+                        "DELETE FROM evidence WHERE taken_at < ? AND job_id NOT IN \
+                         (SELECT id FROM jobs WHERE state IN ('queued', 'running', 'waiting', 'stuck'))",
+                    )
+                    .bind(evidence);
                     Ok((events, parts.execute(db).await?.rows_affected()))
                 })
             })
@@ -182,7 +189,8 @@ impl Queue {
     }
 
     /// Child processes that stand in the journals of jobs that ended on this node after `since`: the job, the process
-    /// group and when that was started. Most of them ended long ago.
+    /// group and when that was started. Most of them ended long ago. Those of another boot or another machine are left out:
+    /// their ids may be strangers' here.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -194,14 +202,17 @@ impl Queue {
         let rows = rows.bind(node).bind(since.timestamp_millis()).fetch_all(self.readers()).await?;
         let mut found = Vec::new();
         for row in &rows {
-            if let Record::Process { group, start_time, .. } = json(row, "record")? {
+            let record = json(row, "record")?;
+            if let Record::Process { group, start_time, boot, .. } = record
+                && (boot.is_none() || boot.as_deref() == vcl_job::boot_id())
+            {
                 found.push((JobId(row.try_get("job_id")?), group, start_time));
             }
         }
         Ok(found)
     }
 
-    /// How many jobs are queued before this one, and how many run on its node, backend and host now.
+    /// How many jobs are queued before this one.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -220,19 +231,6 @@ impl Queue {
     pub async fn running(&self) -> Result<Vec<JobRow>> {
         let rows = sqlx::query("SELECT * FROM jobs WHERE state = 'running' ORDER BY id");
         rows.fetch_all(self.readers()).await?.iter().map(JobRow::read).collect()
-    }
-
-    /// When the newest event of a kind about a job or a computer was.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn last_event_of(&self, job: JobId, kind: &str) -> Result<Option<DateTime<Utc>>> {
-        let at: Option<i64> = sqlx::query_scalar("SELECT MAX(at) FROM events WHERE job_id = ? AND kind = ?")
-            .bind(job.0)
-            .bind(kind)
-            .fetch_one(self.readers())
-            .await?;
-        Ok(at.map(time))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Jobs that wait: for a computer or an image that another job holds, for room, for a node. No task and no timer belongs
+//! Jobs that wait: for a computer or an image that another job holds, or for room. No task and no timer belongs
 //! to one that waits; it is a row until somebody wakes it.
 //!
 //! A submit that is to wait its turn stands as `waiting` without holding anything. When the holder lets go, in the same
@@ -12,7 +12,7 @@ use crate::database::{Db, DbRow, now};
 use crate::engine::{exclusive, locked};
 use crate::jobs::{JobRow, get};
 use crate::submit::{Asked, ask};
-use crate::{Claim, Error, Kind, Queue, Result, guard};
+use crate::{Claim, Error, Kind, Queue, Result, events, guard};
 use sqlx::Row;
 use vcl_types::state::job::{Event, State};
 use vcl_types::{ComputerName, ImageName, JobId};
@@ -26,8 +26,6 @@ pub enum WaitFor {
     Image(ImageName),
     /// Room at a place, such as `library` or a backend's name.
     Space(String),
-    /// A management node.
-    Node(String),
 }
 
 impl WaitFor {
@@ -38,7 +36,6 @@ impl WaitFor {
             Self::Computer(_) => "computer",
             Self::Image(_) => "image",
             Self::Space(_) => "space",
-            Self::Node(_) => "node",
         }
     }
     /// Which of its kind.
@@ -47,7 +44,7 @@ impl WaitFor {
         match self {
             Self::Computer(name) => name.as_str(),
             Self::Image(name) => name.as_str(),
-            Self::Space(name) | Self::Node(name) => name,
+            Self::Space(name) => name,
         }
     }
     pub(crate) fn read(row: &DbRow) -> Result<Option<Self>> {
@@ -60,7 +57,6 @@ impl WaitFor {
             }
             "image" => Self::Image(subject.parse().map_err(|e| Error::corrupt("an image's name", e))?),
             "space" => Self::Space(subject.into()),
-            "node" => Self::Node(subject.into()),
             // A newer program's: it wakes what it has put to sleep.
             _ => return Ok(None),
         }))
@@ -106,16 +102,15 @@ impl Queue {
         rows.fetch_all(self.readers()).await?.iter().map(JobRow::read).collect()
     }
 
-    /// Wakes everything that waits for room or a node, which nobody announces: for a node that begins.
+    /// Wakes everything that waits for room, which nobody announces: for a node that begins.
     ///
     /// # Errors
     /// When the database cannot be used.
     pub async fn wake_all(&self) -> Result<u64> {
-        let some: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM jobs WHERE state = 'waiting' AND waits_for IN ('space', 'node')",
-        )
-        .fetch_one(self.readers())
-        .await?;
+        let some: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE state = 'waiting' AND waits_for = 'space'")
+                .fetch_one(self.readers())
+                .await?;
         if some == 0 {
             return Ok(0);
         }
@@ -163,13 +158,15 @@ async fn wake(db: &mut Db, what: WaitFor) -> Result<u64> {
             woken += 1;
         }
     }
-    Ok(woken + u64::from(turn(db, &what).await?))
+    Ok(woken + turn(db, &what).await?)
 }
 
 async fn wake_all(db: &mut Db) -> Result<u64> {
-    let rows = sqlx::query(
-        "SELECT * FROM jobs WHERE state = 'waiting' AND waits_for IN ('space', 'node') ORDER BY id",
-    );
+    // Another node may be waking them, too.
+    let rows = sqlx::query(locked!(
+        db,
+        "SELECT * FROM jobs WHERE state = 'waiting' AND waits_for = 'space' ORDER BY id"
+    ));
     let mut woken = 0;
     for row in rows.fetch_all(&mut *db).await? {
         let job = JobRow::read(&row)?;
@@ -212,14 +209,15 @@ pub(crate) async fn next(db: &mut Db, free: Vec<WaitFor>) -> Result<()> {
     Ok(())
 }
 
-/// Those that wait for their turn are asked for again in their order, until one holds what was let go. Answers whether
-/// one does.
-async fn turn(db: &mut Db, what: &WaitFor) -> Result<bool> {
+/// Those that wait for their turn are asked for again in their order, until one holds what was let go: many can read an
+/// image, and one that only reads keeps no other from it. Answers how many were let in.
+async fn turn(db: &mut Db, what: &WaitFor) -> Result<u64> {
     // Most of the time nobody waits.
     if waiting(&mut *db, what).await?.is_empty() {
-        return Ok(false);
+        return Ok(0);
     }
     exclusive(&mut *db).await?;
+    let mut let_in = 0;
     for job in waiting(&mut *db, what).await? {
         if job.token > 0 {
             continue;
@@ -243,15 +241,24 @@ async fn turn(db: &mut Db, what: &WaitFor) -> Result<bool> {
                     .bind(job.id.0)
                     .execute(&mut *db)
                     .await?;
-                return Ok(true);
+                let_in += 1;
+                let has_it = match what {
+                    WaitFor::Computer(name) => job.request.computer() == Some(name),
+                    WaitFor::Image(name) => needs.image.as_ref() == Some(name),
+                    WaitFor::Space(_) => false,
+                };
+                if has_it {
+                    return Ok(let_in);
+                }
             }
             Ok(Asked::Busy(busy)) => {
                 let wait =
                     sqlx::query("UPDATE jobs SET reason = ?, waits_for = ?, waits_subject = ? WHERE id = ?");
                 let wait = wait.bind(busy.reason()).bind(busy.what.kind()).bind(busy.what.subject());
                 wait.bind(job.id.0).execute(&mut *db).await?;
-                if busy.what == *what {
-                    return Ok(false);
+                // Somebody has it. Where it is only read, this one waits for the readers, and others may have it.
+                if busy.what == *what && has(&mut *db, what).await? {
+                    return Ok(let_in);
                 }
             }
             Err(e) if matches!(e.kind, Kind::NotFound | Kind::Refused | Kind::Exists) => {
@@ -262,9 +269,21 @@ async fn turn(db: &mut Db, what: &WaitFor) -> Result<bool> {
                 );
                 let fail = fail.bind(changed(&job, Event::Fail)?.as_str()).bind(&e.context).bind(now());
                 fail.bind(job.id.0).execute(&mut *db).await?;
+                events::note(&mut *db, "job-failed", Some(job.id), job.request.computer(), &e.context)
+                    .await?;
             }
             Err(e) => return Err(e),
         }
     }
-    Ok(false)
+    Ok(let_in)
+}
+
+/// Whether a job has it to itself.
+async fn has(db: &mut Db, what: &WaitFor) -> Result<bool> {
+    let holder = match what {
+        WaitFor::Computer(_) => "SELECT id FROM jobs WHERE holds_computer = ?",
+        WaitFor::Image(_) => "SELECT id FROM jobs WHERE holds_image = ?",
+        WaitFor::Space(_) => return Ok(false),
+    };
+    Ok(sqlx::query_scalar::<_, i64>(holder).bind(what.subject()).fetch_optional(db).await?.is_some())
 }

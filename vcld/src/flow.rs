@@ -120,12 +120,14 @@ async fn run_on(
 ) -> Outcome<Made> {
     let running = Running { node, claim };
     let request = running.claim.job.request.clone();
+    // The newest revision is the one that was the newest when the job was queued: that one is kept for it.
+    let settled = |image: vcl_types::ImageRef| running.claim.job.revision.clone().unwrap_or(image);
     let stage = Stage { running: &running, journal, observer, control };
     match request.clone() {
         JobRequest::Load { computer, image } => {
             let flow = Flow { name: "load", version: 1, deadline: None };
             stage
-                .play(flow, running.begin_load(&computer, &image), async |job, input| {
+                .play(flow, running.begin_load(&computer, &settled(image)), async |job, input| {
                     running.load(job, input).await
                 })
                 .await
@@ -156,7 +158,7 @@ async fn run_on(
         JobRequest::Export { image, path, format } => {
             let flow = Flow { name: "export", version: 1, deadline: None };
             stage
-                .play(flow, running.begin_export(&image, path, &format), async |job, input| {
+                .play(flow, running.begin_export(&settled(image), path, &format), async |job, input| {
                     running.export(job, input).await
                 })
                 .await
@@ -164,13 +166,17 @@ async fn run_on(
         JobRequest::Verify { image } => {
             let flow = Flow { name: "verify", version: 1, deadline: None };
             stage
-                .play(flow, running.begin_verify(&image), async |job, input| running.verify(job, input).await)
+                .play(flow, running.begin_verify(&settled(image)), async |job, input| {
+                    running.verify(job, input).await
+                })
                 .await
         }
         JobRequest::Fetch { image, .. } => {
             let flow = Flow { name: "fetch", version: 1, deadline: None };
             stage
-                .play(flow, running.begin_fetch(&image), async |job, input| running.fetch(job, input).await)
+                .play(flow, running.begin_fetch(&settled(image)), async |job, input| {
+                    running.fetch(job, input).await
+                })
                 .await
         }
         JobRequest::Backup { directory, .. } => {

@@ -79,17 +79,7 @@ impl Refusal {
     }
 }
 
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
+pub(crate) use vcl_job::chain;
 
 impl From<vcl_queue::Error> for Refusal {
     fn from(e: vcl_queue::Error) -> Self {

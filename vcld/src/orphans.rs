@@ -113,12 +113,8 @@ impl Node {
 
     /// Where a thing's row stands in the database: what is this node's alone carries its name.
     fn row_place(&self, place: &str) -> String {
-        let shared = place.parse::<BackendName>().ok().and_then(|name| self.backends.get(&name));
-        if shared.is_some_and(|backend| backend.is_shared()) {
-            place.to_owned()
-        } else {
-            format!("{}:{place}", self.name)
-        }
+        let shared = place.parse::<BackendName>().ok().and_then(|name| self.sharing().get(&name).copied());
+        if shared == Some(true) { place.to_owned() } else { format!("{}:{place}", self.name) }
     }
 
     /// Compares the records with the world, as far as this node sees it. With `all` also what somebody ignores.
@@ -154,7 +150,8 @@ impl Node {
                     computer: None,
                     job: l.job,
                 };
-                world.push((LIBRARY.into(), left.into_iter().map(thing).collect()));
+                // What is fetched into now belongs to no job by its name.
+                world.push((LIBRARY.into(), left.into_iter().filter(|l| !l.in_use).map(thing).collect()));
             }
             Err(error) => unseen.push(format!("the library: {}", chain(&error))),
         }
@@ -340,6 +337,15 @@ impl Node {
         }
         tracing::info!(orphan = orphan.id, requester, "an orphan is deleted");
         match (orphan.place.as_str(), thing.kind.as_str()) {
+            (LIBRARY, STAGING) if thing.name.starts_with(vcl_images::fetch::PREFIX) => {
+                match self.library.fetching(&thing.name)? {
+                    Some(fetching) => fetching.discard().await?,
+                    None => {
+                        let message = format!("{} is being fetched into", orphan.id);
+                        return Err(Refusal::new(RefusalKind::Busy, message));
+                    }
+                }
+            }
             (LIBRARY, STAGING) => {
                 self.library.discard_staging(&thing.name).await?;
             }
@@ -354,10 +360,40 @@ impl Node {
             }
             (place, _) => {
                 let name = place.parse().map_err(|e| Refusal::new(RefusalKind::Invalid, format!("{e}")))?;
-                self.backend(&name)?.remove_thing(thing).await?;
+                let held = self.keep_from_jobs(orphan).await?;
+                let removed = self.backend(&name)?.remove_thing(thing).await;
+                if let Some(computer) = held {
+                    self.queue.computer_by_hand(&computer, computer::Event::Release, None).await?;
+                }
+                removed?;
             }
         }
         Ok(vec![step])
+    }
+
+    /// Keeps jobs from a computer that is free while what lies there under its name is removed, and looks once more: a load
+    /// may have begun since the last look, and the machine be its. A daemon that dies now leaves the computer in
+    /// maintenance, with the reason.
+    async fn keep_from_jobs(&self, orphan: &OrphanView) -> Result<Option<ComputerName>, Refusal> {
+        let Some(name) = &orphan.thing.computer else { return Ok(None) };
+        match self.queue.computer(name).await {
+            Ok(row) if row.state == computer::State::Available => {}
+            Ok(_) => return Ok(None),
+            Err(e) if e.kind == vcl_queue::Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+        let why = format!("{} is deleted", orphan.id);
+        self.queue.computer_by_hand(name, computer::Event::Maintain, Some(&why)).await?;
+        let looked = self.look_for_orphans().await;
+        match looked {
+            Ok((orphans, _)) if orphans.found.iter().any(|o| o.id == orphan.id) => Ok(Some(name.clone())),
+            looked => {
+                self.queue.computer_by_hand(name, computer::Event::Release, None).await?;
+                looked?;
+                let message = format!("{} is no orphan any more", orphan.id);
+                Err(Refusal::new(RefusalKind::NotFound, message))
+            }
+        }
     }
 }
 

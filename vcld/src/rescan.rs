@@ -71,10 +71,11 @@ impl Rescan {
 impl Node {
     /// Compares rows with manifests, makes the rows that are missing, and says anew what this node holds.
     pub(crate) async fn rescan(&self) -> Result<Rescan, vcl_job::Error> {
+        let looked = chrono::Utc::now();
         let manifests: Vec<_> = self.library.revisions()?.revisions.into_iter().map(|r| r.manifest).collect();
         let held: Vec<_> = manifests.iter().map(vcl_types::Manifest::image_ref).collect();
         let rebuilt = self.queue.rebuild_from(&manifests).await?;
-        self.queue.set_holdings(&self.name, &held).await?;
+        self.queue.set_holdings(&self.name, &held, looked).await?;
         let mut lacking = BTreeMap::new();
         for revision in self.queue.images().await?.into_iter().flat_map(|image| image.revisions) {
             let image = revision.manifest.image_ref();

@@ -17,15 +17,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vcl_queue::{ClaimLimits, Kind, Membership};
+use vcl_queue::{ClaimLimits, Kind, Membership, given_up_after, own_end};
 use vcl_types::JobId;
 
 /// How many jobs are claimed in one go.
 const AT_ONCE: u32 = 64;
 /// How often a node looks for what other nodes have submitted or called off.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long jobs may take to stop when the lease is lost. Longer than a step may take to be told stuck.
+/// How long jobs may take to stop when the lease is lost and nobody else can have them. Longer than a step may take to be
+/// told stuck.
 const HANDS: Duration = Duration::from_secs(90);
+/// The same where others wait for them with a short lease: what a busy machine needs to stop at all.
+const HANDS_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// How the worker is told to stop: first to begin nothing new, then to stop what is under way.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +74,13 @@ pub(crate) async fn work(node: Arc<Node>, first: Membership, stop: Stop) -> anyh
         tasks.close();
         let lost = member.lease().check().is_err();
         if lost {
-            let (ended, jobs) = (tokio::time::timeout(HANDS, tasks.wait()).await, life.count());
+            // Others go on with its jobs when they have given it up. By then its hands are still, or the process is gone.
+            let span = member.lease().span();
+            let hands = match node.alone() {
+                true => HANDS,
+                false => (given_up_after(span) - own_end(span)).max(HANDS_AT_LEAST),
+            };
+            let (ended, jobs) = (tokio::time::timeout(hands, tasks.wait()).await, life.count());
             anyhow::ensure!(
                 ended.is_ok(),
                 "the node's lease is lost and {jobs} jobs do not stop; ending, so that they do"

@@ -75,6 +75,8 @@ pub struct Leftover {
     pub holds: Option<ImageRef>,
     /// When something in it was last made or removed.
     pub modified: SystemTime,
+    /// Whether a revision is being fetched into it now.
+    pub in_use: bool,
 }
 
 impl Library {
@@ -131,11 +133,21 @@ impl Library {
             // One that goes away meanwhile is not left over.
             let Ok(modified) = entry.metadata().and_then(|m| m.modified()) else { continue };
             let holds = manifest::read(&entry.path()).ok().map(|m| m.image_ref());
-            found.push(Leftover { job: job_of(&name), path: entry.path(), name, holds, modified });
+            let in_use = name.starts_with(crate::fetch::PREFIX) && locked(&entry.path());
+            found.push(Leftover { job: job_of(&name), path: entry.path(), name, holds, modified, in_use });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
+}
+
+/// Whether a process has a directory locked for itself.
+fn locked(directory: &Path) -> bool {
+    use rustix::fs::FlockOperation::NonBlockingLockShared;
+    let directory = std::fs::File::open(directory);
+    // Closing it lets go.
+    directory
+        .is_ok_and(|d| rustix::fs::flock(&d, NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
 /// Makes a directory that only we enter, on the file system of `root`, and tries whether it can be written to.

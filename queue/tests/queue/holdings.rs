@@ -1,6 +1,7 @@
 //! Who holds what, which node may do what, and a database that was put back.
 
 use super::world::{NODE, World, import};
+use chrono::{TimeDelta, Utc};
 use vcl_queue::{ClaimLimits, Queue};
 use vcl_types::state::{computer, job};
 use vcl_types::{ImageRef, JobRequest};
@@ -13,13 +14,15 @@ fn image(text: &str) -> ImageRef {
 async fn each_node_says_what_it_holds() {
     let world = World::new().await;
     let queue = &world.queue;
-    queue.set_holdings("one", &[image("debian@1"), image("gis@3")]).await.unwrap();
+    queue.set_holdings("one", &[image("debian@1"), image("gis@3")], Utc::now()).await.unwrap();
     queue.hold("two", &image("debian@1")).await.unwrap();
     queue.hold("two", &image("debian@1")).await.unwrap();
     assert_eq!(queue.holders(&image("debian@1")).await.unwrap(), ["one", "two"]);
     let since = queue.holdings().await.unwrap()[0].since;
     // What a node says anew keeps its time, and what it does not say is gone.
-    queue.set_holdings("one", &[image("debian@1")]).await.unwrap();
+    queue.set_holdings("one", &[image("debian@1")], Utc::now()).await.unwrap();
+    // What was recorded after the look was not there to be seen.
+    queue.set_holdings("one", &[], Utc::now() - TimeDelta::minutes(1)).await.unwrap();
     assert_eq!(queue.holdings().await.unwrap()[0].since, since);
     assert!(queue.holders(&image("gis@3")).await.unwrap().is_empty());
     queue.holds_no_more("two", &image("debian@1")).await.unwrap();
@@ -54,7 +57,7 @@ async fn a_copy_is_the_database_at_one_moment_and_its_jobs_do_not_go_on() {
     assert!(restored.is_empty().await.unwrap());
     restored.restore(&mut lines.as_slice()).await.unwrap();
     assert!(!restored.is_empty().await.unwrap());
-    restored.set_holdings(NODE, &[image("debian@1")]).await.unwrap();
+    restored.set_holdings(NODE, &[image("debian@1")], Utc::now()).await.unwrap();
     let ended = restored.end_all("from a backup").await.unwrap();
     assert_eq!(ended.jobs, [running.id(), queued]);
     assert_eq!(ended.computers, [super::world::name("a")]);

@@ -46,12 +46,17 @@ async fn evidence_is_bounded_kept_by_whoever_has_the_job_and_purged() {
     let later = chrono::Utc::now() + chrono::TimeDelta::seconds(5);
     queue.journal(&again).append(&started("x", Value::Null)).await.unwrap();
     queue.event("noted", None, None, "x").await.unwrap();
-    // A job that is not over keeps its journal.
+    // A job that is not over keeps its journal, its events and its evidence.
+    queue.event("noted", Some(claim.id()), None, "of the job").await.unwrap();
     let purged = queue.purge(later, later).await.unwrap();
-    assert_eq!((purged.journals, purged.evidence), (0, 3));
+    assert_eq!((purged.journals, purged.evidence), (0, 0));
     assert!(purged.events >= 1);
+    let left = queue.last_events(9).await.unwrap();
+    assert!(left.iter().any(|e| e.message == "of the job"), "{left:?}");
     queue.finish(&again, Event::Fail, Some("no"), None).await.unwrap();
-    assert_eq!(queue.purge(later, later).await.unwrap().journals, 1);
+    let purged = queue.purge(later, later).await.unwrap();
+    assert_eq!((purged.journals, purged.evidence), (1, 3));
+    assert!(queue.last_events(9).await.unwrap().iter().all(|e| e.message != "of the job"));
     assert_eq!(queue.steps(claim.id()).await.unwrap(), []);
     assert_eq!(queue.job(claim.id()).await.unwrap().state, job::State::Failed);
 }

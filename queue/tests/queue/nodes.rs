@@ -311,6 +311,27 @@ async fn a_second_request_waits_its_turn_when_it_is_to() {
     assert_eq!(world.queue.leases().await.unwrap(), []);
 }
 
+/// Loads share an image: when nobody deletes it any more, all that waited go on, and not one after the other.
+#[tokio::test]
+async fn those_who_only_read_an_image_are_let_in_together() {
+    let world = World::new().await;
+    let wait = Admission { wait: true, bound_to: None };
+    let new = |request| NewJob { request, requester: "bob".into(), backend: None, host: None };
+    let deleting = world.running(super::world::delete("debian@1")).await;
+    let mut loads = Vec::new();
+    for computer in ["a", "b", "c"] {
+        let load = new(load(computer, "debian@1"));
+        loads.push(world.queue.submit_as(load, wait.clone()).await.unwrap());
+    }
+    for id in &loads {
+        assert_eq!(world.queue.job(*id).await.unwrap().state, State::Waiting);
+    }
+    world.queue.finish(&deleting, Event::RolledBack, Some("called off"), None).await.unwrap();
+    for id in &loads {
+        assert_eq!(world.queue.job(*id).await.unwrap().state, State::Queued);
+    }
+}
+
 #[tokio::test]
 async fn one_that_waits_can_be_called_off_and_one_that_is_not_possible_any_more_fails_without_holding_others_up()
  {

@@ -1,7 +1,8 @@
 //! What keeps a revision: production, computers, jobs that read it, and revisions that are stored over it.
 
-use super::world::{World, delete, manifest};
+use super::world::{World, delete, import, load, manifest};
 use vcl_queue::Kind;
+use vcl_types::state::job::Event;
 use vcl_types::{ByteSize, ImageRef, JobRequest, Manifest, Over};
 
 fn image(text: &str) -> ImageRef {
@@ -56,7 +57,7 @@ async fn production_children_and_readers_keep_a_revision_and_undeleting_needs_it
     }
     assert_eq!(queue.let_go(&claim, &image("debian@2")).await.unwrap_err().kind, Kind::Busy);
     assert_eq!(queue.let_go(&claim, &image("debian@4")).await.unwrap_err().kind, Kind::Refused);
-    queue.finish(&reading, vcl_types::state::job::Event::Done, None, None).await.unwrap();
+    queue.finish(&reading, Event::Done, None, None).await.unwrap();
     queue.let_go(&claim, &image("debian@2")).await.unwrap();
 
     let refused = queue.bring_back(&claim, &image("debian@3")).await.unwrap_err();
@@ -72,4 +73,34 @@ async fn production_children_and_readers_keep_a_revision_and_undeleting_needs_it
     assert_eq!(queue.revision(&image("debian@2")).await.unwrap().size, ByteSize(5));
     let undelete = JobRequest::Undelete { image: image("debian@2") };
     assert_eq!(world.submit(undelete).await.unwrap_err().kind, Kind::Exists);
+}
+
+/// Which revision a load reads is settled when it is queued, also when it is asked for again, and that one is kept for it.
+#[tokio::test]
+async fn what_a_job_reads_is_settled_when_it_is_queued_and_kept_for_it() {
+    let world = World::new().await;
+    let queue = &world.queue;
+    let claim = world.running(load("a", "debian")).await;
+    assert_eq!(claim.job.revision, Some(image("debian@1")));
+    queue.finish(&claim, Event::Fail, Some("no"), None).await.unwrap();
+    queue.rebuild_from(&[manifest("debian", 2)]).await.unwrap();
+    queue.retry(claim.id()).await.unwrap();
+    let job = queue.job(claim.id()).await.unwrap();
+    assert_eq!(job.revision, Some(image("debian@2")));
+    let refused = world.submit(delete("debian@2")).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Busy, "{refused}");
+    // What nobody reads any more goes.
+    world.submit(delete("debian@1")).await.unwrap();
+}
+
+/// A revision that a job is about to publish is that job's to record, or to take back.
+#[tokio::test]
+async fn a_look_through_the_library_leaves_alone_what_a_job_is_publishing() {
+    let world = World::new().await;
+    let queue = &world.queue;
+    let claim = world.running(import("debian")).await;
+    assert_eq!(queue.rebuild_from(&[manifest("debian", 2)]).await.unwrap().added, []);
+    assert_eq!(queue.rebuild_from(&[manifest("gis", 1)]).await.unwrap().added, [image("gis@1")]);
+    queue.finish(&claim, Event::Fail, Some("no"), None).await.unwrap();
+    assert_eq!(queue.rebuild_from(&[manifest("debian", 2)]).await.unwrap().added, [image("debian@2")]);
 }

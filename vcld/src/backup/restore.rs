@@ -196,7 +196,7 @@ async fn fill(
         }
     }
     let held: Vec<_> = library.revisions()?.revisions.iter().map(|r| r.manifest.image_ref()).collect();
-    queue.set_holdings(node, &held).await?;
+    queue.set_holdings(node, &held, chrono::Utc::now()).await?;
     queue.event("restored", None, None, &report.to_string()).await?;
     Ok(())
 }

@@ -113,6 +113,11 @@ impl Running {
     pub(super) async fn fetch(&self, mut job: Job, input: FetchInput) -> Result<Made> {
         let image = input.image;
         if input.lacking.is_empty() {
+            // Whoever asked may have done so because nobody was told that it is here.
+            job.step(self, &HOLD, image.clone())
+                .key(&image)
+                .run(async |image, _| self.holds(&image).await)
+                .await?;
             return Ok(Some(format!("{image} was here already")));
         }
         self.fetch_all(&mut job.part("fetch"), input.lacking).await?;

@@ -81,7 +81,7 @@ pub(super) const BRING_BACK: Step<Running, TrashName> = Step::new("bring files b
 pub(super) const REMEMBER: Step<Running, ImageRef> =
     Step::new("remember revision").retry(TRANSIENT).undo(|run, image| {
         Box::pin(async move {
-            run.node.queue.put_back(&run.claim, &image).await?;
+            run.node.queue.delete_revision(&run.claim, &image).await?;
             Ok(())
         })
     });

@@ -6,7 +6,9 @@ use crate::retention::days;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeSet;
 use vcl_images::{Discarded, flatten_candidates};
-use vcl_types::{ImageName, ImageRef, JobRequest};
+use vcl_queue::{JobFilter, JobRow};
+use vcl_types::state::job::State;
+use vcl_types::{ImageName, JobRequest};
 
 /// Who asks for what nobody asked for.
 const ITSELF: &str = "vcld";
@@ -14,6 +16,9 @@ const ITSELF: &str = "vcld";
 /// How long after a job that rewrites a revision has begun its exchange may have been. The name in the trash has the
 /// job's beginning.
 const EXCHANGING: TimeDelta = TimeDelta::days(1);
+
+/// How long what failed is left alone, unless somebody asks for it.
+const PAUSE: TimeDelta = TimeDelta::hours(1);
 
 /// Queues a job, unless somebody else is at the image: then the next look does it.
 async fn ask(node: &Node, request: JobRequest) -> Result<(), Refusal> {
@@ -26,27 +31,35 @@ async fn ask(node: &Node, request: JobRequest) -> Result<(), Refusal> {
 
 /// Rewrites whole what makes a chain longer than `library.chain_limit`.
 pub(super) async fn shorten_chains(node: &Node) -> Result<(), Refusal> {
+    let own = own_jobs(node).await?;
     let known: Vec<_> = node.queue.standings().await?.into_iter().map(|s| s.manifest).collect();
     for image in flatten_candidates(&known, node.config.library.chain_limit) {
-        // One that failed is not tried for ever; somebody looks at it and asks again.
         let here = node.library.get(&image).is_ok_and(|r| r.manifest.lies_on().is_some());
-        if here && !failed_before(node, &image).await? {
+        let same =
+            |asked: &JobRequest| matches!(asked, JobRequest::Flatten { image: other } if *other == image);
+        if here && !failed_lately(&own, same) {
             ask(node, JobRequest::Flatten { image }).await?;
         }
     }
     Ok(())
 }
 
-async fn failed_before(node: &Node, image: &ImageRef) -> Result<bool, Refusal> {
-    let filter = vcl_queue::JobFilter { limit: 1000, ..vcl_queue::JobFilter::default() };
-    let jobs = node.queue.jobs(&filter).await?;
-    Ok(jobs.iter().any(|job| {
-        let same = matches!(&job.request, JobRequest::Flatten { image: other } if other == image);
-        same && matches!(
-            job.state,
-            vcl_types::state::job::State::Failed | vcl_types::state::job::State::Stuck
-        )
-    }))
+/// The jobs that this program asked for by itself, the newest first.
+async fn own_jobs(node: &Node) -> Result<Vec<JobRow>, Refusal> {
+    let filter = JobFilter { limit: 1000, ..JobFilter::default() };
+    let mut jobs = node.queue.jobs(&filter).await?;
+    jobs.retain(|job| job.requester == ITSELF);
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+    Ok(jobs)
+}
+
+/// Whether the newest of these jobs failed a short time ago: asked for at once, it would fail again, and again.
+fn failed_lately(jobs: &[JobRow], same: impl Fn(&JobRequest) -> bool) -> bool {
+    jobs.iter().find(|job| same(&job.request)).is_some_and(|job| match job.state {
+        State::Stuck => true,
+        State::Failed => job.ended.is_none_or(|at| Utc::now() - at < PAUSE),
+        _ => false,
+    })
 }
 
 /// Prunes each image of which `library.retention` lets something go.
@@ -57,10 +70,14 @@ pub(super) async fn apply_retention(node: &Node) -> Result<(), Refusal> {
     if rules.is_empty() {
         return Ok(());
     }
+    let own = own_jobs(node).await?;
     let kept = node.kept().await?;
     let images: BTreeSet<&ImageName> = kept.iter().map(|k| &k.image.name).collect();
     for image in images {
-        if !vcl_images::retention::prune(&kept, image, &rules, Utc::now()).goes.is_empty() {
+        let same =
+            |asked: &JobRequest| matches!(asked, JobRequest::Prune { image: other, .. } if other == image);
+        let goes = vcl_images::retention::prune(&kept, image, &rules, Utc::now()).goes;
+        if !goes.is_empty() && !failed_lately(&own, same) {
             let image = image.clone();
             let request =
                 JobRequest::Prune { image, keep: rules.keep, older_than_s, owner: None, now: false };
@@ -95,9 +112,13 @@ pub(super) async fn empty_trash(node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a job is not over.
+/// Whether a job is not over, or could not take back all that it did: what it threw away may be wanted again. One that
+/// cannot be asked after may live.
 async fn lives(node: &Node, job: vcl_types::JobId) -> bool {
-    node.queue.job(job).await.is_ok_and(|job| !job.state.is_final())
+    match node.queue.job(job).await {
+        Ok(job) => !job.state.is_final() || job.state == State::Stuck,
+        Err(e) => e.kind != vcl_queue::Kind::NotFound,
+    }
 }
 
 /// Whether a computer was loaded before this time and still is: its machine may have a file open that was exchanged

@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     off: HashMap<ComputerName, (PowerState, DateTime<Utc>)>,
+    /// Why the last one that was to be switched on could not be.
+    failures: HashMap<ComputerName, String>,
 }
 
 /// What is to be said or done.
@@ -26,6 +28,8 @@ pub(crate) struct Memory {
 pub(crate) enum Word {
     /// It has not been on for two looks.
     Off { computer: ComputerName, power: PowerState, reason: String, old: Option<String> },
+    /// It was said of it, and it is still so.
+    Still { computer: ComputerName, power: PowerState },
     /// It is on again.
     On { computer: ComputerName, old: String },
 }
@@ -47,6 +51,13 @@ fn is_ours(reason: &str) -> bool {
 }
 
 impl Memory {
+    /// Remembers why a computer could not be switched on. Answers whether that is news.
+    fn failed(&mut self, computer: &ComputerName, why: Option<&str>) -> bool {
+        match why {
+            Some(why) => self.failures.insert(computer.clone(), why.to_owned()).as_deref() != Some(why),
+            None => self.failures.remove(computer).is_some(),
+        }
+    }
     /// What there is to say after a look: `powers` has every machine of the backends that answered, `asked` the
     /// computers of these backends.
     pub(crate) fn look(
@@ -76,8 +87,10 @@ impl Memory {
             match self.off.get(name) {
                 Some((seen, since)) if *seen == power => {
                     let said = ours.is_some_and(|r| r.starts_with(word(power)));
+                    if said {
+                        words.push(Word::Still { computer: name.clone(), power });
                     // Somebody else's reason stands.
-                    if !said && (stance.reason.is_none() || ours.is_some()) {
+                    } else if stance.reason.is_none() || ours.is_some() {
                         let at = since.with_timezone(&Local).format("%Y-%m-%d %H:%M");
                         let way = match power {
                             PowerState::Off => format!("power it on: vclctl computer power {name} on"),
@@ -129,15 +142,10 @@ impl Node {
                     }
                     let message = format!("{computer} should be on and is {reason}");
                     self.queue.post_event("power-lost", None, Some(&computer), &message);
-                    if self.config.node.upkeep.restart_stopped && power == PowerState::Off {
-                        match self.power(&computer, PowerAction::On, "vcld (node.restart_stopped)").await {
-                            Ok(_) => {}
-                            Err(refusal) => {
-                                self.queue.post_event("power-lost", None, Some(&computer), &refusal.message);
-                            }
-                        }
-                    }
+                    self.restart_stopped(&computer, power).await;
                 }
+                // The daemon may have died in between, or its host did not let it.
+                Word::Still { computer, power } => self.restart_stopped(&computer, power).await,
                 Word::On { computer, old } => {
                     if self.queue.note_computer(&computer, Some(&old), None).await? {
                         let message = format!("{computer} is on again");
@@ -147,6 +155,22 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Switches a computer on that is off, where the configuration says so. It is tried again at each look; what is in the
+    /// way is told once.
+    async fn restart_stopped(&self, computer: &ComputerName, power: PowerState) {
+        if !self.config.node.upkeep.restart_stopped || power != PowerState::Off {
+            return;
+        }
+        let failure = match self.power(computer, PowerAction::On, "vcld (node.restart_stopped)").await {
+            Ok(_) => None,
+            Err(refusal) => Some(refusal.message),
+        };
+        let new = self.insight.power().failed(computer, failure.as_deref());
+        if let Some(message) = failure.filter(|_| new) {
+            self.queue.post_event("power-lost", None, Some(computer), &message);
+        }
     }
 }
 
@@ -186,7 +210,8 @@ mod tests {
             "{reason}"
         );
         let said = [stance(State::Reserved, Some(reason), false)];
-        assert_eq!(memory.look(&said, &off, now()), []);
+        let still = [Word::Still { computer: "a".parse().unwrap(), power: PowerState::Off }];
+        assert_eq!(memory.look(&said, &off, now()), still);
         // It vanishes altogether: that is news, when it has been seen twice.
         assert_eq!(memory.look(&said, &power(None), now()), []);
         let told = memory.look(&said, &power(None), now());

@@ -17,6 +17,7 @@ fn job(state: job::State, reason: Option<&str>) -> JobRow {
         requester: "alice".into(),
         backend: Some("kvm".parse().unwrap()),
         host: None,
+        revision: None,
         state,
         reason: reason.map(str::to_owned),
         result: (state == job::State::Done).then(|| "debian@2 on a".into()),

@@ -38,7 +38,7 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
         };
         if let Admission::Waits { place, .. } = &admission {
             let reason = admission.reason().unwrap_or_default();
-            return wait(&node, &claim, &place.name, &reason).await;
+            return wait(&node, &claim, &place.name, &reason, &life).await;
         }
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
@@ -62,7 +62,7 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
 }
 
 /// It does not fit, and waits for room. It has done nothing.
-async fn wait(node: &Node, claim: &Claim, place: &str, reason: &str) {
+async fn wait(node: &Node, claim: &Claim, place: &str, reason: &str, life: &Life) {
     let (id, computer) = (claim.id(), claim.job.request.computer());
     match node.queue.wait_for(claim, WaitFor::Space(place.to_owned()), reason).await {
         Ok(State::Waiting) => {
@@ -75,7 +75,7 @@ async fn wait(node: &Node, claim: &Claim, place: &str, reason: &str) {
             tracing::warn!(error = %error, "the job cannot be put off; it is tried again");
             // why: nothing tells when a full disk or a locked database is usable again
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let _ = node.queue.finish(claim, Event::Lost, Some(reason), None).await;
+            record(node, claim, Event::Lost, Some(reason), None, life).await;
         }
     }
     // What was in its way may have gone while it was put off.
@@ -142,22 +142,35 @@ async fn end(node: &Node, claim: &Claim, outcome: Outcome<Option<String>>, life:
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+    if record(node, claim, event, reason.as_deref(), made.as_deref(), life).await {
+        node.queue.post_event(word, Some(id), computer.as_ref(), &message);
+    }
+}
+
+/// Records what became of a job, as soon as the database takes it. `false` when it is not this life's any more.
+async fn record(
+    node: &Node,
+    claim: &Claim,
+    event: Event,
+    reason: Option<&str>,
+    made: Option<&str>,
+    life: &Life,
+) -> bool {
     let mut wait = Duration::from_secs(1);
     loop {
-        match node.queue.finish(claim, event, reason.as_deref(), made.as_deref()).await {
-            Ok(_) => break,
-            Err(e) if e.kind == vcl_queue::Kind::LeaseLost => return,
+        match node.queue.finish(claim, event, reason, made).await {
+            Ok(_) => return true,
+            Err(e) if e.kind == vcl_queue::Kind::LeaseLost => return false,
             // Giving up would leave the job running with nobody at it. A life that ends gives up: the next one, here or
             // on another node, finds the job in its journal.
-            Err(_) if life.drain.is_cancelled() || life.lost.is_cancelled() => return,
+            Err(_) if life.drain.is_cancelled() || life.lost.is_cancelled() => return false,
             Err(e) => {
                 tracing::error!(error = %e, "the job's end cannot be recorded; trying again");
-                tokio::time::sleep(wait).await; // why: as above
+                tokio::time::sleep(wait).await; // why: nothing tells when the database is usable again
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
         }
     }
-    node.queue.post_event(word, Some(id), computer.as_ref(), &message);
 }
 
 /// Tells the queue, and so everybody who watches, what a job does.

@@ -85,7 +85,7 @@ async fn a_node_that_lacks_a_copy_fetches_it() {
     // Nobody holds it: there is nothing to copy from.
     assert_eq!(node.replicate().await.unwrap(), []);
     assert!(node.replica_findings().await[0].found.contains("no node"));
-    node.queue.set_holdings("node1", &[image("debian@2")]).await.unwrap();
+    node.queue.set_holdings("node1", &[image("debian@2")], chrono::Utc::now()).await.unwrap();
     assert_eq!(node.replicate().await.unwrap(), [image("debian@2")]);
     // It is asked for already. Another node does not take it.
     assert_eq!(node.replicate().await.unwrap(), []);
