@@ -122,15 +122,16 @@ impl Node {
     /// # Errors
     /// The database does not answer. A backend that does not is named in the answer.
     pub async fn orphans(&self, all: bool) -> Result<Orphans, Refusal> {
-        let (mut orphans, _) = self.look_for_orphans().await?;
+        let mut orphans = self.look_for_orphans().await?;
         if !all {
             orphans.found.retain(|o| o.ignored.is_none());
         }
         Ok(orphans)
     }
 
-    /// The same, and which of them no look has seen before.
-    pub(crate) async fn look_for_orphans(&self) -> Result<(Orphans, Vec<String>), Refusal> {
+    /// The same, with what somebody ignores. What no look has seen before is told by an event, whoever looks: a verb that
+    /// comes before the reconciler must not keep it from being told.
+    pub(crate) async fn look_for_orphans(&self) -> Result<Orphans, Refusal> {
         let before = self.ledger().await?;
         let mut world: Vec<(String, Vec<Thing>)> = Vec::new();
         let mut unseen = Vec::new();
@@ -206,13 +207,13 @@ impl Node {
             .queue
             .note_orphans(places, found.iter().map(sight).collect::<BTreeSet<_>>().into_iter().collect())
             .await?;
-        let mut new = Vec::new();
         let mut views = Vec::new();
         for f in found {
             let Some(noted) = noted.get(&sight(&f)) else { continue };
             let id = format!("{}/{}/{}", f.place, f.thing.kind, f.thing.name);
             if noted.new {
-                new.push(format!("{id}: {}", f.why));
+                let message = format!("{id}: {}; see: vclctl orphans list", f.why);
+                self.queue.post_event("orphan-found", None, None, &message);
             }
             views.push(OrphanView {
                 id,
@@ -226,7 +227,7 @@ impl Node {
         }
         views.sort_by(|a, b| a.id.cmp(&b.id));
         self.insight.see_orphans(views.iter().filter(|o| o.ignored.is_none()).count());
-        Ok((Orphans { found: views, unseen }, new))
+        Ok(Orphans { found: views, unseen })
     }
 
     /// Does what somebody wishes about an orphan, or says what that would be. It is looked at again first: what has
@@ -236,7 +237,7 @@ impl Node {
     /// There is no such orphan any more, the wish means nothing for it, or it could not be done.
     pub async fn orphan(&self, asked: &OrphanRequest, requester: &str) -> Result<Plan, Refusal> {
         parse(&asked.id)?;
-        let (orphans, _) = self.look_for_orphans().await?;
+        let orphans = self.look_for_orphans().await?;
         let Some(orphan) = orphans.found.into_iter().find(|o| o.id == asked.id) else {
             let unseen = orphans.unseen.first().map(|u| format!(" ({u})")).unwrap_or_default();
             let message = format!("{} is no orphan now{unseen}; see: vclctl orphans list --all", asked.id);

@@ -80,14 +80,8 @@ async fn orphans(node: &Node) {
                 tokio::time::sleep_until(Instant::now() + SETTLE).await; // why: see SETTLE
             }
         }
-        match node.look_for_orphans().await {
-            Ok((_, new)) => {
-                for orphan in new {
-                    let message = format!("{orphan}; see: vclctl orphans list");
-                    node.queue.post_event("orphan-found", None, None, &message);
-                }
-            }
-            Err(refusal) => tracing::warn!(error = refusal.message, "nobody could look for orphans"),
+        if let Err(refusal) = node.look_for_orphans().await {
+            tracing::warn!(error = refusal.message, "nobody could look for orphans");
         }
     }
 }
