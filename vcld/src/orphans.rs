@@ -387,7 +387,7 @@ impl Node {
         self.queue.computer_by_hand(name, computer::Event::Maintain, Some(&why)).await?;
         let looked = self.look_for_orphans().await;
         match looked {
-            Ok((orphans, _)) if orphans.found.iter().any(|o| o.id == orphan.id) => Ok(Some(name.clone())),
+            Ok(orphans) if orphans.found.iter().any(|o| o.id == orphan.id) => Ok(Some(name.clone())),
             looked => {
                 self.queue.computer_by_hand(name, computer::Event::Release, None).await?;
                 looked?;
