@@ -304,9 +304,8 @@ async fn finish(
     reason: Option<String>,
     result: Option<String>,
 ) -> Result<State> {
-    guard::check(&mut *db, &claim).await?;
-    let id = claim.id();
-    let job = get(&mut *db, id).await?;
+    let job = guard::job(&mut *db, &claim).await?;
+    let id = job.id;
     if !matches!(event, Event::Done | Event::Fail | Event::RolledBack | Event::Stick | Event::Lost) {
         let message = format!("{event} does not end job {id} ({})", job.request);
         return Err(Error::new(Kind::Refused, message));

@@ -228,19 +228,7 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 guard::holding(&mut *db, &claim, &name).await?;
-                let effect = format!("computer {name} {event}");
-                if let Some(state) = guard::effect(&mut *db, &claim, &key, &effect).await? {
-                    return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
-                }
-                let state = get(&mut *db, &name).await?.state;
-                let state = match next(state, event) {
-                    Ok(state) => state,
-                    Err(_) if leads_to(event, state) => state,
-                    Err(e) => return Err(Error::caused(Kind::Refused, format!("computer {name}"), e)),
-                };
-                set_state(&mut *db, &name, state).await?;
-                guard::remember(db, &claim, &key, &effect, state.as_str()).await?;
-                Ok(state)
+                happen(db, &claim, &key, &name, event).await
             })
         })
         .await
@@ -260,16 +248,7 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 guard::holding(&mut *db, &claim, &name).await?;
-                sqlx::query(
-                    "UPDATE computers SET loaded = ?, loaded_image = ?, loaded_revision = ? WHERE name = ?",
-                )
-                .bind(loaded.as_ref().map(to_json).transpose()?)
-                .bind(loaded.as_ref().map(|l| l.image.name.as_str()))
-                .bind(loaded.as_ref().and_then(|l| l.image.revision).map(i64::from))
-                .bind(name.as_str())
-                .execute(db)
-                .await?;
-                Ok(())
+                set_loaded(db, &name, loaded.as_ref()).await
             })
         })
         .await
@@ -325,6 +304,41 @@ impl Queue {
     }
 }
 
+/// Something happens to a computer, once a step, inside a transaction that has asked whether the job holds it.
+pub(crate) async fn happen(
+    db: &mut Db,
+    claim: &Claim,
+    key: &str,
+    name: &ComputerName,
+    event: Event,
+) -> Result<State> {
+    let effect = format!("computer {name} {event}");
+    if let Some(state) = guard::effect(&mut *db, claim, key, &effect).await? {
+        return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
+    }
+    let state = get(&mut *db, name).await?.state;
+    let state = match next(state, event) {
+        Ok(state) => state,
+        Err(_) if leads_to(event, state) => state,
+        Err(e) => return Err(Error::caused(Kind::Refused, format!("computer {name}"), e)),
+    };
+    set_state(&mut *db, name, state).await?;
+    guard::remember(db, claim, key, &effect, state.as_str()).await?;
+    Ok(state)
+}
+
+/// What a computer has on it, inside such a transaction.
+pub(crate) async fn set_loaded(db: &mut Db, name: &ComputerName, loaded: Option<&Loaded>) -> Result<()> {
+    sqlx::query("UPDATE computers SET loaded = ?, loaded_image = ?, loaded_revision = ? WHERE name = ?")
+        .bind(loaded.map(to_json).transpose()?)
+        .bind(loaded.map(|l| l.image.name.as_str()))
+        .bind(loaded.and_then(|l| l.image.revision).map(i64::from))
+        .bind(name.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Whether `state` is what `event` leads to from wherever it is possible.
 fn leads_to(event: Event, state: State) -> bool {
     State::ALL.iter().any(|from| next(*from, event) == Ok(state))
@@ -336,7 +350,7 @@ async fn set_state(db: &mut Db, name: &ComputerName, state: State) -> Result<()>
     Ok(())
 }
 
-async fn set_reason(db: &mut Db, name: &ComputerName, reason: Option<String>) -> Result<()> {
+pub(crate) async fn set_reason(db: &mut Db, name: &ComputerName, reason: Option<String>) -> Result<()> {
     let set = sqlx::query("UPDATE computers SET reason = ? WHERE name = ?");
     set.bind(reason).bind(name.as_str()).execute(db).await?;
     Ok(())

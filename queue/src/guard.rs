@@ -3,6 +3,7 @@
 
 use crate::database::Db;
 use crate::engine::locked;
+use crate::jobs::JobRow;
 use crate::{Claim, Error, Kind, Result};
 use sqlx::Row;
 use vcl_types::{ComputerName, ImageName};
@@ -32,6 +33,14 @@ pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
         }
         None => Err(lost(claim)),
     }
+}
+
+/// [`check`], answering the whole job.
+pub(crate) async fn job(db: &mut Db, claim: &Claim) -> Result<JobRow> {
+    lease(claim)?;
+    let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ? AND token = ? AND state = 'running'"));
+    let row = row.bind(claim.job.id.0).bind(claim.token).fetch_optional(db).await?;
+    row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| lost(claim))
 }
 
 /// Refuses a claim whose node's lease is over by its own clock. Asked before anything else: a process that stood still

@@ -48,6 +48,7 @@ mod jobs;
 mod journal;
 mod lanes;
 mod lease;
+mod loads;
 mod mariadb;
 mod migrate;
 mod names;

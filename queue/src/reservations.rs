@@ -20,7 +20,7 @@ fn read(row: &DbRow) -> Result<ReservationView> {
     })
 }
 
-async fn get(db: &mut Db, id: ReservationId) -> Result<ReservationView> {
+pub(crate) async fn get(db: &mut Db, id: ReservationId) -> Result<ReservationView> {
     let row = sqlx::query("SELECT * FROM reservations WHERE id = ?").bind(id.0).fetch_optional(db).await?;
     let unknown = || Error::new(Kind::NotFound, format!("there is no reservation {id}"));
     read(&row.ok_or_else(unknown)?)
@@ -50,7 +50,13 @@ impl Queue {
     ) -> Result<ReservationId> {
         let (claim, owner) = (claim.clone(), owner.to_owned());
         let (computer, image) = (computer.clone(), image.clone());
-        self.write(move |db| Box::pin(open(db, claim, owner, computer, image))).await
+        self.write(move |db| {
+            Box::pin(async move {
+                guard::holding(&mut *db, &claim, &computer).await?;
+                open(db, &claim, &owner, &computer, &image).await
+            })
+        })
+        .await
     }
 
     /// Something happens to a reservation of the computer that the job holds. `key` is the step's; an event that this
@@ -70,18 +76,7 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 let reservation = held(&mut *db, &claim, id).await?;
-                let effect = format!("reservation {id} {event}");
-                if let Some(state) = guard::effect(&mut *db, &claim, &key, &effect).await? {
-                    return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
-                }
-                let state = match next(reservation.state, event) {
-                    Ok(state) => state,
-                    Err(_) if leads_to(event, reservation.state) => reservation.state,
-                    Err(e) => return Err(Error::caused(Kind::Refused, format!("reservation {id}"), e)),
-                };
-                set_state(&mut *db, id, state).await?;
-                guard::remember(db, &claim, &key, &effect, state.as_str()).await?;
-                Ok(state)
+                happen(db, &claim, &key, &reservation, event).await
             })
         })
         .await
@@ -140,14 +135,38 @@ fn leads_to(event: Event, state: State) -> bool {
     State::ALL.iter().any(|from| next(*from, event) == Ok(state))
 }
 
-async fn open(
+/// Something happens to a reservation, once a step, inside a transaction that has asked whether the job holds its
+/// computer.
+pub(crate) async fn happen(
     db: &mut Db,
-    claim: Claim,
-    owner: String,
-    computer: ComputerName,
-    image: ImageRef,
+    claim: &Claim,
+    key: &str,
+    reservation: &ReservationView,
+    event: Event,
+) -> Result<State> {
+    let id = reservation.id;
+    let effect = format!("reservation {id} {event}");
+    if let Some(state) = guard::effect(&mut *db, claim, key, &effect).await? {
+        return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
+    }
+    let state = match next(reservation.state, event) {
+        Ok(state) => state,
+        Err(_) if leads_to(event, reservation.state) => reservation.state,
+        Err(e) => return Err(Error::caused(Kind::Refused, format!("reservation {id}"), e)),
+    };
+    set_state(&mut *db, id, state).await?;
+    guard::remember(db, claim, key, &effect, state.as_str()).await?;
+    Ok(state)
+}
+
+/// Opens a reservation, inside such a transaction.
+pub(crate) async fn open(
+    db: &mut Db,
+    claim: &Claim,
+    owner: &str,
+    computer: &ComputerName,
+    image: &ImageRef,
 ) -> Result<ReservationId> {
-    guard::holding(&mut *db, &claim, &computer).await?;
     let there = sqlx::query(
         "SELECT id, owner, job_id, attempt FROM reservations WHERE computer = ? AND state <> 'ended' ORDER BY id LIMIT 1",
     )

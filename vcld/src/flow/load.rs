@@ -4,7 +4,7 @@ use super::fetch::Lacking;
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
-use vcl_types::state::{computer, reservation};
+use vcl_types::state::computer;
 use vcl_types::{Computer, ComputerName, Endpoint, ImageRef, Loaded, ReservationId, Revision};
 
 /// What a load starts from.
@@ -111,8 +111,8 @@ impl Running {
             .step(self, &TAKE, taken)
             .run(async |taken, _| {
                 let (queue, claim) = (&self.node.queue, &self.claim);
-                queue.computer_event(claim, "take computer", &taken.computer, computer::Event::Load).await?;
-                Ok(queue.open_reservation(claim, &taken.owner, &taken.computer, &taken.image).await?)
+                let Taken { computer, image, owner } = taken;
+                Ok(queue.begin_load(claim, "take computer", &owner, &computer, &image).await?)
             })
             .await?;
         let target = self.node.target(&computer, &revision, None)?;
@@ -121,13 +121,8 @@ impl Running {
         job.step(self, &RECORD, Ready { computer: computer.name.clone(), reservation, loaded })
             .run(async |ready, _| {
                 let (queue, claim) = (&self.node.queue, &self.claim);
-                queue.set_loaded(claim, &ready.computer, Some(&ready.loaded)).await?;
-                queue.computer_event(claim, "record load", &ready.computer, computer::Event::Loaded).await?;
-                queue.set_computer_reason(claim, &ready.computer, None).await?;
-                queue
-                    .reservation_event(claim, "record load", ready.reservation, reservation::Event::Loaded)
-                    .await?;
-                Ok(())
+                let Ready { computer, reservation, loaded } = ready;
+                Ok(queue.end_load(claim, "record load", &computer, &loaded, reservation).await?)
             })
             .await?;
         self.announce(&computer.name, &image, &endpoint);
