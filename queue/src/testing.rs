@@ -103,7 +103,15 @@ impl MariaDbServer {
     /// # Errors
     /// When MariaDB is not installed, naming the package; when it does not start, with the end of its log.
     pub fn start() -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("vcl-mariadb-").tempdir()?.keep();
+        Self::start_in(&std::env::temp_dir())
+    }
+
+    /// The same with its directory in that one: on another file system than temporary files are.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in(place: &Path) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("vcl-mariadb-").tempdir_in(place)?.keep();
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let server = Self { dir, port, running: Mutex::default(), databases: AtomicU32::new(0) };
         let data = server.dir.join("data");

@@ -7,6 +7,10 @@ use vcl_tests::bench;
 
 fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
+    if names.iter().any(|name| name == "--help" || name == "-h") {
+        print!("{}", help());
+        return Ok(());
+    }
     match names.first().map(String::as_str) {
         Some("capture") => match names.get(1).map(String::as_str) {
             None => bench::capture::run().and_then(|()| bench::capture::delta::run()),
@@ -18,6 +22,22 @@ fn main() -> Result<()> {
         Some("load") => bench::load::run(),
         Some("pickup") => bench::pickup::run(),
         Some("queue") => bench::queue::run(names.get(1).map(String::as_str)),
-        other => bail!("no bench {other:?}; there are capture, load, pickup and queue"),
+        Some(other) => bail!("no bench {other}; there are capture, load, pickup and queue (--help)"),
+        None => bail!("which bench? There are capture, load, pickup and queue (--help)"),
     }
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "vcl-bench NAME [CASE]: prints one JSON object a line; without a case, all of the bench.\n\n\
+         capture            from guest-off to published, against the same commands by hand\n\
+         \x20 delta            the same where little has changed since the parent\n\
+         load               what vcld adds to a load on a hypervisor\n\
+         pickup             from a submit to the job's first step\n\
+         queue              what the queue costs, on simulated machines that take no time\n",
+    );
+    for (name, what) in bench::queue::CASES {
+        text.push_str(&format!("  {name:<16} {what}\n"));
+    }
+    text
 }

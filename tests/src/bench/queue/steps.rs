@@ -1,4 +1,5 @@
-//! The journal alone: what a step writes before it runs and when it is done, durable before it goes on.
+//! The journal alone: what a step writes before it runs and when it is done, durable before it goes on. The same on
+//! either engine.
 
 use super::super::{Line, quantile};
 use anyhow::{Context, Result};
@@ -6,6 +7,7 @@ use camino::Utf8Path;
 use std::sync::Arc;
 use std::time::Instant;
 use vcl_job::{Journal, Record};
+use vcl_queue::testing::MariaDbServer;
 use vcl_queue::{ClaimLimits, NewJob, Queue};
 use vcl_types::JobRequest;
 
@@ -15,6 +17,17 @@ const JOBS: usize = 100;
 /// On SQLite, `synchronous=FULL`.
 pub(super) async fn sqlite(directory: &Utf8Path) -> Result<()> {
     let queue = Queue::open(directory.join("steps.db")).await?;
+    measure(queue, ["step_sqlite", "step_sqlite_burst"]).await
+}
+
+/// On a MariaDB of its own, `innodb_flush_log_at_trx_commit=1`, over TCP on this machine.
+pub(super) async fn mariadb(directory: &Utf8Path) -> Result<()> {
+    let server = MariaDbServer::start_in(directory.as_std_path())?;
+    let queue = Queue::connect(&server.database().await).await?;
+    measure(queue, ["step_mariadb", "step_mariadb_burst"]).await
+}
+
+async fn measure(queue: Queue, [alone, burst]: [&'static str; 2]) -> Result<()> {
     let limits = ClaimLimits { node_max: 1000, ..ClaimLimits::default() };
     let mut journals = Vec::new();
     for n in 0..JOBS {
@@ -23,8 +36,8 @@ pub(super) async fn sqlite(directory: &Utf8Path) -> Result<()> {
         queue.submit(NewJob { request, requester: "bench".into(), backend: None, host: None }).await?;
         journals.push(queue.journal(&queue.claim("bench", &limits).await?.context("no job")?));
     }
-    let mut alone = steps(journals[0].clone(), STEPS).await?;
-    Line::alone("queue", "step_sqlite", "µs", quantile(&mut alone, 0.5), alone.len()).print();
+    let mut took = steps(journals[0].clone(), STEPS).await?;
+    Line::alone("queue", alone, "µs", quantile(&mut took, 0.5), took.len()).print();
     let begin = Instant::now();
     let mut writing = tokio::task::JoinSet::new();
     for journal in journals {
@@ -35,7 +48,7 @@ pub(super) async fn sqlite(directory: &Utf8Path) -> Result<()> {
         done += took??.len();
     }
     let each = begin.elapsed().as_secs_f64() * 1e6 / done as f64;
-    Line::alone("queue", "step_sqlite_burst", "µs", each, done).print();
+    Line::alone("queue", burst, "µs", each, done).print();
     queue.close().await;
     Ok(())
 }
