@@ -82,9 +82,12 @@ impl Queue {
     ) -> Result<Vec<Claim>> {
         let (limits, queue) = (limits.clone(), self.clone());
         let mut found = self
-            .write_map(
+            .write_beside(
                 move |db| Box::pin(async move { claim(db, &claimer, &limits, most, lease).await }),
-                move |claims| Undelivered { claims, queue },
+                move |claims: Vec<Claim>| {
+                    claims.iter().for_each(|claim| queue.0.running.claimed(claim.id(), claim.token));
+                    Undelivered { claims, queue }
+                },
             )
             .await?;
         Ok(std::mem::take(&mut found.claims))
@@ -123,9 +126,13 @@ impl Queue {
         let (claim, inner) = (claim.clone(), self.clone());
         let (reason, result) = (reason.map(str::to_owned), result.map(str::to_owned));
         let id = claim.id();
-        self.write_then(
+        self.write_beside(
             move |db| Box::pin(finish(db, claim, event, reason, result)),
-            move |_| inner.ended(id),
+            move |state| {
+                inner.0.running.over(id);
+                inner.ended(id);
+                state
+            },
         )
         .await
     }

@@ -4,6 +4,7 @@ use crate::engine::{Engine, Trouble};
 use crate::mariadb::{self, MariaDb};
 use crate::migrate::{Migration, migrate_server, migrations};
 use crate::nearby::Nearby;
+use crate::running::Running;
 use crate::server::Server;
 use crate::writer::{Change, Home, Writer};
 use crate::{Error, Kind, Result, sqlite};
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) progress: Mutex<HashMap<JobId, HashMap<String, Progress>>>,
     /// What other nodes do.
     pub(crate) nearby: Nearby,
+    /// Which claims are known to be good.
+    pub(crate) running: Running,
     /// What tests have called around each change that a step makes.
     #[cfg(feature = "testing")]
     pub(crate) hook: Mutex<Option<crate::testing::Hook>>,
@@ -117,6 +120,7 @@ impl Queue {
             stream: broadcast::Sender::new(STREAM),
             progress: Mutex::default(),
             nearby: Nearby::default(),
+            running: Running::new(engine == Engine::Sqlite),
             #[cfg(feature = "testing")]
             hook: Mutex::default(),
         }))
@@ -167,7 +171,7 @@ impl Queue {
         T: Send + 'static,
         F: Change<T>,
     {
-        self.around(self.0.writer.write(false, change, |value| value)).await
+        self.write_map(change, |value| value).await
     }
     /// A change, with what a test wants around it.
     #[cfg(feature = "testing")]
@@ -210,17 +214,28 @@ impl Queue {
         U: Send + 'static,
         F: Change<T>,
     {
-        self.around(self.0.writer.write(false, change, after)).await
+        let queue = self.clone();
+        self.write_beside(change, move |value| {
+            queue.0.running.forget();
+            after(value)
+        })
+        .await
     }
-    /// A change of one statement.
-    pub(crate) async fn write_one<T, F>(&self, change: F) -> Result<T>
+    /// As [`write_map`](Self::write_map), for a change that is known to end no claim, or whose `after` says which
+    /// (see `running`).
+    pub(crate) async fn write_beside<T, U, F>(
+        &self,
+        change: F,
+        after: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U>
     where
         T: Send + 'static,
+        U: Send + 'static,
         F: Change<T>,
     {
-        self.0.writer.write(true, change, |value| value).await
+        self.around(self.0.writer.write(false, change, after)).await
     }
-    /// A change of one statement that goes before all others.
+    /// A change of one statement that goes before all others, and ends no claim.
     pub(crate) async fn write_first<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
@@ -234,9 +249,13 @@ impl Queue {
         T: Send + 'static,
         F: Change<T>,
     {
-        self.0.writer.post(false, change, move |value: T| after(&value))
+        let queue = self.clone();
+        self.0.writer.post(false, change, move |value: T| {
+            queue.0.running.forget();
+            after(&value);
+        })
     }
-    /// As [`post`](Self::post), for a change of one statement.
+    /// As [`post`](Self::post), for a change of one statement that ends no claim.
     pub(crate) fn post_one<T, F>(&self, change: F, after: impl FnOnce(&T) + Send + 'static) -> Result<()>
     where
         T: Send + 'static,

@@ -1,9 +1,7 @@
 //! Events: what happened, kept for a while, and the stream of it for whoever watches.
 
 use crate::database::{Db, DbRow, now, parsed_or_null, time};
-use crate::engine::{insert, numbered};
-use crate::{Queue, Result};
-use futures::future::BoxFuture;
+use crate::{Queue, Result, together};
 use sqlx::Row;
 use std::sync::PoisonError;
 use tokio::sync::broadcast;
@@ -46,7 +44,7 @@ impl Queue {
             queue.kept(&event, KEPT);
             event
         };
-        self.0.writer.write(true, move |db| keep(db, event), tell).await
+        self.0.writer.event(event, tell).await
     }
 
     /// As [`event`](Self::event), without waiting for anything: for callers that must not block. An event that cannot
@@ -54,16 +52,10 @@ impl Queue {
     pub fn post_event(&self, kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message: &str) {
         let event = new(kind, job, computer, message);
         let (queue, logged) = (self.clone(), event.clone());
-        let tell = move |event: &EventView| queue.kept(event, KEPT);
-        let posted = self.post_one(
-            move |db| {
-                Box::pin(async move {
-                    let kept = keep(db, event.clone()).await;
-                    kept.inspect_err(|error| not_kept(&event, error))
-                })
-            },
-            tell,
-        );
+        let posted = self.0.writer.post_event(event.clone(), move |kept| match kept {
+            Ok(event) => queue.kept(&event, KEPT),
+            Err(error) => not_kept(&event, &error),
+        });
         if let Err(error) = posted {
             not_kept(&logged, &error);
         }
@@ -135,23 +127,6 @@ fn new(kind: &str, job: Option<JobId>, computer: Option<&ComputerName>, message:
     EventView { id: 0, at, kind: kind.chars().take(64).collect(), job, computer: computer.cloned(), message }
 }
 
-/// Keeps the event, in one statement.
-fn keep(db: &mut Db, mut event: EventView) -> BoxFuture<'_, Result<EventView>> {
-    Box::pin(async move {
-        let row = sqlx::query(numbered!(
-            db,
-            "INSERT INTO events (at, kind, job_id, computer, message) VALUES (?, ?, ?, ?, ?)"
-        ))
-        .bind(event.at.timestamp_millis())
-        .bind(event.kind.clone())
-        .bind(event.job.map(|j| j.0))
-        .bind(event.computer.as_ref().map(ToString::to_string))
-        .bind(event.message.clone());
-        event.id = insert(db, row).await?;
-        Ok(event)
-    })
-}
-
 /// Keeps an event with what a transaction changes. Those who watch find it when they look next.
 pub(crate) async fn note(
     db: &mut Db,
@@ -160,7 +135,7 @@ pub(crate) async fn note(
     computer: Option<&ComputerName>,
     message: &str,
 ) -> Result<()> {
-    keep(db, new(kind, job, computer, message)).await.map(drop)
+    together::event(db, &mut new(kind, job, computer, message)).await
 }
 
 /// Forgets all but the newest `kept` up to the event of this number.
@@ -183,7 +158,7 @@ mod tests {
                 let told = queue.clone();
                 let event = new("noted", None, None, "x");
                 let after = move |event: EventView| told.kept(&event, 500);
-                queue.0.writer.write(true, move |db| keep(db, event), after).await.unwrap();
+                queue.0.writer.event(event, after).await.unwrap();
             }
             // What the last one has posted comes before this.
             for _ in 0..2 {

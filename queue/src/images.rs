@@ -188,6 +188,15 @@ impl Queue {
         with_users(&mut db, found).await
     }
 
+    /// What a revision's manifest says, without who uses it, which costs more the more do; the newest where the reference
+    /// has no number.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], naming near ones.
+    pub async fn manifest(&self, image: &ImageRef) -> Result<Manifest> {
+        Ok(find(&mut *self.readers().acquire().await?, image).await?.manifest)
+    }
+
     /// The computers that are loaded from the revision; from any of the image where the reference has no number.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The journals of jobs in SQL, and what they tell of a job's steps.
 
 use crate::database::{json, now, time, to_json};
-use crate::engine::locked;
+use crate::together::Line;
 use crate::{Claim, Error, Queue, Result, guard};
 use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
@@ -78,25 +78,8 @@ impl Journal for SqlJournal {
             let message = format!("a journal record of {size} bytes; at most {limit} are kept");
             return Err(vcl_job::Error::new(vcl_job::Kind::Fatal, message));
         }
-        let claim = self.claim.clone();
-        let append = self.queue.write_one(move |db| {
-            Box::pin(async move {
-                let done = sqlx::query(locked!(
-                    db,
-                    "INSERT INTO journal (job_id, attempt, seq, token, recorded_at, record) \
-                     SELECT id, attempt, (SELECT COALESCE(MAX(seq), 0) + 1 FROM journal \
-                     WHERE job_id = jobs.id AND attempt = jobs.attempt), token, ?, ? \
-                     FROM jobs WHERE id = ? AND token = ? AND state = 'running'"
-                ))
-                .bind(now())
-                .bind(json)
-                .bind(claim.job.id.0)
-                .bind(claim.token)
-                .execute(db)
-                .await?;
-                if done.rows_affected() == 1 { Ok(()) } else { Err(guard::lost(&claim)) }
-            })
-        });
+        let line = Line { job: self.claim.job.id.0, token: self.claim.token, at: now(), record: json };
+        let append = self.queue.0.writer.line(line);
         let id = self.claim.id();
         append.await.map_err(|e| Error::caused(e.kind, format!("writing the journal of job {id}"), e).into())
     }
@@ -109,7 +92,10 @@ impl Journal for SqlJournal {
 
     async fn check(&self) -> vcl_job::Result<()> {
         guard::lease(&self.claim)?;
-        let (id, token) = (self.claim.id().0, self.claim.token);
+        let (job, token) = (self.claim.id(), self.claim.token);
+        let running = &self.queue.0.running;
+        let Err(moment) = running.ask(job, token) else { return Ok(()) };
+        let id = job.0;
         let good: i64 = self
             .queue
             .read(move |db| {
@@ -119,7 +105,11 @@ impl Journal for SqlJournal {
                 good.bind(id).bind(token).fetch_one(db).map_err(Error::from).boxed()
             })
             .await?;
-        if good == 1 { Ok(()) } else { Err(guard::lost(&self.claim).into()) }
+        if good != 1 {
+            return Err(guard::lost(&self.claim).into());
+        }
+        running.is_good(job, token, moment);
+        Ok(())
     }
 }
 

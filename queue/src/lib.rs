@@ -22,6 +22,10 @@
 //! | `orphans` | `orphans`: what was seen to belong to nobody, and what somebody said about it |
 //! | `upkeep` | what reconcilers change: old rows, what is said of a computer's power |
 //!
+//! `writer` puts the changes of a moment into one transaction, and `together` many of one kind into one statement.
+//!
+//! `running` spares asking whether a claim is good where the answer is known.
+//!
 //! Two engines keep it: SQLite for one node, MariaDB or MySQL for several (`engine` says what differs). `sqlite` and
 //! `mariadb` open them, `migrate` owns their schema, `server` is how a batch survives a server that goes away, `nearby`
 //! how one node learns of what another does.
@@ -58,12 +62,14 @@ mod orphans;
 mod reservations;
 mod restored;
 mod retention;
+mod running;
 mod server;
 mod sqlite;
 mod submit;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timings;
+mod together;
 mod upkeep;
 mod waiting;
 mod writer;

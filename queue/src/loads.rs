@@ -21,13 +21,16 @@ impl Queue {
     ) -> Result<ReservationId> {
         let (claim, key, owner) = (claim.clone(), key.to_owned(), owner.to_owned());
         let (computer, image) = (computer.clone(), image.clone());
-        self.write(move |db| {
-            Box::pin(async move {
-                guard::holding(&mut *db, &claim, &computer).await?;
-                computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Load).await?;
-                reservations::open(db, &claim, &owner, &computer, &image).await
-            })
-        })
+        self.write_beside(
+            move |db| {
+                Box::pin(async move {
+                    guard::holding(&mut *db, &claim, &computer).await?;
+                    computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Load).await?;
+                    reservations::open(db, &claim, &owner, &computer, &image).await
+                })
+            },
+            |id| id,
+        )
         .await
     }
 
@@ -46,22 +49,25 @@ impl Queue {
     ) -> Result<()> {
         let (claim, key, computer) = (claim.clone(), key.to_owned(), computer.clone());
         let loaded = loaded.clone();
-        self.write(move |db| {
-            Box::pin(async move {
-                guard::holding(&mut *db, &claim, &computer).await?;
-                let reserved = reservations::get(&mut *db, reservation).await?;
-                if reserved.computer != computer {
-                    let message =
-                        format!("reservation {reservation} is of {}, not {computer}", reserved.computer);
-                    return Err(Error::new(Kind::Refused, message));
-                }
-                computers::set_loaded(&mut *db, &computer, Some(&loaded)).await?;
-                computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Loaded).await?;
-                computers::set_reason(&mut *db, &computer, None).await?;
-                reservations::happen(db, &claim, &key, &reserved, reservation::Event::Loaded).await?;
-                Ok(())
-            })
-        })
+        self.write_beside(
+            move |db| {
+                Box::pin(async move {
+                    guard::holding(&mut *db, &claim, &computer).await?;
+                    let reserved = reservations::get(&mut *db, reservation).await?;
+                    if reserved.computer != computer {
+                        let message =
+                            format!("reservation {reservation} is of {}, not {computer}", reserved.computer);
+                        return Err(Error::new(Kind::Refused, message));
+                    }
+                    computers::set_loaded(&mut *db, &computer, Some(&loaded)).await?;
+                    computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Loaded).await?;
+                    computers::set_reason(&mut *db, &computer, None).await?;
+                    reservations::happen(db, &claim, &key, &reserved, reservation::Event::Loaded).await?;
+                    Ok(())
+                })
+            },
+            |()| (),
+        )
         .await
     }
 }

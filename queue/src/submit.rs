@@ -81,7 +81,11 @@ impl Queue {
     /// As [`submit`](Self::submit); not [`Kind::Busy`] when it is to wait.
     pub async fn submit_as(&self, job: NewJob, admission: Admission) -> Result<JobId> {
         let inner = self.clone();
-        self.write_then(move |db| Box::pin(submit(db, job, admission)), move |_| inner.wake()).await
+        let after = move |id| {
+            inner.wake();
+            id
+        };
+        self.write_beside(move |db| Box::pin(submit(db, job, admission)), after).await
     }
 }
 

@@ -14,12 +14,14 @@
 
 use crate::database::Db;
 use crate::server::Server;
+use crate::together::{self, Entry, Line, SentEvent, SentLine};
 use crate::{Error, Kind, Result};
 use futures::future::BoxFuture;
 use sqlx::Connection;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use vcl_types::api::EventView;
 
 /// How many operations one transaction takes at most.
 const BATCH: usize = 128;
@@ -46,6 +48,10 @@ pub(crate) trait Operation: Send {
     fn is_single(&self) -> bool;
     /// When it was sent.
     fn sent(&self) -> Instant;
+    /// Its row, when it is nothing but one that is written together with others.
+    fn entry(&mut self) -> Option<Entry<'_>> {
+        None
+    }
     /// Tells what came of it, which is durable.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
@@ -138,6 +144,48 @@ impl Writer {
     {
         Self::send(&self.queue, single, change, after).await
     }
+    /// Writes a record of a job's journal and waits until it is durable.
+    pub(crate) async fn line(&self, line: Line) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.queued(Box::new(SentLine { line, sent: Instant::now(), reply })).await?;
+        answer.await.map_err(|_| closed())?
+    }
+    /// Writes an event and waits until it is durable and `after` has been called with it.
+    pub(crate) async fn event<U: Send + 'static>(
+        &self,
+        event: EventView,
+        after: impl FnOnce(EventView) -> U + Send + 'static,
+    ) -> Result<U> {
+        let (reply, answer) = oneshot::channel();
+        let after = move |kept: Result<EventView>| {
+            let _ = reply.send(kept.map(after));
+        };
+        self.queued(Box::new(SentEvent { event, sent: Instant::now(), after })).await?;
+        answer.await.map_err(|_| closed())?
+    }
+    /// Sends an event and does not wait for it.
+    pub(crate) fn post_event(
+        &self,
+        event: EventView,
+        after: impl FnOnce(Result<EventView>) + Send + 'static,
+    ) -> Result<()> {
+        self.posted(Box::new(SentEvent { event, sent: Instant::now(), after }))
+    }
+    async fn queued(&self, operation: Box<dyn Operation>) -> Result<()> {
+        Self::turn(&self.queue, operation).await
+    }
+    async fn turn(queue: &mpsc::Sender<Message>, operation: Box<dyn Operation>) -> Result<()> {
+        queue.send_timeout(Message::Operation(operation), TURN).await.map_err(|e| match e {
+            mpsc::error::SendTimeoutError::Timeout(_) => full(),
+            mpsc::error::SendTimeoutError::Closed(_) => closed(),
+        })
+    }
+    fn posted(&self, operation: Box<dyn Operation>) -> Result<()> {
+        self.queue.try_send(Message::Operation(operation)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => full(),
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })
+    }
     async fn send<T, U, F, A>(queue: &mpsc::Sender<Message>, single: bool, change: F, after: A) -> Result<U>
     where
         T: Send + 'static,
@@ -148,10 +196,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let sent = Instant::now();
         let sent = Sent { change, result: None, single, sent, after, reply };
-        queue.send_timeout(Message::Operation(Box::new(sent)), TURN).await.map_err(|e| match e {
-            mpsc::error::SendTimeoutError::Timeout(_) => full(),
-            mpsc::error::SendTimeoutError::Closed(_) => closed(),
-        })?;
+        Self::turn(queue, Box::new(sent)).await?;
         answer.await.map_err(|_| closed())?
     }
     /// Sends a change without waiting for anything.
@@ -165,10 +210,7 @@ impl Writer {
         let (reply, _) = oneshot::channel();
         let sent = Instant::now();
         let sent = Sent { change, result: None, single, sent, after, reply };
-        self.queue.try_send(Message::Operation(Box::new(sent))).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => full(),
-            mpsc::error::TrySendError::Closed(_) => closed(),
-        })
+        self.posted(Box::new(sent))
     }
     /// Waits until everything that was sent is written and the connection is closed.
     pub(crate) async fn close(&self) {
@@ -262,8 +304,22 @@ async fn run(db: &mut Db, batch: &mut [Box<dyn Operation>], savepoints: bool) ->
     if let Err(e) = begin(db).await {
         return all(count, e);
     }
-    let mut outcomes = Vec::with_capacity(count);
-    for operation in batch {
+    let mut outcomes: Vec<Option<Result<()>>> = (0..count).map(|_| None).collect();
+    if !savepoints {
+        match together::lines(db, batch).await {
+            Ok(Some(done)) => done.into_iter().for_each(|n| outcomes[n] = Some(Ok(()))),
+            // One by one it shows which of them is refused, or fails.
+            Ok(None) | Err(_) => {
+                roll_back(db).await;
+                return None;
+            }
+        }
+    }
+    let is_event = |operation: &mut dyn Operation| matches!(operation.entry(), Some(Entry::Event(_)));
+    for (n, operation) in batch.iter_mut().enumerate() {
+        if outcomes[n].is_some() || (!savepoints && is_event(operation.as_mut())) {
+            continue;
+        }
         let single = operation.is_single();
         let outcome = if count > 1 && !single && savepoints {
             guarded(db, operation.as_mut()).await
@@ -271,7 +327,7 @@ async fn run(db: &mut Db, batch: &mut [Box<dyn Operation>], savepoints: bool) ->
             operation.run(db).await.map_err(Failed::of)
         };
         match outcome {
-            Ok(()) => outcomes.push(Ok(())),
+            Ok(()) => outcomes[n] = Some(Ok(())),
             Err(Failed::One(e)) if count == 1 => {
                 roll_back(db).await;
                 return Some(vec![Err(e)]);
@@ -280,20 +336,30 @@ async fn run(db: &mut Db, batch: &mut [Box<dyn Operation>], savepoints: bool) ->
                 roll_back(db).await;
                 return None;
             }
-            Err(Failed::One(e)) => outcomes.push(Err(e)),
+            Err(Failed::One(e)) => outcomes[n] = Some(Err(e)),
             Err(Failed::All(e)) => {
                 roll_back(db).await;
                 return if count == 1 { Some(vec![Err(e)]) } else { all(count, e) };
             }
         }
     }
+    if !savepoints {
+        match together::events(db, batch).await {
+            Ok(done) => done.into_iter().for_each(|n| outcomes[n] = Some(Ok(()))),
+            Err(_) => {
+                roll_back(db).await;
+                return None;
+            }
+        }
+    }
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(closed())));
     Some(match sqlx::query("COMMIT").execute(&mut *db).await {
-        Ok(_) => outcomes,
+        Ok(_) => outcomes.collect(),
         Err(e) => {
             let e = Error::from(e);
             roll_back(db).await;
             // What an operation was refused for stays its answer; what would have been done was not.
-            outcomes.into_iter().map(|o| o.and_then(|()| Err(e.shared()))).collect()
+            outcomes.map(|o| o.and_then(|()| Err(e.shared()))).collect()
         }
     })
 }
@@ -397,7 +463,7 @@ mod tests {
         let (before, failed, after) = tokio::join!(
             queue.write(|db| Box::pin(note(db, "before"))),
             half(),
-            queue.write_one(|db| Box::pin(note(db, "after")))
+            queue.0.writer.write(true, |db| Box::pin(note(db, "after")), |()| ())
         );
         before.and(after).unwrap();
         assert_eq!(failed.unwrap_err().kind, Kind::Refused);
@@ -435,12 +501,16 @@ mod tests {
     #[tokio::test]
     async fn a_transaction_that_was_left_open_is_not_gone_on_with() {
         let (queue, _dir) = open().await;
-        let left = queue.write_one(|db| {
-            Box::pin(async move {
-                sqlx::query("BEGIN").execute(&mut *db).await?;
-                note(db, "never committed").await
-            })
-        });
+        let left = queue.0.writer.write(
+            true,
+            |db| {
+                Box::pin(async move {
+                    sqlx::query("BEGIN").execute(&mut *db).await?;
+                    note(db, "never committed").await
+                })
+            },
+            |()| (),
+        );
         left.await.unwrap();
         queue.write(|db| Box::pin(note(db, "committed"))).await.unwrap();
         assert_eq!(noted(&queue).await, ["committed"]);
