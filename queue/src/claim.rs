@@ -311,7 +311,7 @@ async fn finish(
     reason: Option<String>,
     result: Option<String>,
 ) -> Result<State> {
-    let job = guard::job(&mut *db, &claim).await?;
+    let (job, held) = guard::job(&mut *db, &claim).await?;
     let id = job.id;
     if !matches!(event, Event::Done | Event::Fail | Event::RolledBack | Event::Stick | Event::Lost) {
         let message = format!("{event} does not end job {id} ({})", job.request);
@@ -322,16 +322,20 @@ async fn finish(
         requeue(db, id, state, reason).await?;
         return Ok(state);
     }
-    sqlx::query("UPDATE jobs SET state = ?, reason = ?, result = ?, ended_at = ? WHERE id = ?")
-        .bind(state.as_str())
-        .bind(reason)
-        .bind(result)
-        .bind(now())
-        .bind(id.0)
-        .execute(&mut *db)
-        .await?;
-    if state != State::Stuck {
-        let_go(db, id).await?;
+    let stuck = state == State::Stuck;
+    let end = sqlx::query(match stuck {
+        true => "UPDATE jobs SET state = ?, reason = ?, result = ?, ended_at = ? WHERE id = ?",
+        // With what `let_go` would say in a statement of its own.
+        false => {
+            "UPDATE jobs SET state = ?, reason = ?, result = ?, ended_at = ?, holds_computer = NULL, \
+             holds_image = NULL, held_since = NULL, waits_for = NULL, waits_subject = NULL WHERE id = ?"
+        }
+    });
+    let end = end.bind(state.as_str()).bind(reason).bind(result).bind(now()).bind(id.0);
+    end.execute(&mut *db).await?;
+    if !stuck {
+        forget_effects(&mut *db, id).await?;
+        waiting::next(db, held).await?;
     }
     Ok(state)
 }
@@ -344,8 +348,13 @@ pub(crate) async fn let_go(db: &mut Db, id: JobId) -> Result<()> {
          waits_subject = NULL WHERE id = ?",
     );
     free.bind(id.0).execute(&mut *db).await?;
-    sqlx::query("DELETE FROM effects WHERE job_id = ?").bind(id.0).execute(&mut *db).await?;
+    forget_effects(&mut *db, id).await?;
     waiting::next(db, held).await
+}
+
+async fn forget_effects(db: &mut Db, id: JobId) -> Result<()> {
+    sqlx::query("DELETE FROM effects WHERE job_id = ?").bind(id.0).execute(db).await?;
+    Ok(())
 }
 
 async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {

@@ -1,7 +1,7 @@
 //! Computers: what the configuration says of them, where they are, what they hold.
 
-use crate::database::{Db, DbRow, json, parsed, to_json};
-use crate::engine::exclusive;
+use crate::database::{Db, DbRow, json, parsed, parsed_or_null, to_json};
+use crate::engine::{exclusive, locked};
 use crate::jobs::holder_of;
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
 use sqlx::Row;
@@ -301,6 +301,97 @@ impl Queue {
             })
         })
         .await
+    }
+}
+
+/// The computer that a job holds, read together with the check of its claim for one event of one of its steps.
+pub(crate) struct Held {
+    name: ComputerName,
+    event: Event,
+    effect: String,
+    state: State,
+    /// The step had the event before.
+    again: bool,
+}
+
+/// [`guard::holding`], and what an event of the job's step `key` finds.
+pub(crate) async fn held(
+    db: &mut Db,
+    claim: &Claim,
+    key: &str,
+    name: &ComputerName,
+    event: Event,
+) -> Result<Held> {
+    guard::lease(claim)?;
+    let effect = format!("computer {name} {event}");
+    let row = sqlx::query(locked!(
+        db,
+        "SELECT jobs.holds_computer, computers.state AS computer_state, (SELECT COUNT(*) FROM effects \
+         WHERE job_id = jobs.id AND attempt = ? AND step = ? AND effect = ?) AS times \
+         FROM jobs LEFT JOIN computers ON computers.name = jobs.holds_computer \
+         WHERE jobs.id = ? AND jobs.token = ? AND jobs.state = 'running'"
+    ))
+    .bind(i64::from(claim.job.attempt))
+    .bind(key)
+    .bind(&effect)
+    .bind(claim.job.id.0)
+    .bind(claim.token)
+    .fetch_optional(&mut *db)
+    .await?;
+    let row = row.ok_or_else(|| guard::lost(claim))?;
+    guard::holds(claim, row.try_get("holds_computer")?, name)?;
+    let state = parsed_or_null(&row, "computer_state")?;
+    let Some(state) = state else {
+        return Err(get(db, name).await.err().unwrap_or_else(|| guard::lost(claim)));
+    };
+    Ok(Held { name: name.clone(), event, effect, state, again: row.try_get::<i64, _>("times")? > 0 })
+}
+
+impl Held {
+    /// What the event leads to; where the step had it before, what the computer is in now.
+    fn next(&self) -> Result<State> {
+        match next(self.state, self.event) {
+            _ if self.again => Ok(self.state),
+            Ok(state) => Ok(state),
+            Err(_) if leads_to(self.event, self.state) => Ok(self.state),
+            Err(e) => Err(Error::caused(Kind::Refused, format!("computer {}", self.name), e)),
+        }
+    }
+    async fn remember(self, db: &mut Db, claim: &Claim, key: &str, state: State) -> Result<()> {
+        if self.again {
+            return Ok(());
+        }
+        guard::remember(db, claim, key, &self.effect, state.as_str()).await
+    }
+    /// The event happens.
+    pub(crate) async fn happen(self, db: &mut Db, claim: &Claim, key: &str) -> Result<()> {
+        let state = self.next()?;
+        if !self.again {
+            set_state(&mut *db, &self.name, state).await?;
+        }
+        self.remember(db, claim, key, state).await
+    }
+    /// The event happens, with this on the computer, and nothing is said of it any more.
+    pub(crate) async fn happen_with(
+        self,
+        db: &mut Db,
+        claim: &Claim,
+        key: &str,
+        loaded: &Loaded,
+    ) -> Result<()> {
+        let state = self.next()?;
+        sqlx::query(
+            "UPDATE computers SET state = ?, reason = NULL, loaded = ?, loaded_image = ?, loaded_revision = ? \
+             WHERE name = ?",
+        )
+        .bind(state.as_str())
+        .bind(to_json(loaded)?)
+        .bind(loaded.image.name.as_str())
+        .bind(loaded.image.revision.map(i64::from))
+        .bind(self.name.as_str())
+        .execute(&mut *db)
+        .await?;
+        self.remember(db, claim, key, state).await
     }
 }
 

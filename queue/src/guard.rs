@@ -4,7 +4,7 @@
 use crate::database::Db;
 use crate::engine::locked;
 use crate::jobs::JobRow;
-use crate::{Claim, Error, Kind, Result};
+use crate::{Claim, Error, Kind, Result, WaitFor, waiting};
 use sqlx::Row;
 use vcl_types::{ComputerName, ImageName};
 
@@ -35,12 +35,13 @@ pub(crate) async fn check(db: &mut Db, claim: &Claim) -> Result<Held> {
     }
 }
 
-/// [`check`], answering the whole job.
-pub(crate) async fn job(db: &mut Db, claim: &Claim) -> Result<JobRow> {
+/// [`check`], answering the whole job and what it keeps others from.
+pub(crate) async fn job(db: &mut Db, claim: &Claim) -> Result<(JobRow, Vec<WaitFor>)> {
     lease(claim)?;
     let row = sqlx::query(locked!(db, "SELECT * FROM jobs WHERE id = ? AND token = ? AND state = 'running'"));
     let row = row.bind(claim.job.id.0).bind(claim.token).fetch_optional(db).await?;
-    row.as_ref().map(JobRow::read).transpose()?.ok_or_else(|| lost(claim))
+    let row = row.ok_or_else(|| lost(claim))?;
+    Ok((JobRow::read(&row)?, waiting::held_by(&row)?))
 }
 
 /// Refuses a claim whose node's lease is over by its own clock. Asked before anything else: a process that stood still
@@ -62,8 +63,12 @@ pub(crate) fn lost(claim: &Claim) -> Error {
 
 /// [`check`], and that the job holds this computer.
 pub(crate) async fn holding(db: &mut Db, claim: &Claim, computer: &ComputerName) -> Result<()> {
-    let held = check(db, claim).await?;
-    if held.computer.as_deref() == Some(computer.as_str()) {
+    holds(claim, check(db, claim).await?.computer.as_deref(), computer)
+}
+
+/// That what the job holds is this computer.
+pub(crate) fn holds(claim: &Claim, held: Option<&str>, computer: &ComputerName) -> Result<()> {
+    if held == Some(computer.as_str()) {
         return Ok(());
     }
     let job = claim.job.id;

@@ -79,6 +79,7 @@ impl Journal for SqlJournal {
             return Err(vcl_job::Error::new(vcl_job::Kind::Fatal, message));
         }
         let line = Line { job: self.claim.job.id.0, token: self.claim.token, at: now(), record: json };
+        self.queue.0.running.writes(self.claim.id());
         let append = self.queue.0.writer.line(line);
         let id = self.claim.id();
         append.await.map_err(|e| Error::caused(e.kind, format!("writing the journal of job {id}"), e).into())
@@ -86,6 +87,9 @@ impl Journal for SqlJournal {
 
     async fn read(&self) -> vcl_job::Result<Vec<Record>> {
         let job = &self.claim.job;
+        if self.queue.0.running.is_blank(job.id) {
+            return Ok(Vec::new());
+        }
         let records = self.queue.records(job.id, job.attempt).await?;
         Ok(records.into_iter().map(|(_, record)| record).collect())
     }

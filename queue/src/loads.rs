@@ -1,7 +1,7 @@
 //! What a load changes here, at its beginning and at its end: one transaction each, so that it waits for one fsync where
 //! each change by itself would wait for its own.
 
-use crate::{Claim, Error, Kind, Queue, Result, computers, guard, reservations};
+use crate::{Claim, Error, Kind, Queue, Result, computers, reservations};
 use vcl_types::state::{computer, reservation};
 use vcl_types::{ComputerName, ImageRef, Loaded, ReservationId};
 
@@ -24,8 +24,9 @@ impl Queue {
         self.write_beside(
             move |db| {
                 Box::pin(async move {
-                    guard::holding(&mut *db, &claim, &computer).await?;
-                    computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Load).await?;
+                    let event = computer::Event::Load;
+                    let held = computers::held(&mut *db, &claim, &key, &computer, event).await?;
+                    held.happen(&mut *db, &claim, &key).await?;
                     reservations::open(db, &claim, &owner, &computer, &image).await
                 })
             },
@@ -52,16 +53,15 @@ impl Queue {
         self.write_beside(
             move |db| {
                 Box::pin(async move {
-                    guard::holding(&mut *db, &claim, &computer).await?;
+                    let event = computer::Event::Loaded;
+                    let held = computers::held(&mut *db, &claim, &key, &computer, event).await?;
                     let reserved = reservations::get(&mut *db, reservation).await?;
                     if reserved.computer != computer {
                         let message =
                             format!("reservation {reservation} is of {}, not {computer}", reserved.computer);
                         return Err(Error::new(Kind::Refused, message));
                     }
-                    computers::set_loaded(&mut *db, &computer, Some(&loaded)).await?;
-                    computers::happen(&mut *db, &claim, &key, &computer, computer::Event::Loaded).await?;
-                    computers::set_reason(&mut *db, &computer, None).await?;
+                    held.happen_with(&mut *db, &claim, &key, &loaded).await?;
                     reservations::happen(db, &claim, &key, &reserved, reservation::Event::Loaded).await?;
                     Ok(())
                 })

@@ -9,7 +9,7 @@
 //! Where several nodes share the database nothing is remembered, and the database is asked each time. What a step writes
 //! is checked by the transaction that writes it, on either engine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vcl_types::JobId;
 
@@ -18,6 +18,8 @@ struct Known {
     /// How often everything was forgotten.
     forgotten: u64,
     tokens: HashMap<JobId, i64>,
+    /// Of these nothing stands in the journal yet: nobody has claimed them before.
+    blank: HashSet<JobId>,
 }
 
 /// The good claims that are known.
@@ -53,6 +55,19 @@ impl Running {
     pub(crate) fn claimed(&self, job: JobId, token: i64) {
         if let Some(mut known) = self.known() {
             known.tokens.insert(job, token);
+            if token == 1 {
+                known.blank.insert(job);
+            }
+        }
+    }
+    /// Whether it is known that nothing stands in its journal.
+    pub(crate) fn is_blank(&self, job: JobId) -> bool {
+        self.known().is_some_and(|known| known.blank.contains(&job))
+    }
+    /// Something is about to be written into its journal.
+    pub(crate) fn writes(&self, job: JobId) {
+        if let Some(mut known) = self.known() {
+            known.blank.remove(&job);
         }
     }
     /// Its claim is over.
@@ -60,6 +75,7 @@ impl Running {
         if let Some(mut known) = self.known() {
             known.forgotten += 1;
             known.tokens.remove(&job);
+            known.blank.remove(&job);
         }
     }
     /// Any claim may be over.
@@ -67,6 +83,7 @@ impl Running {
         if let Some(mut known) = self.known() {
             known.forgotten += 1;
             known.tokens.clear();
+            known.blank.clear();
         }
     }
 }
@@ -91,6 +108,17 @@ mod tests {
         assert!(running.ask(job, 1).is_err(), "its next claim has taken it");
         running.over(job);
         assert!(running.ask(job, 2).is_err());
+    }
+
+    #[test]
+    fn a_journal_is_blank_between_the_first_claim_and_the_first_record() {
+        let running = Running::new(true);
+        let (first, later) = (JobId(1), JobId(2));
+        running.claimed(first, 1);
+        running.claimed(later, 2);
+        assert_eq!((running.is_blank(first), running.is_blank(later)), (true, false));
+        running.writes(first);
+        assert!(!running.is_blank(first));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use crate::claim::{changed, requeue};
 use crate::database::{Db, DbRow, now};
-use crate::engine::{exclusive, locked};
+use crate::engine::{Engine, exclusive, locked};
 use crate::jobs::{JobRow, get};
 use crate::submit::{Asked, ask};
 use crate::{Claim, Error, Kind, Queue, Result, events, guard};
@@ -188,7 +188,11 @@ async fn waiting(db: &mut Db, what: &WaitFor) -> Result<Vec<JobRow>> {
 /// What the job keeps others from.
 pub(crate) async fn held(db: &mut Db, id: JobId) -> Result<Vec<WaitFor>> {
     let row = sqlx::query("SELECT holds_computer, holds_image, image FROM jobs WHERE id = ?").bind(id.0);
-    let row = row.fetch_one(db).await?;
+    held_by(&row.fetch_one(db).await?)
+}
+
+/// The same of a job's row.
+pub(crate) fn held_by(row: &DbRow) -> Result<Vec<WaitFor>> {
     let mut held = Vec::new();
     if let Some(name) = row.try_get::<Option<&str>, _>("holds_computer")? {
         held.push(WaitFor::Computer(name.parse().map_err(|e| Error::corrupt("a computer's name", e))?));
@@ -203,10 +207,28 @@ pub(crate) async fn held(db: &mut Db, id: JobId) -> Result<Vec<WaitFor>> {
 
 /// These things were let go: who is next?
 pub(crate) async fn next(db: &mut Db, free: Vec<WaitFor>) -> Result<()> {
+    // Most of the time nobody waits. Where others write, too, each is asked for with a lock.
+    if Engine::of(db) == Engine::Sqlite && !anybody(&mut *db, &free).await? {
+        return Ok(());
+    }
     for what in free {
         turn(&mut *db, &what).await?;
     }
     Ok(())
+}
+
+/// Whether somebody waits for one of these.
+async fn anybody(db: &mut Db, free: &[WaitFor]) -> Result<bool> {
+    let of = |kind: &str| free.iter().find(|what| what.kind() == kind).map(WaitFor::subject);
+    let some: i64 = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'waiting' AND waits_for = 'computer' AND waits_subject = ?) \
+         OR EXISTS (SELECT 1 FROM jobs WHERE state = 'waiting' AND waits_for = 'image' AND waits_subject = ?)",
+    )
+    .bind(of("computer"))
+    .bind(of("image"))
+    .fetch_one(db)
+    .await?;
+    Ok(some != 0)
 }
 
 /// Those that wait for their turn are asked for again in their order, until one holds what was let go: many can read an
