@@ -146,3 +146,78 @@ async fn steps_are_told_from_the_journal() {
     assert_eq!(world.queue.steps(id).await.unwrap()[3].progress, None);
     assert_eq!(world.queue.steps(JobId(9)).await.unwrap_err().kind, vcl_queue::Kind::NotFound);
 }
+
+#[tokio::test]
+async fn what_is_sent_at_once_is_written_whole_and_in_order() {
+    let world = World::new().await;
+    let mut claims = Vec::new();
+    for n in 0..7 {
+        claims.push(world.running(import(&format!("i{n}"))).await);
+    }
+    // Three of each job and an event each, all in one poll: the writer finds them waiting together.
+    let mut sending = Vec::new();
+    for n in ["1", "2", "3"] {
+        for claim in &claims {
+            let (journal, queue) = (world.queue.journal(claim), &world.queue);
+            sending.push(async move {
+                let record = started(n);
+                let (written, event) =
+                    tokio::join!(journal.append(&record), queue.event("noted", Some(claim.id()), None, n));
+                written.unwrap();
+                event.unwrap()
+            });
+        }
+    }
+    let events = futures::future::join_all(sending).await;
+    for claim in &claims {
+        let records = world.queue.journal(claim).read().await.unwrap();
+        assert_eq!(records, [started("1"), started("2"), started("3")]);
+    }
+    // Each has the number under which it is kept, and the numbers are in the order of sending.
+    let kept = world.queue.events(0, 100).await.unwrap();
+    assert_eq!(kept.iter().filter(|e| e.kind == "noted").cloned().collect::<Vec<_>>(), events);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_good_is_found_lost_however_it_ends() {
+    type End = for<'w> fn(&'w World, &'w vcl_queue::Claim) -> futures::future::BoxFuture<'w, ()>;
+    let ends: [(&str, End); 4] = [
+        ("it is done", |world, claim| Box::pin(world.done(claim))),
+        ("it goes back", |world, claim| {
+            Box::pin(async move {
+                world.queue.finish(claim, Event::Lost, None, None).await.unwrap();
+            })
+        }),
+        ("its node starts again", |world, _| {
+            Box::pin(async move {
+                world.queue.recover(super::world::NODE).await.unwrap();
+            })
+        }),
+        ("it waits", |world, claim| {
+            Box::pin(async move {
+                let space = vcl_queue::WaitFor::Space("library".into());
+                world.queue.wait_for(claim, space, "no room").await.unwrap();
+            })
+        }),
+    ];
+    for (how, end) in ends {
+        let world = World::new().await;
+        let claim = world.running(load("a", "debian")).await;
+        let journal = world.queue.journal(&claim);
+        journal.check().await.unwrap();
+        journal.append(&started("1")).await.unwrap();
+        // A change that ends no claim, and then the question again, which asks the database anew.
+        world.queue.set_computer_reason(&claim, &super::world::name("a"), Some("x")).await.unwrap();
+        journal.check().await.unwrap();
+        journal.check().await.unwrap();
+        end(&world, &claim).await;
+        for _ in 0..2 {
+            assert_eq!(journal.check().await.unwrap_err().kind, Kind::LeaseLost, "{how}");
+        }
+        if let Some(next) = world.claim().await {
+            world.queue.journal(&next).check().await.unwrap();
+            assert_eq!(world.queue.journal(&next).read().await.unwrap(), [started("1")], "{how}");
+            assert_eq!(journal.check().await.unwrap_err().kind, Kind::LeaseLost, "{how}");
+        }
+    }
+}
