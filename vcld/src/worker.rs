@@ -145,16 +145,18 @@ async fn claim(life: &Arc<Life>, tasks: &TaskTracker) {
     let node = &life.node;
     let limits = limits(node);
     let mut submitted = node.queue.submitted();
+    let cancels = node.queue.cancels();
     loop {
         if life.drain.is_cancelled() || life.lost.is_cancelled() {
             return;
         }
         submitted.borrow_and_update();
+        let before = *cancels.borrow();
         let wait = match life.member.claim_up_to(AT_ONCE, &limits).await {
             Ok(claims) => {
                 let more = claims.len() == AT_ONCE as usize;
                 for claim in claims {
-                    tasks.spawn(one::run(life.clone(), claim));
+                    tasks.spawn(one::run(life.clone(), claim, before));
                 }
                 if more {
                     continue;

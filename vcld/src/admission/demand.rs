@@ -34,7 +34,7 @@ impl Node {
     /// # Errors
     /// What it names is not there, or a place cannot be measured.
     pub async fn admission(&self, request: &JobRequest) -> Result<Admission, Refusal> {
-        let needs = self.needs(request).await?;
+        let needs = self.needs(request, None).await?;
         Ok(admit(&self.measured(&needs).await?))
     }
 
@@ -76,17 +76,33 @@ impl Node {
         }
     }
 
-    /// What a request is going to write. Nothing for one that makes room, and for one that writes elsewhere.
-    pub(super) async fn needs(&self, request: &JobRequest) -> Result<Vec<Need>, Refusal> {
+    /// What a request is going to write. Nothing for one that makes room, and for one that writes elsewhere. `backend` is
+    /// its computer's, where that is known.
+    pub(super) async fn needs(
+        &self,
+        request: &JobRequest,
+        backend: Option<&BackendName>,
+    ) -> Result<Vec<Need>, Refusal> {
         let mut needs = Vec::new();
         let mut library = |bytes| needs.push(Need { at: At::Library, bytes });
         match request {
             JobRequest::Load { computer, image } => {
-                let row = self.queue.computer(computer).await?;
-                let manifest = self.queue.revision(image).await?.manifest;
-                let bytes = estimate::load_overlay(&manifest).saturating_add(LOAD);
-                library(self.lacking_bytes(manifest).await?);
-                needs.push(Need { at: At::Backend(row.computer.backend), bytes });
+                let backend = match backend {
+                    Some(backend) => backend.clone(),
+                    None => self.queue.computer(computer).await?.computer.backend,
+                };
+                // Most of the time it is here, and says all by itself.
+                let here = image.revision.and_then(|_| self.library.get(image).ok());
+                let bytes = match here {
+                    Some(revision) => estimate::load_overlay(&revision.manifest),
+                    None => {
+                        let manifest = self.queue.manifest(image).await?;
+                        let bytes = estimate::load_overlay(&manifest);
+                        library(self.lacking_bytes(manifest).await?);
+                        bytes
+                    }
+                };
+                needs.push(Need { at: At::Backend(backend), bytes: bytes.saturating_add(LOAD) });
             }
             JobRequest::Capture {
                 computer, into: CaptureInto::Next | CaptureInto::New(_), whole, ..
@@ -105,11 +121,11 @@ impl Node {
                 library(estimate::import(self.preview(backend, vm).await?.to_copy));
             }
             JobRequest::Flatten { image } => {
-                let chain = self.chain(self.queue.revision(image).await?.manifest).await?;
+                let chain = self.chain(self.queue.manifest(image).await?).await?;
                 library(estimate::flatten(&chain));
             }
             JobRequest::Fetch { image, .. } => {
-                library(self.lacking_bytes(self.queue.revision(image).await?.manifest).await?);
+                library(self.lacking_bytes(self.queue.manifest(image).await?).await?);
             }
             JobRequest::Unload { .. }
             | JobRequest::Export { .. }
@@ -136,7 +152,7 @@ impl Node {
             Some(written) if here && !whole => estimate::capture_delta(&[written]),
             // A copy holds no more than what is below the computer and what lies over that.
             _ => {
-                let chain = self.chain(self.queue.revision(&loaded.image).await?.manifest).await?;
+                let chain = self.chain(self.queue.manifest(&loaded.image).await?).await?;
                 estimate::capture_whole(&chain, written.as_slice())
             }
         }))
@@ -148,7 +164,7 @@ impl Node {
         while chain.len() < LONGEST_CHAIN
             && let Some(below) = chain.last().and_then(Manifest::lies_on).cloned()
         {
-            chain.push(self.queue.revision(&below).await?.manifest);
+            chain.push(self.queue.manifest(&below).await?);
         }
         Ok(chain)
     }

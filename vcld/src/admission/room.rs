@@ -34,6 +34,8 @@ pub(crate) struct Room {
 struct Promise {
     /// The newest claim's number, which the names of its directories have.
     token: i64,
+    /// Whether it was promised something in the library.
+    library: bool,
     /// What the library's ledger knows to be written.
     written: u64,
     backends: Vec<(BackendName, u64)>,
@@ -57,13 +59,15 @@ impl Node {
     /// case. What cannot be measured keeps nobody waiting: the job finds out itself.
     pub(crate) async fn take_room(&self, claim: &Claim, begun: bool) -> Admission {
         let taken = async {
-            let needs = self.needs(&claim.job.request).await?;
+            let needs = self.needs(&claim.job.request, claim.job.backend.as_ref()).await?;
             if needs.is_empty() {
                 return Ok(Admission::Admitted);
             }
             let room = &self.insight.room;
             let _turn = room.turn.lock().await;
-            self.count_written().await;
+            if needs.iter().any(|need| need.at == At::Library) {
+                self.count_written().await;
+            }
             let admission = admit(&self.measured(&needs).await?);
             if admission == Admission::Admitted || begun {
                 self.promise(claim, &needs)?;
@@ -87,6 +91,7 @@ impl Node {
                         Err(e) if e.kind == ErrorKind::NoSpace => {}
                         done => done?,
                     }
+                    promise.library = true;
                 }
                 At::Backend(name) => promise.backends.push((name.clone(), *bytes)),
             }
@@ -97,7 +102,10 @@ impl Node {
 
     /// What jobs have written into the library is no longer free, so it is not promised any more.
     async fn count_written(&self) {
-        let jobs: Vec<_> = self.insight.room.jobs().iter().map(|(id, p)| (*id, p.token)).collect();
+        let jobs: Vec<_> = {
+            let jobs = self.insight.room.jobs();
+            jobs.iter().filter(|(_, p)| p.library).map(|(id, p)| (*id, p.token)).collect()
+        };
         let library = self.library.clone();
         let measure = move || {
             let size = |(id, token): (JobId, i64)| {

@@ -71,7 +71,7 @@ impl Running {
                 ));
             }
             next = match manifest.lies_on() {
-                Some(below) => Some(self.node.queue.revision(below).await?.manifest),
+                Some(below) => Some(self.node.queue.manifest(below).await?),
                 None => None,
             };
             let staging = Library::fetch_name(&self.node.name, &image)?;
@@ -98,8 +98,8 @@ impl Running {
     }
 
     pub(super) async fn begin_fetch(&self, image: &ImageRef) -> Result<FetchInput> {
-        let known = self.node.queue.revision(image).await?;
-        let lacking = self.lacking(&known.manifest).await?;
+        let manifest = self.node.queue.manifest(image).await?;
+        let lacking = self.lacking(&manifest).await?;
         if !lacking.is_empty() && self.node.exchange.is_none() {
             let message = format!(
                 "{} has no other node to have {image} from; add [exchange] to its configuration",
@@ -107,7 +107,7 @@ impl Running {
             );
             return Err(Error::new(Kind::Refused, message));
         }
-        Ok(FetchInput { image: known.manifest.image_ref(), lacking })
+        Ok(FetchInput { image: manifest.image_ref(), lacking })
     }
 
     pub(super) async fn fetch(&self, mut job: Job, input: FetchInput) -> Result<Made> {

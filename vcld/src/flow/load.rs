@@ -79,8 +79,8 @@ impl Running {
                 return Err(Error::new(Kind::Refused, message));
             }
         }
-        let known = self.node.queue.revision(image).await?;
-        let (revision, lacking) = self.here_or_lacking(&known.manifest).await?;
+        let manifest = self.node.queue.manifest(image).await?;
+        let (revision, lacking) = self.here_or_lacking(&manifest).await?;
         // A host that does not answer is found out before anything is made on it.
         self.backend(&row.computer.backend)?.state(&row.computer).await?;
         self.node.os(revision.manifest.os)?;

@@ -16,8 +16,9 @@ use vcl_queue::{Claim, Queue, WaitFor};
 use vcl_types::JobId;
 use vcl_types::state::job::{Event, State};
 
-/// Runs one claimed job.
-pub(super) async fn run(life: Arc<Life>, claim: Claim) {
+/// Runs one claimed job. `before` is what the queue's [`cancels`](Queue::cancels) had announced when it was not claimed
+/// yet.
+pub(super) async fn run(life: Arc<Life>, claim: Claim, before: u64) {
     let (node, id) = (life.node.clone(), claim.id());
     let span = tracing::info_span!("job", id = id.0, kind = claim.job.request.kind().as_str());
     let cancel = CancellationToken::new();
@@ -43,8 +44,10 @@ pub(super) async fn run(life: Arc<Life>, claim: Claim) {
         let kind = if again { "job-resumed" } else { "job-started" };
         let message = if again { "goes on where it was" } else { "begins" };
         node.queue.post_event(kind, Some(id), computer.as_ref(), message);
-        // It may have been called off between its claim and now, when nobody listened for it.
-        if node.queue.cancel_wanted(id).await.unwrap_or(false) {
+        // It may have been called off between its claim and now, when nobody listened for it. Who has the database to
+        // itself announces each of these.
+        let quiet = node.alone() && *node.queue.cancels().borrow() == before;
+        if !quiet && node.queue.cancel_wanted(id).await.unwrap_or(false) {
             cancel.cancel();
         }
         let control =
@@ -215,8 +218,8 @@ impl Observer for Watcher {
     fn recorded(&self, record: &Record) {
         self.witness.recorded(record);
         match record {
-            Record::Started { key, .. } => tracing::info!(step = key, "step started"),
-            Record::Done { key, .. } => tracing::info!(step = key, "step done"),
+            Record::Started { key, .. } => tracing::debug!(step = key, "step started"),
+            Record::Done { key, .. } => tracing::debug!(step = key, "step done"),
             Record::Failed { key, error } => tracing::warn!(step = key, error = %error, "step failed"),
             Record::Undone { key } => tracing::info!(step = key, "step undone"),
             _ => return,
