@@ -247,6 +247,12 @@ impl Queue {
     }
 }
 
+fn revision(row: &DbRow) -> Result<Option<ImageRef>> {
+    let name: Option<ImageName> = parsed_or_null(row, "image")?;
+    let number: Option<u32> = number_or_null(row, "revision")?;
+    Ok(name.zip(number).map(|(name, number)| ImageRef::new(name, number)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,10 +263,4 @@ mod tests {
         assert_eq!(clock(now, now).len(), 8);
         assert_eq!(clock(now - chrono::TimeDelta::days(2), now).len(), 19);
     }
-}
-
-fn revision(row: &DbRow) -> Result<Option<ImageRef>> {
-    let name: Option<ImageName> = parsed_or_null(row, "image")?;
-    let number: Option<u32> = number_or_null(row, "revision")?;
-    Ok(name.zip(number).map(|(name, number)| ImageRef::new(name, number)))
 }
