@@ -171,7 +171,7 @@ impl Queue {
         T: Send + 'static,
         F: Change<T>,
     {
-        self.write_map(change, |value| value).await
+        Box::pin(self.write_map(change, |value| value)).await
     }
     /// A change, with what a test wants around it.
     #[cfg(feature = "testing")]
@@ -196,10 +196,10 @@ impl Queue {
         T: Send + 'static,
         F: Change<T>,
     {
-        self.write_map(change, |value| {
+        Box::pin(self.write_map(change, |value| {
             after(&value);
             value
-        })
+        }))
         .await
     }
     /// As [`write`](Self::write); what `after` makes of the outcome once that is durable is the answer. When nobody
@@ -215,11 +215,12 @@ impl Queue {
         F: Change<T>,
     {
         let queue = self.clone();
-        self.write_beside(change, move |value| {
+        let after = move |value| {
             queue.0.running.forget();
             after(value)
-        })
-        .await
+        };
+        // On the heap: it lies under whatever a job does, many calls deep.
+        Box::pin(self.around(self.0.writer.write(false, change, after))).await
     }
     /// As [`write_map`](Self::write_map), for a change that is known to end no claim, or whose `after` says which
     /// (see `running`).
@@ -233,7 +234,7 @@ impl Queue {
         U: Send + 'static,
         F: Change<T>,
     {
-        self.around(self.0.writer.write(false, change, after)).await
+        Box::pin(self.around(self.0.writer.write(false, change, after))).await
     }
     /// A change of one statement that goes before all others, and ends no claim.
     pub(crate) async fn write_first<T, F>(&self, change: F) -> Result<T>

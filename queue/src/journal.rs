@@ -80,7 +80,7 @@ impl Journal for SqlJournal {
         }
         let line = Line { job: self.claim.job.id.0, token: self.claim.token, at: now(), record: json };
         self.queue.0.running.writes(self.claim.id());
-        let append = self.queue.0.writer.line(line);
+        let append = Box::pin(self.queue.0.writer.line(line));
         let id = self.claim.id();
         append.await.map_err(|e| Error::caused(e.kind, format!("writing the journal of job {id}"), e).into())
     }
