@@ -164,7 +164,7 @@ impl Site {
                 shows(Utf8Path::new(&overlay.on)).with_context(|| format!("under sim-{n} with {image}"))?;
             ensure!(self.showed[&image.to_string()] == now, "sim-{n} sees another {image}");
         }
-        ensure!(self.world.refusals()? == [], "{:?}", self.world.refusals()?);
+        ensure!(self.world.refusals()?.is_empty(), "{:?}", self.world.refusals()?);
         Ok(())
     }
 }

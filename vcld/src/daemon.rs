@@ -29,6 +29,9 @@ use vcl_os::Remotes;
 use vcl_os::ssh::{SshKey, SshRemotes};
 use vcl_queue::Queue;
 
+/// What a worker thread may use of its stack, in bytes. Only what is used takes memory.
+const STACK: usize = 8 << 20;
+
 /// The daemon.
 pub struct Vcld;
 
@@ -107,7 +110,9 @@ impl Builder {
 
     fn serve(self, config: Config, path: Utf8PathBuf, types: Vec<BackendType>) -> anyhow::Result<()> {
         telemetry::start(&config.log)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // A whole job is one future; where nothing is optimised it is a large one.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().thread_stack_size(STACK).enable_all().build()?;
         let result = runtime.block_on(self.live(config, path, types));
         // A thread that is stuck in a foreign library must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(2));

@@ -191,6 +191,8 @@ pub enum Effect {
         /// The step.
         step: String,
     },
+    /// A lease has come to it and found nothing to change. Those before it may not come back all the same.
+    Taken,
 }
 
 impl Machine {
@@ -227,7 +229,7 @@ impl Machine {
             let older = last.job == hand.job && !hand.job.is_empty() && hand.token < last.token;
             if older || self.past.contains(hand) {
                 return Err(format!(
-                    "token {} of job `{}` comes back after token {} of job `{}` has changed the machine",
+                    "token {} of job `{}` comes back after token {} of job `{}` has been at the machine",
                     hand.token, hand.job, last.token, last.job
                 ));
             }
@@ -298,6 +300,7 @@ impl Machine {
             }
             Effect::EndCopy { to } => Ok(self.copying.remove(to).is_some()),
             Effect::Failed { .. } => Ok(true),
+            Effect::Taken => Ok(false),
             Effect::Finish { .. } | Effect::Reboot if !running => {
                 // It has gone that way already: nobody answers, which is what was wanted.
                 if self.domain.is_some() { Ok(false) } else { Err("there is no machine".into()) }

@@ -379,18 +379,22 @@ impl Held<'_> {
         {
             return Ok(Put::Refused(why));
         }
-        match machine.apply(&self.name, &line.effect) {
+        let changed = match machine.apply(&self.name, &line.effect) {
             Err(why) => return Ok(Put::Refused(why)),
-            Ok(false) => return Ok(Put::Changed(false)),
-            Ok(true) => {}
-        }
-        let mut text = serde_json::to_vec(line)?;
+            Ok(false) if machine.hand == self.stored.machine.hand => return Ok(Put::Changed(false)),
+            Ok(changed) => changed,
+        };
+        let mut text = if changed {
+            serde_json::to_vec(line)?
+        } else {
+            serde_json::to_vec(&Line { effect: Effect::Taken, ..line.clone() })?
+        };
         text.push(b'\n');
         // One call, so that a process that dies leaves all of the line or a piece without its end.
         self.file.write_all(&text)?;
         self.stored = Stored { applied: self.stored.applied + text.len() as u64, machine };
         write_state(&self.path, &self.stored)?;
-        Ok(Put::Changed(true))
+        Ok(Put::Changed(changed))
     }
 }
 

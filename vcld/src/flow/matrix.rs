@@ -246,7 +246,7 @@ async fn a_fetch_survives_whatever_happens() {
     let server = world.serve(world.end("node2", &[("node1", nobody)]), &other, "127.0.0.2").await;
     let end = world.end("node1", &[("node2", server.address)]);
     let prepare = async |lab: &Lab| {
-        lab.node.queue.rebuild_from(std::slice::from_ref(&manifest)).await.map(drop).unwrap()
+        lab.node.queue.rebuild_from(std::slice::from_ref(&manifest)).await.map(drop).unwrap();
     };
     let request = |_: &Utf8Path| JobRequest::Fetch { image: image("far@2"), node: Some("node1".into()) };
     let report = matrix_with("fetch", Some(end), prepare, request, false).await;
