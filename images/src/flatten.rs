@@ -44,6 +44,8 @@ pub async fn copy_whole(
         return Err(Error::new(ErrorKind::NotFound, format!("{image} has no disk {n}")));
     };
     let (from, to) = (PathBuf::from(revision.path(&disk.file)), staging.path(&disk.file)?);
+    let ours = cx.check().await;
+    ours.map_err(|e| Error::job(format!("removing {}", to.display()), e))?;
     match std::fs::remove_file(&to) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io(format!("removing {}", to.display()), e));

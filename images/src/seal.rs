@@ -40,6 +40,7 @@ impl StagedDisk {
 /// [`Corrupt`](crate::ErrorKind::Corrupt) when its tables contradict each other, are cut off, or when it changes while
 /// it is read; [`NotFound`](crate::ErrorKind::NotFound), [`NoSpace`](crate::ErrorKind::NoSpace), or told to stop.
 pub async fn seal(cx: &Cx, staging: &Staging, disks: &[StagedDisk]) -> Result<Vec<DiskRecord>> {
+    cx.check().await.map_err(|e| Error::job(format!("sealing {}", staging.name()), e))?;
     digest::remove_copies(staging.directory())?;
     let mut ready = Vec::new();
     for (n, disk) in disks.iter().enumerate() {

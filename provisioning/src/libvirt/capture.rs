@@ -271,7 +271,8 @@ async fn copy_disk(
     let convert = convert_disk(cx, copy, base);
     match tokio::time::timeout(limit, convert).await {
         Ok(Err(e)) => {
-            // What is there of it is not to hold the room that may be waited for.
+            // What is there of it is not to hold the room that may be waited for. If the job is another's by now, this
+            // fails, and what is there is the other's.
             remove_file(&copy.to)?;
             Err(e.into())
         }
