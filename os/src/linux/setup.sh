@@ -165,6 +165,8 @@ main() {
     check_machine_id
     rm -rf "$ROOT"/var/lib/vcld/hook.*
     put "$ROOT/etc/vcld/loaded" 644 "computer $NAME"
+    # The keys are told and the flag is gone: a power cut must not bring back who it was, or make it somebody else.
+    [ -n "$ROOT" ] || sync
     tell_host_keys
 }
 main
