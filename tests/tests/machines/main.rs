@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod deltas;
 mod end_states;
 mod faults;
 mod first_steps;
 mod from_vm;
+mod frozen;
 mod insight;
 mod kills;
 mod lifecycle;
