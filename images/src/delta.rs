@@ -55,6 +55,12 @@ impl Library {
     /// As [`get`](Self::get); [`Corrupt`](ErrorKind::Corrupt) when its chunk digests are lost or others.
     pub fn base(&self, image: &ImageRef) -> Result<Base> {
         let revision = self.get(image)?;
+        let depth = self.under(&revision)?.len() + 1;
+        if depth >= DEEPEST {
+            return Err(Error::refused(format!(
+                "{image} lies on {depth} revisions; what lies on more is not read"
+            )));
+        }
         let contents = revision.manifest.disks.iter().map(|disk| {
             let path = PathBuf::from(revision.path(&chunks_name(&disk.file)));
             let content = digest::Content::read(&path, disk.virtual_size.bytes())?;

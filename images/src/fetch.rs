@@ -84,6 +84,9 @@ impl Listing {
         if let Some(firmware) = &wanted.firmware {
             expected.insert(firmware.file.clone(), (None, Some(&firmware.file_digest)));
         }
+        for file in &wanted.boot_files {
+            expected.insert(file.file.clone(), (Some(file.size.bytes()), Some(&file.digest)));
+        }
         let beside: BTreeMap<String, u64> = wanted
             .disks
             .iter()
@@ -315,7 +318,8 @@ fn list_one(revision: &Revision, name: &str, stop: &CancellationToken) -> Result
     let path = Path::new(&revision.directory).join(name);
     let manifest = &revision.manifest;
     let disks = manifest.disks.iter().map(|d| (&d.file, &d.file_digest));
-    let mut known = disks.chain(manifest.firmware.iter().map(|f| (&f.file, &f.file_digest)));
+    let boot = manifest.boot_files.iter().map(|f| (&f.file, &f.digest));
+    let mut known = disks.chain(manifest.firmware.iter().map(|f| (&f.file, &f.file_digest))).chain(boot);
     if let Some((_, digest)) = known.find(|(file, _)| *file == name) {
         let meta =
             path.symlink_metadata().map_err(|e| Error::io(format!("reading {}", path.display()), e))?;

@@ -148,8 +148,15 @@ fn complete(from: &Path, to: &Path, new: &Manifest) -> Result<()> {
     for (name, path) in entries(from)? {
         let ours = name == MANIFEST || disks.contains(&name.as_str()) || chunks.contains(&name);
         let target = to.join(&name);
-        if ours || target.exists() {
+        if ours {
             continue;
+        }
+        // An earlier life may have died in the middle of a copy.
+        match std::fs::remove_file(&target) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("removing {}", target.display()), e));
+            }
+            _ => {}
         }
         let linked = std::fs::hard_link(&path, &target).or_else(|_| std::fs::copy(&path, &target).map(drop));
         linked.map_err(|e| Error::io(format!("taking {} along", path.display()), e))?;

@@ -11,6 +11,7 @@
 use crate::database::{Db, DbRow, now};
 use crate::engine::Engine;
 use crate::migrate::{migrations, version};
+use crate::restored::{Restored, end_all};
 use crate::{Error, Kind, Queue, Result};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,27 @@ impl Queue {
     /// [`Kind::Corrupt`] for one that is cut off or none of ours. No node joins a database that was filled in part;
     /// this, called again, empties it first.
     pub async fn restore(&self, from: &mut (impl AsyncBufRead + Unpin + Send)) -> Result<Dumped> {
+        self.fill(from, None).await.map(|(dumped, _)| dumped)
+    }
+
+    /// As [`restore`](Self::restore), for a database that goes on where the one of the copy was: what was under way there
+    /// is ended with this reason, as [`end_all`](Self::end_all) does it. Until it is, no node joins.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub async fn restore_ended(
+        &self,
+        from: &mut (impl AsyncBufRead + Unpin + Send),
+        reason: &str,
+    ) -> Result<Restored> {
+        self.fill(from, Some(reason)).await.map(|(_, restored)| restored)
+    }
+
+    async fn fill(
+        &self,
+        from: &mut (impl AsyncBufRead + Unpin + Send),
+        ended: Option<&str>,
+    ) -> Result<(Dumped, Restored)> {
         let empty = self.write(|db| Box::pin(begin_filling(db)));
         if let Some(table) = empty.await? {
             let message =
@@ -151,8 +173,9 @@ impl Queue {
                 }
                 (Line::End { rows: its }, Some(schema)) if its == rows => {
                     self.insert_rows(waiting).await?;
-                    self.write(|db| Box::pin(end_filling(db))).await?;
-                    return Ok(Dumped { schema, rows });
+                    let reason = ended.map(str::to_owned);
+                    let restored = self.write(move |db| Box::pin(end_filling(db, reason))).await?;
+                    return Ok((Dumped { schema, rows }, restored));
                 }
                 _ => {
                     return Err(Error::new(
@@ -215,9 +238,12 @@ async fn begin_filling(db: &mut Db) -> Result<Option<String>> {
     Ok(None)
 }
 
-async fn end_filling(db: &mut Db) -> Result<()> {
-    sqlx::query(AssertSqlSafe(format!("DELETE FROM orphans WHERE {FILLING}"))).execute(db).await?;
-    Ok(())
+async fn end_filling(db: &mut Db, ended: Option<String>) -> Result<Restored> {
+    sqlx::query(AssertSqlSafe(format!("DELETE FROM orphans WHERE {FILLING}"))).execute(&mut *db).await?;
+    match ended {
+        Some(reason) => end_all(db, &reason).await,
+        None => Ok(Restored::default()),
+    }
 }
 
 async fn first_not_empty(db: &mut Db) -> Result<Option<String>> {

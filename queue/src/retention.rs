@@ -72,8 +72,9 @@ pub(crate) async fn free(db: &mut Db, image: &ImageRef) -> Result<()> {
         return Ok(());
     }
     let (first, all) = (&children[0], names(&children));
+    let (are, those) = if children.len() == 1 { ("is", "that") } else { ("are", "those") };
     let message = format!(
-        "{all} is stored over {image}; delete that first, or rewrite it whole: vclctl image flatten {first}"
+        "{all} {are} stored over {image}; delete {those} first, or rewrite whole: vclctl image flatten {first}"
     );
     Err(Error::new(Kind::Refused, message))
 }

@@ -66,6 +66,10 @@ impl Peers for Joined {
         let mut peers = BTreeMap::new();
         match self.queue.nodes().await {
             Ok(rows) => peers.extend(rows.into_iter().filter_map(|row| Some((row.name, row.address?)))),
+            // A node that the database knows must not be a stranger because the database is away.
+            Err(error) if self.configured.is_empty() => {
+                return Err(error.into());
+            }
             // Whoever is in the configuration is known without asking.
             Err(error) => tracing::debug!(error = %error, "cannot ask for the nodes that joined"),
         }

@@ -74,7 +74,9 @@ impl Node {
         let looked = chrono::Utc::now();
         let manifests: Vec<_> = self.library.revisions()?.revisions.into_iter().map(|r| r.manifest).collect();
         let held: Vec<_> = manifests.iter().map(vcl_types::Manifest::image_ref).collect();
-        let rebuilt = self.queue.rebuild_from(&manifests).await?;
+        let mut rebuilt = self.queue.rebuild_from(&manifests).await?;
+        // What another lies on here is needed, whatever the database says of it.
+        rebuilt.deleted.retain(|image| manifests.iter().all(|m| m.lies_on() != Some(image)));
         self.queue.set_holdings(&self.name, &held, looked).await?;
         let mut lacking = BTreeMap::new();
         for revision in self.queue.images().await?.into_iter().flat_map(|image| image.revisions) {

@@ -33,6 +33,9 @@ pub struct Played {
     pub trace: Vec<Passed>,
     /// The world as it was before, and in the end.
     pub worlds: (Value, Value),
+    /// Whether an undo was made to fail and the world tells a person of it; see
+    /// [`set_aside`](super::Scene::set_aside).
+    pub aside: bool,
     /// What was wrong by the rules that hold for every history.
     pub wrong: Vec<String>,
 }

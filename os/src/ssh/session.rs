@@ -69,14 +69,16 @@ pub(super) fn open(
     session.set_timeout(left(until));
     session.userauth_pubkey_memory(&to.user, None, ours.private(), None).map_err(|e| {
         let n = number(&e);
-        if code::LOGIN_REFUSED.contains(&n) {
+        // libssh2 gives a connection that is lost, or says nothing, in the middle of a login the number of a refusal.
+        let cut = e.message().starts_with("Waiting for");
+        if code::LOGIN_REFUSED.contains(&n) && !cut {
             let (print, how) = (ours.fingerprint(), ours.how_to_add(&to.user, to.address, to.port));
             let context = format!("{to} refused our key {print}; add it: {how}");
             Error::caused(ErrorKind::LoginRefused, context, e)
         } else if code::KEY_UNREADABLE.contains(&n) {
             let context = format!("our own key {} cannot be used to log in to {to}", ours.fingerprint());
             Error::caused(ErrorKind::Local, context, e)
-        } else if code::TIMED_OUT.contains(&n) {
+        } else if code::TIMED_OUT.contains(&n) || (cut && Instant::now() >= until) {
             Error::caused(ErrorKind::Deadline, format!("{to} does not finish the login in time"), e)
         } else {
             Error::caused(ErrorKind::Lost, format!("{to} broke off while we logged in"), e)

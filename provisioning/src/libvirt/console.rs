@@ -57,12 +57,15 @@ fn strip_escapes(line: &str) -> String {
 
 /// The error with the console's last lines: what an admin would look at next.
 pub(super) fn with_console(error: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
-    let shown = tail(console, 16 * 1024).map(|text| last_lines(&text, 12)).unwrap_or_default();
     let failure = error.failure();
-    let shown = if shown.is_empty() {
-        "its console shows nothing: it may have no boot loader, or no console on ttyS0".to_owned()
-    } else {
-        format!("the last lines of its console:\n{shown}")
+    let shown = match tail(console, 16 * 1024).map(|text| last_lines(&text, 12)) {
+        Err(e) => format!("its console cannot be read: {e}"),
+        Ok(shown) if shown.is_empty() => {
+            "its console has shown nothing yet: it is still in its firmware, has no boot \
+             loader, or no console on ttyS0"
+                .to_owned()
+        }
+        Ok(shown) => format!("the last lines of its console:\n{shown}"),
     };
     vcl_job::Error::new(failure.kind, format!("{}; {shown}", failure.message))
 }

@@ -162,6 +162,8 @@ impl Sim {
         remove_file(&copy.to)?;
         let (size, content) = self.on_disk(&copy.machine, copy.disk).await?;
         let plain = self.plain_path(copy);
+        // One that stood still here may have been followed by another, which is done by now.
+        cx.check().await?;
         let written = plain.parent().map_or(Ok(()), std::fs::create_dir_all);
         written.and_then(|()| disk::write(&plain, size, &content)).map_err(|e| {
             let kind = if e.kind() == std::io::ErrorKind::StorageFull { Kind::NoSpace } else { Kind::Fatal };

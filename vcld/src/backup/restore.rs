@@ -1,6 +1,6 @@
 //! Putting a snapshot back, while no daemon runs.
 //!
-//! Jobs that had not ended when the snapshot was taken do not go on ([`vcl_queue::Queue::end_all`]): the world has
+//! Jobs that had not ended when the snapshot was taken do not go on ([`vcl_queue::Queue::restore_ended`]): the world has
 //! moved on since, and neither their journals nor their undo know how.
 
 use super::store::{DATABASE, Snapshot, Store, alone};
@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use vcl_config::{Config, Database};
 use vcl_images::fetch::Listing;
 use vcl_images::{ErrorKind, Library};
-use vcl_queue::Queue;
+use vcl_queue::{Queue, Restored};
 use vcl_types::{ImageRef, JobId};
 
 /// What is to be put back.
@@ -107,8 +107,10 @@ pub(crate) async fn restore(config: &Config, node: &str, what: &Restore) -> Resu
         );
     }
     let mut report = Report { snapshot: snapshot.name.clone(), database: place.empty, ..Report::default() };
-    let queue = place.fill(config, &snapshot).await?;
-    let done = fill(&queue, &library, &store, (&snapshot, &listings), node, &mut report).await;
+    let (queue, ended) = place.fill(config, &snapshot).await?;
+    report.jobs = ended.jobs;
+    report.computers = ended.computers.iter().map(ToString::to_string).collect();
+    let done = fill(&queue, &library, &store, &listings, node, &mut report).await;
     queue.close().await;
     done.map(|()| report)
 }
@@ -143,22 +145,28 @@ impl Place {
         }
     }
 
-    /// The database, with the snapshot's rows if nothing was in it.
-    async fn fill(&self, config: &Config, snapshot: &Snapshot) -> Result<Queue> {
+    /// The database, with the snapshot's rows if nothing was in it, and what was ended in them. There is no moment at which
+    /// a daemon would take the rows and go on with their jobs.
+    async fn fill(&self, config: &Config, snapshot: &Snapshot) -> Result<(Queue, Restored)> {
         let rows = snapshot.directory.join(DATABASE);
+        let taken = snapshot.complete.as_ref().map(|c| c.taken.to_rfc3339()).unwrap_or_default();
+        let reason = format!(
+            "it had not ended when the backup of {taken} was taken, and the world has moved on since; ask for it again"
+        );
+        let mut ended = Restored::default();
         if let (true, Database::Sqlite { path }) = (self.empty, &config.database) {
-            put_file(&rows, path).await?;
+            ended = put_file(&rows, path, &reason).await?;
         }
         let queue = database(config).await.context("stop vcld before restoring")?;
         if self.empty && queue.engine() == vcl_queue::Engine::MariaDb {
             // One that is cut short here is known as such: no daemon takes it for the whole.
-            let done = put_rows(&queue, &rows).await;
+            let done = put_rows(&queue, &rows, &reason).await;
             if done.is_err() {
                 queue.close().await;
             }
-            done?;
+            ended = done?;
         }
-        Ok(queue)
+        Ok((queue, ended))
     }
 }
 
@@ -167,19 +175,10 @@ async fn fill(
     queue: &Queue,
     library: &Library,
     store: &Store,
-    (snapshot, listings): (&Snapshot, &[Listing]),
+    listings: &[Listing],
     node: &str,
     report: &mut Report,
 ) -> Result<()> {
-    let taken = snapshot.complete.as_ref().map(|c| c.taken.to_rfc3339()).unwrap_or_default();
-    if report.database {
-        let reason = format!(
-            "it had not ended when the backup of {taken} was taken, and the world has moved on since; ask for it again"
-        );
-        let ended = queue.end_all(&reason).await?;
-        report.jobs = ended.jobs;
-        report.computers = ended.computers.iter().map(ToString::to_string).collect();
-    }
     for listing in listings {
         put_revision(store, library, listing, report).await?;
     }
@@ -217,15 +216,15 @@ fn choose(store: &Store, wanted: Option<&str>) -> Result<Snapshot> {
     }
 }
 
-async fn put_rows(queue: &Queue, from: &Utf8Path) -> Result<()> {
+async fn put_rows(queue: &Queue, from: &Utf8Path, reason: &str) -> Result<Restored> {
     let file = tokio::fs::File::open(from).await.with_context(|| format!("reading {from}"))?;
     let mut reader = tokio::io::BufReader::with_capacity(1 << 20, file);
-    queue.restore(&mut reader).await.with_context(|| format!("putting back the rows of {from}"))?;
-    Ok(())
+    let restored = queue.restore_ended(&mut reader, reason).await;
+    restored.with_context(|| format!("putting back the rows of {from}"))
 }
 
 /// A database in a file, which gets its name when it is there whole.
-async fn put_file(rows: &Utf8Path, to: &Utf8Path) -> Result<()> {
+async fn put_file(rows: &Utf8Path, to: &Utf8Path, reason: &str) -> Result<Restored> {
     if let Some(parent) = to.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("making {parent}"))?;
     }
@@ -236,10 +235,10 @@ async fn put_file(rows: &Utf8Path, to: &Utf8Path) -> Result<()> {
     }
     remove(&[part.to_string()])?;
     let queue = Queue::open(&part).await.context("stop vcld before restoring")?;
-    let filled = put_rows(&queue, rows).await;
+    let filled = put_rows(&queue, rows, reason).await;
     // With this its log is in the file.
     queue.close().await;
-    filled?;
+    let restored = filled?;
     let named = || {
         std::fs::File::open(&part)?.sync_all()?;
         anyhow::ensure!(!Utf8PathBuf::from(format!("{part}-wal")).exists(), "its log stays beside it");
@@ -250,7 +249,8 @@ async fn put_file(rows: &Utf8Path, to: &Utf8Path) -> Result<()> {
         Ok(())
     };
     named().with_context(|| format!("writing the database {to}"))?;
-    remove(&[format!("{part}.lock")])
+    remove(&[format!("{part}.lock")])?;
+    Ok(restored)
 }
 
 fn remove(files: &[String]) -> Result<()> {

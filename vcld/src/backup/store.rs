@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use vcl_images::fetch::{ListedFile, Listing};
 use vcl_images::{Directory, Progress, Store as _};
 use vcl_job::{Cx, MemoryJournal};
-use vcl_types::{ByteSize, Digest};
+use vcl_types::{ByteSize, Digest, ImageRef};
 
 const MARK: &str = "vcld-backup";
 const FORMAT: &str = "vcld backup 1\n";
@@ -131,11 +131,19 @@ impl Store {
         }
         let path = snapshot.directory.join(REVISIONS);
         let text = std::fs::read(&path).with_context(|| format!("reading {path}"))?;
-        let listings: Vec<Listing> =
+        let mut listings: Vec<Listing> =
             serde_json::from_slice(&text).with_context(|| format!("reading {path}"))?;
         for listing in &listings {
             listing.check(&listing.manifest).with_context(|| format!("reading {path}"))?;
         }
+        // What others lie on comes before them, whatever it is called.
+        let over: BTreeMap<ImageRef, Option<ImageRef>> =
+            listings.iter().map(|l| (l.manifest.image_ref(), l.manifest.lies_on().cloned())).collect();
+        listings.sort_by_cached_key(|listing| {
+            let first = Some(listing.manifest.image_ref());
+            let chain = std::iter::successors(first, |image| over.get(image).cloned().flatten());
+            chain.take(over.len()).count()
+        });
         Ok(listings)
     }
 

@@ -120,13 +120,14 @@ impl Running {
                 .await?;
             return Ok(Some(format!("{image} was here already")));
         }
-        self.fetch_all(&mut job.part("fetch"), input.lacking).await?;
+        self.fetch_all(&mut job.part("fetch"), input.lacking, true).await?;
         Ok(Some(format!("{image} is here")))
     }
 
-    /// Fetches them one after the other.
-    pub(super) async fn fetch_all(&self, job: &mut Job, lacking: Vec<Lacking>) -> Result<()> {
-        for Lacking { manifest, staging } in lacking {
+    /// Fetches them one after the other. Where that is `all` of the job, calling it off comes too late when the last is here.
+    pub(super) async fn fetch_all(&self, job: &mut Job, lacking: Vec<Lacking>, all: bool) -> Result<()> {
+        let count = lacking.len();
+        for (n, Lacking { manifest, staging }) in lacking.into_iter().enumerate() {
             let image = manifest.image_ref();
             let from = job
                 .step(self, &FETCH, FetchIntent { image: image.clone(), staging })
@@ -141,6 +142,9 @@ impl Running {
                     exchange.fetch(&cx, &self.node.library, &manifest, &intent.staging, &holders).await
                 })
                 .await?;
+            if all && n + 1 == count {
+                job.commit();
+            }
             job.step(self, &HOLD, image.clone())
                 .key(&image)
                 .run(async |image, _| self.holds(&image).await)

@@ -217,7 +217,17 @@ impl Running {
     async fn forget(&self, job: &mut Job, image: &ImageRef) -> Result<()> {
         job.step(self, &DELETE_ROW, image.clone())
             .key(image)
-            .run(async |image, _| Ok(self.node.queue.let_go(&self.claim, &image).await?))
+            .run(async |image, _| {
+                // What another node has rewritten whole may still be a delta here.
+                let here = self.node.library.revisions()?.revisions;
+                if let Some(child) = here.iter().find(|r| r.manifest.lies_on() == Some(&image)) {
+                    let child = child.manifest.image_ref();
+                    let way_out =
+                        format!("{child} is stored over {image} in this node's library; delete that first");
+                    return Err(Error::new(Kind::Refused, way_out));
+                }
+                Ok(self.node.queue.let_go(&self.claim, &image).await?)
+            })
             .await
     }
 
@@ -314,6 +324,16 @@ impl Running {
         let known = self.node.queue.revision(image).await?;
         let exact = known.manifest.image_ref();
         let revision = self.node.library.get(&exact)?;
+        // There is one row for all copies: another's would be a delta that nobody knows of any more.
+        let mut others = self.node.queue.holders(&exact).await?;
+        others.retain(|node| *node != self.node.name);
+        if !others.is_empty() && !self.node.config.library.shared {
+            let message = format!(
+                "{exact} lies in the libraries of {} as well, and would stay a delta there; capture with --whole instead",
+                others.join(", ")
+            );
+            return Err(Error::new(Kind::Refused, message));
+        }
         Ok(FlattenInput {
             revision,
             size: known.size,

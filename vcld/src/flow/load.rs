@@ -98,7 +98,7 @@ impl Running {
         let LoadInput { computer, revision, owner, holds, lacking } = input;
         if !lacking.is_empty() {
             // Before anything is taken off the computer: what it has is not given up for a revision that nobody has.
-            self.fetch_all(&mut job.part("fetch"), lacking).await?;
+            self.fetch_all(&mut job.part("fetch"), lacking, false).await?;
         }
         let backend = self.backend(&computer.backend)?;
         if let Some(old) = holds {

@@ -37,7 +37,10 @@ pub(super) async fn shorten_chains(node: &Node) -> Result<(), Refusal> {
         let here = node.library.get(&image).is_ok_and(|r| r.manifest.lies_on().is_some());
         let same =
             |asked: &JobRequest| matches!(asked, JobRequest::Flatten { image: other } if *other == image);
-        if here && !failed_lately(&own, same) {
+        // One that others have a copy of stays as it is.
+        let alone = node.config.library.shared
+            || node.queue.holders(&image).await?.iter().all(|holder| *holder == node.name);
+        if here && alone && !failed_lately(&own, same) {
             ask(node, JobRequest::Flatten { image }).await?;
         }
     }

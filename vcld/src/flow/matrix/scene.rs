@@ -319,6 +319,12 @@ impl Scene for Played {
         self.lab.node.queue.journal(&self.claimed()).read().await
     }
 
+    /// A capture that cannot bring its computer back takes it out of use and says why.
+    fn set_aside(&self, world: &Value) -> bool {
+        let computers = world["computers"].as_array().into_iter().flatten();
+        computers.into_iter().any(|computer| computer[1] == "maintenance" && computer[2].is_string())
+    }
+
     fn restores(&self) -> bool {
         self.restores
     }
