@@ -60,6 +60,8 @@ impl Site {
         setup.simulated = Some(Simulated { at_once: 20, delay: "1ms" });
         let daemon = Daemon::start(setup)?;
         let _: JobView = daemon.json(&["image", "import", "tiny", disk.as_str()])?;
+        // So that there is always something to load.
+        ensure!(daemon.vclctl(&["image", "promote", "tiny@1"])?.status.success());
         let world = World::open(path.join("machines"))?;
         let client = Client::new(path.join("vcld.sock").as_std_path())?;
         let chance = Rng::with_seed(seed);
@@ -134,6 +136,8 @@ impl Site {
                     "not deleted",
                     "is loaded",
                     "newest",
+                    "in production",
+                    "reads tiny",
                 ];
                 ensure!(fine.iter().any(|f| reason.contains(f)), "{job:#?}");
             }
