@@ -36,7 +36,8 @@ pub const PREFIX: &str = "fetch+";
 
 /// How the names of files end that are not whole yet.
 const PARTIAL: &str = ".partial";
-/// How long a file may be that the manifest gives no length for, in bytes: firmware variables, a kernel, an initrd.
+/// How long a file may be that the manifest gives no length for, in bytes: firmware variables; a kernel and an initrd where
+/// the manifest is from before they had digests.
 const LARGEST_SMALL: u64 = 4 << 30;
 
 /// What a node gives of a revision.

@@ -41,6 +41,14 @@ pub fn doing() -> Option<Doing> {
     DOING.try_with(Clone::clone).ok()
 }
 
+/// [`Doing::held`] of what this task does; fine where it does nothing for a job.
+///
+/// # Errors
+/// [`Kind::LeaseLost`].
+pub fn held() -> Result<()> {
+    doing().map_or(Ok(()), |doing| doing.held())
+}
+
 impl Doing {
     pub(crate) fn new(shared: &Arc<Shared>, key: &str, undoing: bool, stop: CancellationToken) -> Self {
         let token = shared.journal.token();

@@ -40,7 +40,7 @@ mod seeded;
 mod shared;
 mod step;
 
-pub use doing::{Doing, doing};
+pub use doing::{Doing, doing, held};
 pub use error::{Error, Failure, Kind, Result, chain};
 pub use execute::{Control, Flow, Outcome, Owners, Run, execute, unwind};
 pub use journal::{Journal, MemoryJournal, RECORD_LIMIT, Record};

@@ -270,6 +270,7 @@ impl<On: ?Sized + Sync, I: Serialize + DeserializeOwned + Clone + Send + Sync> L
         let result = tokio::select! {
             biased;
             result = &mut work => result,
+            // why: it is a deadline
             () = tokio::time::sleep(GRACE) => {
                 // It cannot be stopped. Undoing under its hands would be worse than waiting: say so, and wait.
                 let context =

@@ -198,7 +198,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(told()),
-                () = tokio::time::sleep(paced(wait)) => wait *= 2,
+                () = tokio::time::sleep(paced(wait)) => wait *= 2, // why: a database that is away tells nobody when it is back
             }
         }
         Ok(())
@@ -318,7 +318,7 @@ impl Shared {
                 Why::Overdue => self.overdue().unwrap_or_else(stopping),
                 Why::Interrupted | Why::Deadline => stopping(),
             }),
-            () = tokio::time::sleep(paced(wait)) => Ok(()),
+            () = tokio::time::sleep(paced(wait)) => Ok(()), // why: what failed is given time before the next try
         }
     }
 
@@ -382,7 +382,7 @@ impl Shared {
                     biased;
                     () = self.lost() => {}
                     () = self.control.stop.cancelled() => {}
-                    () = tokio::time::sleep(paced(wait)) => {}
+                    () = tokio::time::sleep(paced(wait)) => {} // why: as before the next try of a step
                 }
                 wait = (wait * 2).min(Duration::from_secs(60));
             } else {

@@ -350,12 +350,7 @@ pub(crate) async fn held(
 impl Held {
     /// What the event leads to; where the step had it before, what the computer is in now.
     fn next(&self) -> Result<State> {
-        match next(self.state, self.event) {
-            _ if self.again => Ok(self.state),
-            Ok(state) => Ok(state),
-            Err(_) if leads_to(self.event, self.state) => Ok(self.state),
-            Err(e) => Err(Error::caused(Kind::Refused, format!("computer {}", self.name), e)),
-        }
+        if self.again { Ok(self.state) } else { led(&self.name, self.state, self.event) }
     }
     async fn remember(self, db: &mut Db, claim: &Claim, key: &str, state: State) -> Result<()> {
         if self.again {
@@ -407,12 +402,7 @@ pub(crate) async fn happen(
     if let Some(state) = guard::effect(&mut *db, claim, key, &effect).await? {
         return state.parse().map_err(|e: String| Error::corrupt("an effect's state", e));
     }
-    let state = get(&mut *db, name).await?.state;
-    let state = match next(state, event) {
-        Ok(state) => state,
-        Err(_) if leads_to(event, state) => state,
-        Err(e) => return Err(Error::caused(Kind::Refused, format!("computer {name}"), e)),
-    };
+    let state = led(name, get(&mut *db, name).await?.state, event)?;
     set_state(&mut *db, name, state).await?;
     guard::remember(db, claim, key, &effect, state.as_str()).await?;
     Ok(state)
@@ -428,6 +418,15 @@ pub(crate) async fn set_loaded(db: &mut Db, name: &ComputerName, loaded: Option<
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// What the event leads to; a computer that is there already stays.
+fn led(name: &ComputerName, state: State, event: Event) -> Result<State> {
+    match next(state, event) {
+        Ok(state) => Ok(state),
+        Err(_) if leads_to(event, state) => Ok(state),
+        Err(e) => Err(Error::caused(Kind::Refused, format!("computer {name}"), e)),
+    }
 }
 
 /// Whether `state` is what `event` leads to from wherever it is possible.

@@ -158,6 +158,7 @@ impl Queue {
                     if self.0.readers.is_closed() || tokio::time::Instant::now() >= until {
                         return Err(e);
                     }
+                    // why: a server tells nobody when it is back
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 answer => return answer,

@@ -351,7 +351,7 @@ impl Membership {
         loop {
             tokio::select! {
                 () = self.lease.lost() => return,
-                () = tokio::time::sleep(wait.min(self.lease.left())) => {}
+                () = tokio::time::sleep(wait.min(self.lease.left())) => {} // why: it is time that a lease is renewed by
             }
             // After standing still this comes first: what is over is not renewed.
             if self.lease.check().is_err() {

@@ -57,6 +57,10 @@ impl History {
         self.0.push(acts.to_vec());
         self
     }
+    /// Whether this happens at that point of that life.
+    pub(crate) fn strikes(&self, life: usize, point: usize, act: Act) -> bool {
+        self.0.get(life).is_some_and(|acts| acts.contains(&(point, act)))
+    }
     pub(crate) fn has(&self, wanted: &[Act]) -> bool {
         self.0.iter().flatten().any(|(_, act)| wanted.contains(act))
     }

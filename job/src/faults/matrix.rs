@@ -321,8 +321,7 @@ where
             Err(e) => wrong.push(e.failure().message),
         }
         let after = scene.world().await;
-        let struck = |p: &Passed, act: Act| history.0.get(p.life).is_some_and(|l| l.contains(&(p.nth, act)));
-        let undo_failed = trace.iter().any(|p| p.undoing && struck(p, Act::Fail));
+        let undo_failed = trace.iter().any(|p| p.undoing && history.strikes(p.life, p.nth, Act::Fail));
         let aside = undo_failed && scene.set_aside(&after);
         if let Some(Some(end)) = ends.last() {
             wrong.extend(scene.left(end).await.into_iter().map(|what| format!("left over: {what}")));
@@ -356,8 +355,7 @@ fn differing(is: &Value, should: &Value) -> String {
 
 /// Ends of lives that nothing in the history explains.
 fn odd_ends(history: &History, ends: &[Option<Ended>], trace: &[Passed]) -> Vec<String> {
-    let struck =
-        |p: &Passed, act: Act| history.0.get(p.life).is_some_and(|life| life.contains(&(p.nth, act)));
+    let struck = |p: &Passed, act: Act| history.strikes(p.life, p.nth, act);
     let undo_failed = trace.iter().any(|p| p.undoing && (struck(p, Act::Fail) || struck(p, Act::Blip)));
     let explained = |end: &Ended| match end {
         Ended::Done(_) | Ended::RolledBack(_) => true,

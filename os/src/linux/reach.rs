@@ -82,7 +82,7 @@ pub(super) async fn reach(
             () = cancel.cancelled() => {
                 return Err(Error::new(ErrorKind::Cancelled, format!("waiting for {to} was given up")));
             }
-            () = sleep(wait) => {}
+            () = sleep(wait) => {} // why: a guest that boots tells nobody when its ssh server is up
         }
     }
 }

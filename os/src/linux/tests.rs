@@ -376,6 +376,7 @@ async fn waiting_is_given_up_at_once() {
     let cancel = CancellationToken::new();
     let guest = case.guest();
     let (result, ()) = tokio::join!(Linux.wait_ready(guest, &cancel), async {
+        // why: somewhere in the middle of the waiting, which says nothing of itself
         tokio::time::sleep(Duration::from_secs(5)).await;
         cancel.cancel();
     });

@@ -29,9 +29,7 @@ impl Libvirt {
         let began = tokio::time::Instant::now();
         let mut told = false;
         loop {
-            if let Some(doing) = doing() {
-                doing.held()?;
-            }
+            vcl_job::held()?;
             let result = work().await;
             let (doing, error) = match (doing(), result) {
                 (Some(doing), Err(e)) if e.kind == ErrorKind::Unreachable => (doing, e),

@@ -63,13 +63,10 @@ pub(super) const START: Step<Libvirt, Start> = Step::<Libvirt, Start>::new("star
         })
     });
 
-/// That the job still is this process's, as far as it can tell by itself: what another has made under a name since must not
-/// be removed by one that stood still, nor by the end of a child process that the other has ended.
-fn held() -> vcl_job::Result<()> {
-    vcl_job::doing().map_or(Ok(()), |doing| doing.held())
-}
+// What another has made under a name since must not be removed by one that stood still, nor by the end of a child process
+// that the other has ended.
 pub(super) fn remove_file(path: &str) -> vcl_job::Result<()> {
-    held()?;
+    vcl_job::held()?;
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(vcl_job::Error::caused(Kind::Fatal, format!("removing {path}"), e))
@@ -78,7 +75,7 @@ pub(super) fn remove_file(path: &str) -> vcl_job::Result<()> {
     }
 }
 pub(super) fn remove_directory(path: &Utf8Path) -> vcl_job::Result<()> {
-    held()?;
+    vcl_job::held()?;
     match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(vcl_job::Error::caused(Kind::Fatal, format!("removing {path}"), e))

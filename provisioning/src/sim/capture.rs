@@ -244,7 +244,7 @@ fn utf8(path: std::path::PathBuf) -> vcl_job::Result<String> {
 
 fn remove_file(path: &str) -> vcl_job::Result<()> {
     // As libvirt's: another may have made it anew.
-    vcl_job::doing().map_or(Ok(()), |doing| doing.held())?;
+    vcl_job::held()?;
     match std::fs::remove_file(Utf8Path::new(path)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::caused(Kind::Fatal, format!("removing {path}"), e))

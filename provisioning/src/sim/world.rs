@@ -128,9 +128,7 @@ impl World {
         let done = {
             let mut held = self.hold(machine).await?;
             // With the machine in hand, so that nobody else has it between this and the effect.
-            if let Some(doing) = vcl_job::doing() {
-                doing.held()?;
-            }
+            vcl_job::held()?;
             held.put(&line)
         };
         match done {

@@ -6,7 +6,7 @@ use crate::retention::days;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeSet;
 use vcl_images::{Discarded, flatten_candidates};
-use vcl_queue::{JobFilter, JobRow};
+use vcl_queue::JobFilter;
 use vcl_types::state::job::State;
 use vcl_types::{ImageName, JobRequest};
 
@@ -31,38 +31,33 @@ async fn ask(node: &Node, request: JobRequest) -> Result<(), Refusal> {
 
 /// Rewrites whole what makes a chain longer than `library.chain_limit`.
 pub(super) async fn shorten_chains(node: &Node) -> Result<(), Refusal> {
-    let own = own_jobs(node).await?;
     let known: Vec<_> = node.queue.standings().await?.into_iter().map(|s| s.manifest).collect();
     for image in flatten_candidates(&known, node.config.library.chain_limit) {
         let here = node.library.get(&image).is_ok_and(|r| r.manifest.lies_on().is_some());
-        let same =
-            |asked: &JobRequest| matches!(asked, JobRequest::Flatten { image: other } if *other == image);
         // One that others have a copy of stays as it is.
         let alone = node.config.library.shared
             || node.queue.holders(&image).await?.iter().all(|holder| *holder == node.name);
-        if here && alone && !failed_lately(&own, same) {
+        let same =
+            |asked: &JobRequest| matches!(asked, JobRequest::Flatten { image: other } if *other == image);
+        if here && alone && !failed_lately(node, same).await? {
             ask(node, JobRequest::Flatten { image }).await?;
         }
     }
     Ok(())
 }
 
-/// The jobs that this program asked for by itself, the newest first.
-async fn own_jobs(node: &Node) -> Result<Vec<JobRow>, Refusal> {
+/// Whether the newest job of this kind that was asked for by itself failed a short time ago: asked for at once, it would
+/// fail again, and again.
+async fn failed_lately(node: &Node, same: impl Fn(&JobRequest) -> bool) -> Result<bool, Refusal> {
     let filter = JobFilter { limit: 1000, ..JobFilter::default() };
-    let mut jobs = node.queue.jobs(&filter).await?;
-    jobs.retain(|job| job.requester == ITSELF);
-    jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
-    Ok(jobs)
-}
-
-/// Whether the newest of these jobs failed a short time ago: asked for at once, it would fail again, and again.
-fn failed_lately(jobs: &[JobRow], same: impl Fn(&JobRequest) -> bool) -> bool {
-    jobs.iter().find(|job| same(&job.request)).is_some_and(|job| match job.state {
+    // The newest come first.
+    let jobs = node.queue.jobs(&filter).await?;
+    let newest = jobs.iter().find(|job| job.requester == ITSELF && same(&job.request));
+    Ok(newest.is_some_and(|job| match job.state {
         State::Stuck => true,
         State::Failed => job.ended.is_none_or(|at| Utc::now() - at < PAUSE),
         _ => false,
-    })
+    }))
 }
 
 /// Prunes each image of which `library.retention` lets something go.
@@ -73,14 +68,13 @@ pub(super) async fn apply_retention(node: &Node) -> Result<(), Refusal> {
     if rules.is_empty() {
         return Ok(());
     }
-    let own = own_jobs(node).await?;
     let kept = node.kept().await?;
     let images: BTreeSet<&ImageName> = kept.iter().map(|k| &k.image.name).collect();
     for image in images {
         let same =
             |asked: &JobRequest| matches!(asked, JobRequest::Prune { image: other, .. } if other == image);
         let goes = vcl_images::retention::prune(&kept, image, &rules, Utc::now()).goes;
-        if !goes.is_empty() && !failed_lately(&own, same) {
+        if !goes.is_empty() && !failed_lately(node, same).await? {
             let image = image.clone();
             let request =
                 JobRequest::Prune { image, keep: rules.keep, older_than_s, owner: None, now: false };
