@@ -159,10 +159,11 @@ impl Sim {
     async fn copy_disk(&self, cx: &Cx, copy: &DiskCopy) -> vcl_job::Result<()> {
         // Before anything of an earlier life is removed: its writer must be gone.
         self.put(&copy.machine, Effect::BeginCopy { disk: copy.disk, to: copy.to.clone() }).await?;
+        // One that stood still here may have been followed by another, whose files these are by now.
+        cx.check().await?;
         remove_file(&copy.to)?;
         let (size, content) = self.on_disk(&copy.machine, copy.disk).await?;
         let plain = self.plain_path(copy);
-        // One that stood still here may have been followed by another, which is done by now.
         cx.check().await?;
         let written = plain.parent().map_or(Ok(()), std::fs::create_dir_all);
         written.and_then(|()| disk::write(&plain, size, &content)).map_err(|e| {
@@ -172,6 +173,7 @@ impl Sim {
         let from = qemu_img::ConvertFrom { path: plain.as_std_path(), format: Format::Raw };
         let (progress, options) = (Progress::of(cx), qemu_img::ConvertOptions::default());
         qemu_img::convert(cx, from, copy.to.as_ref(), Format::Qcow2, &progress, &options).await?;
+        cx.check().await?;
         remove_file(plain.as_str())?;
         self.put(&copy.machine, Effect::EndCopy { to: copy.to.clone() }).await
     }
