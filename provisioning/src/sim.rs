@@ -127,6 +127,15 @@ impl Sim {
     async fn machine(&self, machine: &str) -> Result<Machine> {
         self.world.machine(machine).await
     }
+    /// A machine of vcld's, or of which there is nothing. One that vcld did not make is refused: it is never touched.
+    async fn ours(&self, machine: &str) -> Result<Machine> {
+        let there = self.machine(machine).await?;
+        if there.is_foreign() {
+            let context = format!("machine {machine} is there and vcld did not make it; rename the computer");
+            return Err(Error::new(ErrorKind::NotOurs, context));
+        }
+        Ok(there)
+    }
 }
 
 /// Every step of the backend, those no longer used included.

@@ -84,7 +84,7 @@ impl Sim {
         job.step(self, &READ, machine.to_owned())
             .run(async |machine, cx| {
                 self.pace(&cx, &machine, READ.name()).await?;
-                let state = self.machine(&machine).await?;
+                let state = self.ours(&machine).await?;
                 if state.domain.is_some() {
                     return Ok(state);
                 }
@@ -220,6 +220,7 @@ impl Sim {
         job.step(self, &STOP, machine.to_owned())
             .run(async |machine, cx| {
                 self.pace(&cx, &machine, STOP.name()).await?;
+                self.ours(&machine).await?;
                 self.put(&machine, Effect::CutPower).await
             })
             .await?;

@@ -35,9 +35,13 @@ pub(super) struct FileCopy {
 }
 
 /// Makes the machine's directory, and clears away what an earlier machine of that name left.
-pub(super) const PREPARE: Step<Sim, String> = Step::new("prepare host")
-    .retry(TRANSIENT)
-    .undo(|sim, machine| Box::pin(async move { sim.remove_all(&machine).await }));
+pub(super) const PREPARE: Step<Sim, String> =
+    Step::new("prepare host").retry(TRANSIENT).undo(|sim, machine| {
+        Box::pin(async move {
+            // What another has there is why it failed.
+            if sim.machine(&machine).await?.is_foreign() { Ok(()) } else { sim.remove_all(&machine).await }
+        })
+    });
 pub(super) const OVERLAY: Step<Sim, NewOverlay> =
     Step::new("create overlay").retry(TRANSIENT).undo(|sim, new| {
         Box::pin(async move { sim.put(&new.machine, Effect::DeleteOverlay { disk: new.disk }).await })
@@ -77,7 +81,7 @@ impl Sim {
         job.step(self, &PREPARE, machine.to_owned())
             .run(async |machine, cx| {
                 self.pace(&cx, &machine, PREPARE.name()).await?;
-                if self.machine(&machine).await?.domain.is_some() {
+                if self.ours(&machine).await?.domain.is_some() {
                     cx.event(
                         "cleared-leftover",
                         format!("domain {machine} was there from an earlier load and is removed"),

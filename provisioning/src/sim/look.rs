@@ -17,7 +17,7 @@ pub(super) fn power_state(machine: &Machine) -> PowerState {
 
 impl Sim {
     pub(super) async fn change_power(&self, machine: &str, action: PowerAction) -> Result<PowerState> {
-        if self.machine(machine).await?.domain.is_none() {
+        if self.ours(machine).await?.domain.is_none() {
             return Err(Error::new(ErrorKind::NotFound, format!("{machine} is not loaded; it has no power")));
         }
         let effect = match action {
@@ -94,7 +94,7 @@ impl Sim {
         let mut things = Vec::new();
         for name in self.all_names()? {
             let machine = self.machine(&name).await?;
-            let ours = name.starts_with("vcl-") && !machine.is_absent();
+            let ours = name.starts_with("vcl-") && !machine.is_absent() && !machine.is_foreign();
             if !ours {
                 continue;
             }
@@ -113,6 +113,7 @@ impl Sim {
             let context = format!("the {} {name} is not one of this backend's", thing.kind);
             return Err(Error::new(ErrorKind::NotOurs, context));
         }
+        self.ours(name).await?;
         for effect in [Effect::CutPower, Effect::Undefine] {
             self.world.by_hand(name, effect).await?;
         }

@@ -205,6 +205,15 @@ impl Machine {
             && self.domain.is_none()
             && self.copying.is_empty()
     }
+    /// Whether it is another's: defined, without an owner tag.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.domain.as_ref().is_some_and(|d| d.owner.is_none())
+    }
+    /// Whether its guest is up: on, and not rebooting.
+    fn is_up(&self) -> bool {
+        self.domain.as_ref().is_some_and(|d| d.booted.is_some())
+    }
     /// Whether it is on.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -305,6 +314,8 @@ impl Machine {
                 // It has gone that way already: nobody answers, which is what was wanted.
                 if self.domain.is_some() { Ok(false) } else { Err("there is no machine".into()) }
             }
+            // It is on its way down and up already.
+            Effect::Finish { end: EndState::Reboot } if !self.is_up() => Ok(false),
             Effect::Finish { end: EndState::Off } => {
                 self.inside(effect, name)?;
                 Ok(self.off())

@@ -205,6 +205,7 @@ impl Sim {
     }
 
     pub(super) fn all_names(&self) -> Result<Vec<String>> {
+        self.world.is_there()?;
         self.world.names().map_err(|e| {
             let context = format!("reading the simulated world in {}", self.world.directory());
             crate::Error::caused(crate::ErrorKind::Failed, context, e)

@@ -160,10 +160,21 @@ impl World {
     /// The world cannot be read.
     pub async fn machine(&self, machine: &str) -> crate::Result<Machine> {
         if !self.log_path(machine).exists() {
+            self.is_there()?;
             return Ok(Machine::default());
         }
         let held = self.hold(machine).await?;
         Ok(held.stored.machine.clone())
+    }
+
+    /// Writes what is on a machine's disk as a raw image, blocking: what a copy of it has to hold.
+    ///
+    /// # Errors
+    /// There is no such disk, or it cannot be written.
+    pub fn lay_out(&self, machine: &str, disk: u32, to: &Utf8Path) -> io::Result<()> {
+        let machine = self.read(machine)?;
+        let overlay = machine.overlays.get(&disk).ok_or(io::ErrorKind::NotFound)?;
+        super::disk::write(to, overlay.size, &overlay.content)
     }
 
     /// The names of all machines that ever were.
@@ -253,6 +264,15 @@ impl World {
                 Put::Refused(why) => Err(io::Error::other(why)),
             }
         })
+    }
+
+    /// A world that was taken away is a host that does not answer, and not one without machines.
+    pub(super) fn is_there(&self) -> crate::Result<()> {
+        if self.directory.join("machines").is_dir() {
+            return Ok(());
+        }
+        let context = format!("the simulated world in {0} is not there; is {0} mounted?", self.directory);
+        Err(Error::new(ErrorKind::Unreachable, context))
     }
 
     fn log_path(&self, machine: &str) -> Utf8PathBuf {

@@ -1,0 +1,81 @@
+//! Power: switched, raced and listed.
+
+use crate::ErrorKind;
+use crate::conformance::kit::{Kit, Verdict, ensure, is_error, within};
+use crate::conformance::world::Can;
+use futures::future::join_all;
+use vcl_types::api::{PowerAction, PowerState};
+
+pub(super) async fn states(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    kit.load(&computer).await?;
+    use PowerAction::{ForceOff, On, Reset};
+    for (action, state) in [
+        (On, PowerState::On),
+        (Reset, PowerState::On),
+        (ForceOff, PowerState::Off),
+        (ForceOff, PowerState::Off),
+        (On, PowerState::On),
+        (On, PowerState::On),
+    ] {
+        let answer = within("a power call", 120, kit.backend.power(&computer, action)).await??;
+        ensure!(answer == state, "after {action:?} it answers {answer:?}");
+        let now = kit.backend.state(&computer).await?;
+        ensure!(now == state, "after {action:?} it is {now:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn races(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    kit.load(&computer).await?;
+    let actions = [PowerAction::On, PowerAction::ForceOff].repeat(4);
+    let answers = join_all(actions.iter().map(|action| kit.backend.power(&computer, *action)));
+    for (action, answer) in actions.iter().zip(within("racing power calls", 300, answers).await?) {
+        let state = answer?;
+        ensure!(
+            matches!(state, PowerState::On | PowerState::Off),
+            "in the middle of a race {action:?} answers {state:?}"
+        );
+    }
+    for (action, state) in [(PowerAction::ForceOff, PowerState::Off), (PowerAction::On, PowerState::On)] {
+        let answer = kit.backend.power(&computer, action).await?;
+        ensure!(answer == state, "after the race {action:?} answers {answer:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn nobody(kit: &Kit<'_>) -> Verdict {
+    if !kit.can(Can::Create) {
+        return crate::conformance::kit::skipped("its machines are always there");
+    }
+    let computer = kit.computer()?;
+    for action in [PowerAction::On, PowerAction::Off, PowerAction::ForceOff, PowerAction::Reset] {
+        let answer = kit.backend.power(&computer, action).await;
+        is_error(&format!("{action:?} of a computer that is not loaded"), answer, &[ErrorKind::NotFound])?;
+    }
+    kit.nothing_left().await
+}
+
+pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
+    let (on, off) = (kit.computer()?, kit.computer()?);
+    for computer in [&on, &off] {
+        kit.load(computer).await?;
+    }
+    kit.backend.power(&off, PowerAction::ForceOff).await?;
+    let powers = kit.backend.powers().await?;
+    for (computer, expected) in [(&on, PowerState::On), (&off, PowerState::Off)] {
+        let (state, listed) = (kit.backend.state(computer).await?, powers.get(&computer.name));
+        ensure!(state == expected, "{computer} is {state:?} instead of {expected:?}");
+        ensure!(listed == Some(&state), "{computer} is {state:?} and listed as {listed:?}");
+    }
+    if kit.can(Can::Create) {
+        kit.unload(&off).await?;
+        let listed = kit.backend.powers().await?.get(&off.name).copied();
+        ensure!(
+            matches!(listed, None | Some(PowerState::Absent)),
+            "a computer that is not loaded is listed as {listed:?}"
+        );
+    }
+    Ok(())
+}

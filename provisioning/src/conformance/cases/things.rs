@@ -1,0 +1,190 @@
+//! What is there: machines of vcld's and of others, and what jobs that died have left.
+
+use crate::ErrorKind;
+use crate::conformance::journals::Numbered;
+use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, refused, skipped};
+use crate::conformance::world::{Can, Foreign};
+use vcl_job::{Kind, Outcome};
+use vcl_types::Computer;
+use vcl_types::api::{PowerAction, PowerState, Thing, VmView};
+
+async fn managed(kit: &Kit<'_>) -> Verdict<Vec<String>> {
+    let vms = kit.backend.vms().await?;
+    Ok(vms.into_iter().filter_map(|vm| vm.managed.map(|name| name.to_string())).collect())
+}
+
+pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    kit.load(&computer).await?;
+    let ours = managed(kit).await?;
+    ensure!(
+        ours.contains(&computer.name.to_string()),
+        "{computer} is loaded, and of vcld's are listed: {ours:?}"
+    );
+    if kit.can(Can::Create) {
+        kit.unload(&computer).await?;
+        let ours = managed(kit).await?;
+        ensure!(!ours.contains(&computer.name.to_string()), "{computer} is unloaded and still listed");
+    }
+    let foreign = kit.computer()?;
+    if kit.foreign(Foreign::Put, &foreign).await?.is_some() {
+        let name = kit.world.foreign_name(&foreign);
+        let vms = kit.backend.vms().await?;
+        let Some(vm) = vms.iter().find(|vm| vm.name == name) else {
+            return failed(format!("{name} is there and not listed"));
+        };
+        ensure!(vm.managed.is_none(), "{name} is another's and listed as the machine of {:?}", vm.managed);
+    }
+    Ok(())
+}
+
+pub(super) async fn foreign(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    let Some(before) = kit.foreign(Foreign::Put, &computer).await? else {
+        return skipped("nobody else's machine can stand under its names");
+    };
+    let untouched = async |what: &str| {
+        let now = kit.foreign(Foreign::Look, &computer).await?;
+        ensure!(now.as_ref() == Some(&before), "{what} changed {before} into {now:?}");
+        Ok(())
+    };
+    let why = refused(
+        "a load over a foreign machine",
+        kit.run(&kit.load_of(&computer)).await,
+        &[Kind::Exists, Kind::Refused],
+    )?;
+    ensure!(why.contains(&kit.world.foreign_name(&computer)), "the error does not name the machine: {why}");
+    untouched("a load").await?;
+    // There is nothing of ours to take away: whether that is an error or well, it is not touched.
+    match kit.run(&kit.unload_of(&computer)).await {
+        Outcome::Done(_) | Outcome::RolledBack(_) => untouched("an unload").await?,
+        other => return failed(format!("an unload ended as {other:?}")),
+    }
+    for action in [PowerAction::Off, PowerAction::ForceOff, PowerAction::On, PowerAction::Reset] {
+        if kit.can(Can::Power) {
+            let answer = kit.backend.power(&computer, action).await;
+            is_error(
+                &format!("{action:?} of a foreign machine"),
+                answer,
+                &[ErrorKind::NotOurs, ErrorKind::NotFound],
+            )?;
+            untouched("a power call").await?;
+        }
+    }
+    if kit.can(Can::Things) {
+        let things = kit.backend.things().await?;
+        let named = things.iter().find(|thing| thing.computer.as_ref() == Some(&computer.name));
+        ensure!(named.is_none(), "it is listed as a thing of vcld's: {named:?}");
+    }
+    kit.foreign(Foreign::Remove, &computer).await.map(drop)
+}
+
+pub(super) async fn unknown(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    let state = kit.backend.state(&computer).await?;
+    ensure!(state == PowerState::Absent, "a computer that was never loaded is {state:?}");
+    let not_there = [ErrorKind::NotFound];
+    if kit.can(Can::Console) {
+        is_error("its console", kit.backend.console(&computer, 10).await, &not_there)?;
+    }
+    if kit.can(Can::Screenshot) {
+        let picture = kit.backend.screenshot(&computer).await.map(|png| png.len());
+        is_error("its display", picture, &[ErrorKind::NotFound, ErrorKind::Refused])?;
+    }
+    if kit.can(Can::Describe) {
+        is_error("its description", kit.backend.description(&computer).await, &not_there)?;
+    }
+    kit.nothing_left().await
+}
+
+pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
+    let before = kit.backend.things().await?;
+    let computer = kit.computer()?;
+    kit.load(&computer).await?;
+    let things = kit.backend.things().await?;
+    let made: Vec<&Thing> = things.iter().filter(|thing| !before.contains(thing)).collect();
+    ensure!(!made.is_empty(), "a loaded machine is not among the things");
+    let named = made.iter().any(|thing| thing.computer.as_ref() == Some(&computer.name));
+    ensure!(named, "none of {made:?} says that it is of {computer}");
+    let stranger = Thing {
+        name: "../../etc".into(),
+        kind: made[0].kind.clone(),
+        computer: None,
+        job: None,
+        bytes: None,
+    };
+    let removed = kit.backend.remove_thing(&stranger).await;
+    ensure!(removed.is_err(), "a thing called `{}` is removed without a word", stranger.name);
+    let foreign = kit.computer()?;
+    if let Some(before) = kit.foreign(Foreign::Put, &foreign).await? {
+        let thing = Thing { name: kit.world.foreign_name(&foreign), ..stranger };
+        for kind in made.iter().map(|thing| &thing.kind) {
+            let thing = Thing { kind: kind.clone(), ..thing.clone() };
+            // A place of that name may be nothing to it.
+            let _ = kit.backend.remove_thing(&thing).await;
+            let now = kit.foreign(Foreign::Look, &foreign).await?;
+            ensure!(now.as_ref() == Some(&before), "removing it as a {kind} changed {before} into {now:?}");
+        }
+    }
+    let state = kit.backend.state(&computer).await?;
+    ensure!(state == PowerState::On, "the loaded machine is {state:?} after all that");
+    Ok(())
+}
+
+pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
+    let computer = kit.computer()?;
+    let deed = kit.load_of(&computer);
+    let (mut at, mut last) = (0, 0);
+    loop {
+        at += 1;
+        let journal = Numbered::new(kit.job());
+        if let Some(ended) = kit.run_until(journal, at, &deed).await? {
+            // It came to its end before it came to that point.
+            ensure!(matches!(ended, Outcome::Done(_)), "undisturbed it ended as {ended:?}");
+            break;
+        }
+        let every = kit.world.points() != usize::MAX;
+        let left = kit.left().await?;
+        // Where machines cost time, only what there is more than at the point before is gone through.
+        if every && left.len() == last {
+            purge(kit, &computer).await?;
+            continue;
+        }
+        last = left.len();
+        let things = kit.backend.things().await?;
+        ensure!(
+            left.is_empty() || !things.is_empty(),
+            "killed at write {at}, a load leaves {left:?}, and nothing of it is among the things"
+        );
+        kit.remove_things().await?;
+        let left = kit.left().await?;
+        ensure!(left.is_empty(), "killed at write {at}: when all things are removed there is still {left:?}");
+        for thing in &things {
+            let again = kit.backend.remove_thing(thing).await;
+            if let Err(e) = again {
+                return failed(format!("removing {} {} again: {}", thing.kind, thing.name, e.chain()));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn purge(kit: &Kit<'_>, computer: &Computer) -> Verdict {
+    kit.unload(computer).await
+}
+
+pub(super) async fn neighbours(kit: &Kit<'_>) -> Verdict {
+    let neighbour =
+        kit.world.neighbour().await.map_err(|e| crate::conformance::kit::Stop::Failed(e.to_string()))?;
+    let Some(neighbour) = neighbour else { return skipped("the world has no second instance") };
+    let computer = kit.computer()?;
+    kit.load(&computer).await?;
+    let ours = |vms: Vec<VmView>| vms.into_iter().any(|vm| vm.managed.as_ref() == Some(&computer.name));
+    ensure!(ours(kit.backend.vms().await?), "{computer} is loaded and not listed");
+    ensure!(!ours(neighbour.vms().await?), "the other instance takes {computer} for its own");
+    let power = neighbour.powers().await?.get(&computer.name).copied();
+    ensure!(power.is_none(), "the other instance has {computer} among its powers: {power:?}");
+    let thing = neighbour.things().await?.into_iter().find(|t| t.computer.as_ref() == Some(&computer.name));
+    ensure!(thing.is_none(), "the other instance has {thing:?} among its things");
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The conformance kit on the backends that need no guest and no host: sim.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot make its world is to end")]
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use std::sync::Arc;
+use vcl_images::{Format, Library, Progress, digest};
+use vcl_job::{Cx, MemoryJournal};
+use vcl_os::EndState;
+use vcl_provisioning::conformance::{Can, Foreign, GuestImage, NoRemotes, Result, World};
+use vcl_provisioning::sim::{self, Chance, Content, Effect, Overlay, Settings, Sim, machine_name};
+use vcl_provisioning::{Limits, Provisioning, conformance};
+use vcl_types::{Computer, ComputerName, Digest, Nic, NicRole};
+
+struct SimWorld {
+    directory: tempfile::TempDir,
+    end: EndState,
+    world: Arc<sim::World>,
+}
+
+impl SimWorld {
+    fn new(end: EndState) -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let directory =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let root = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
+        std::fs::create_dir(root.join("library")).unwrap();
+        let world = sim::World::open(root.join("sim")).unwrap();
+        Self { directory, end, world }
+    }
+    fn root(&self) -> Utf8PathBuf {
+        Utf8PathBuf::try_from(self.directory.path().to_owned()).unwrap()
+    }
+    fn instance(&self, directory: &str) -> Result<Sim> {
+        Ok(Sim::new(Settings {
+            name: "sim".parse()?,
+            directory: self.root().join(directory),
+            shared: true,
+            chance: Chance::default(),
+            end: self.end,
+        })?)
+    }
+}
+
+/// What a new world has in it that is not vcld's.
+const FOUNDED: [&str; 3] = ["old-web", "template", "two-disks"];
+
+#[async_trait]
+impl World for SimWorld {
+    fn name(&self) -> &str {
+        "sim"
+    }
+    fn can(&self) -> &[Can] {
+        use Can::*;
+        &[Image, Create, Capture, Resume, CaptureVm, Power, List, Things, Console, Screenshot, Describe]
+    }
+    async fn open(&self) -> Result<Arc<dyn Provisioning>> {
+        Ok(Arc::new(self.instance("sim")?))
+    }
+    fn computer(&self, name: ComputerName) -> Computer {
+        let nic = Nic {
+            network: "net".parse().unwrap(),
+            role: NicRole::Management,
+            mac: "52:54:00:00:00:01".into(),
+            address: None,
+        };
+        let (cpus, memory) = (None, None);
+        Computer { name, backend: "sim".parse().unwrap(), cpus, memory, nics: vec![nic], tags: Vec::new() }
+    }
+    async fn left(&self) -> Result<Vec<String>> {
+        let ours = |name: &String, state: &serde_json::Value| {
+            let foreign = state["domain"].is_object() && state["domain"]["owner"].is_null();
+            !FOUNDED.contains(&name.as_str()) && !foreign
+        };
+        let machines = self.world.snapshot()?.into_iter().filter(|(name, state)| ours(name, state));
+        let mut left: Vec<String> = machines.map(|(name, state)| format!("{name} {state}")).collect();
+        // What no real machine would do is never to be tried; a process that lost its lease may try, and is refused.
+        let refused = self.world.refusals()?.into_iter().filter(|r| !r.why.contains("comes back after"));
+        left.extend(refused.map(|r| format!("{} refused {:?}: {}", r.machine, r.line.effect, r.why)));
+        let copies = self.root().join("sim/copies");
+        for file in copies.read_dir_utf8().into_iter().flatten() {
+            left.push(format!("copy {}", file?.file_name()));
+        }
+        Ok(left)
+    }
+    fn library(&self) -> Option<Utf8PathBuf> {
+        Some(self.root().join("library"))
+    }
+    async fn guest(&self, library: &Library) -> Result<Option<GuestImage>> {
+        let revision = library.get(&"kit-disk@1".parse()?)?;
+        let (remotes, user, limits) = (Arc::new(NoRemotes), "root".into(), Limits::default());
+        Ok(Some(GuestImage { revision, os: None, remotes, user, limits }))
+    }
+    async fn on_disk(&self, computer: &Computer) -> Result<Option<Digest>> {
+        let plain = self.root().join("on-disk");
+        self.world.lay_out(&machine_name(&computer.name), 0, &plain)?;
+        let cx = Cx::detached(Arc::new(MemoryJournal::default()), <_>::default(), Limits::default().copy);
+        let (path, scratch) = (plain.as_std_path(), self.directory.path());
+        Ok(Some(digest::content(&cx, path, Format::Raw, scratch, &Progress::none()).await?.digest()))
+    }
+    async fn foreign(&self, what: Foreign, computer: &Computer) -> Result<Option<String>> {
+        let machine = machine_name(&computer.name);
+        if what == Foreign::Put {
+            let overlay = Overlay { on: "an admin's".into(), size: 1 << 20, content: Content::default() };
+            for effect in [
+                Effect::MakePlace,
+                Effect::MakeOverlay { disk: 0, overlay },
+                Effect::Define { disks: vec![0], owner: None },
+                Effect::Start,
+            ] {
+                self.world.by_hand(&machine, effect).await?;
+            }
+        }
+        let there = self.world.machine(&machine).await?;
+        let foreign = there.domain.as_ref().is_some_and(|domain| domain.owner.is_none());
+        if what == Foreign::Remove && foreign {
+            for effect in [Effect::CutPower, Effect::Undefine, Effect::RemovePlace] {
+                self.world.by_hand(&machine, effect).await?;
+            }
+        }
+        Ok(foreign.then(|| format!("{there:?}")))
+    }
+    async fn source(&self) -> Result<Option<String>> {
+        Ok(Some("old-web".into()))
+    }
+    async fn unreachable(&self) -> Result<Option<Arc<dyn Provisioning>>> {
+        let instance = self.instance("gone")?;
+        std::fs::remove_dir_all(self.root().join("gone"))?;
+        Ok(Some(Arc::new(instance)))
+    }
+    async fn neighbour(&self) -> Result<Option<Arc<dyn Provisioning>>> {
+        Ok(Some(Arc::new(self.instance("other")?)))
+    }
+}
+
+conformance!(
+    sim_does_what_a_backend_has_to,
+    SimWorld::new(EndState::Off),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance/sim.json")
+);
+conformance!(sim_does_it_with_guests_that_stay_on, SimWorld::new(EndState::On));
+conformance!(sim_does_it_with_guests_that_reboot, SimWorld::new(EndState::Reboot));
