@@ -78,8 +78,9 @@ pub async fn run(world: &dyn World, only: Option<&str>) -> Result<Report> {
     let kit = kit::Kit::new(world).await?;
     let mut rows = Vec::new();
     for case in CASES.iter().filter(|case| only.is_none_or(|only| case.name.contains(only))) {
+        let began = std::time::Instant::now();
         let verdict = one(&kit, case).await;
-        tracing::info!(case = case.name, ?verdict, "conformance");
+        eprintln!("{:>7.1} s  {} {}", began.elapsed().as_secs_f64(), case.name, verdict.word());
         rows.push(Row::of(case, verdict));
     }
     Ok(Report { world: world.name().to_owned(), kind: kit.kind().to_owned(), cases: rows })

@@ -7,6 +7,7 @@
 //! It depends on no crate of the workspace, so that it builds in seconds and still runs while one of them is broken.
 
 mod bench;
+mod conformance;
 mod docs;
 mod layers;
 mod package;
@@ -26,7 +27,7 @@ use clap::Parser;
 enum Command {
     /// Checks who depends on whom, and the rules for source files.
     CheckDeps,
-    /// Writes what is generated from code: the configuration's schema and reference, the OpenAPI document.
+    /// Writes what is generated: the configuration's schema and reference, the OpenAPI document, the page of the backends.
     Docs(docs::Arguments),
     /// Makes the Debian package of vcld and vclctl; takes `cargo install cargo-deb`.
     Package(package::Arguments),

@@ -141,18 +141,26 @@ impl<'w> Kit<'w> {
 
     /// A computer that holds nothing and that this case has not had yet.
     pub(super) fn computer(&self) -> Verdict<Computer> {
+        Ok(self.named(self.fresh()?))
+    }
+    /// One for a guest to boot on.
+    pub(super) fn guest_computer(&self) -> Verdict<Computer> {
+        let computer = self.world.guest_computer(self.fresh()?);
+        self.now().computers.push(computer.clone());
+        Ok(computer)
+    }
+    fn fresh(&self) -> Verdict<ComputerName> {
         let (case, nth) = {
             let now = self.now();
             (now.number, now.computers.len())
         };
-        let name = match self.world.only() {
-            None => format!("kit{case}x{nth}").parse()?,
+        match self.world.only() {
+            None => Ok(format!("kit{case}x{nth}").parse()?),
             Some(names) => match names.get(nth) {
-                Some(name) => name.clone(),
-                None => return skipped(format!("the world has only {} computers", names.len())),
+                Some(name) => Ok(name.clone()),
+                None => skipped(format!("the world has only {} computers", names.len())),
             },
-        };
-        Ok(self.named(name))
+        }
     }
     /// The computer of a name.
     pub(super) fn named(&self, name: ComputerName) -> Computer {

@@ -169,6 +169,12 @@ pub trait World: Send + Sync {
         Ok(None)
     }
 
+    /// The computer of this name where a guest is to boot on it; the same as otherwise unless this says so: on another
+    /// network, say, than the one on which nobody answers.
+    fn guest_computer(&self, name: ComputerName) -> Computer {
+        self.computer(name)
+    }
+
     /// The content digest (see [`vcl_images::digest`]) of a computer's first disk as it is now, while it is off, made by
     /// other means than the backend's. `None` has a capture compared with what was loaded, which no guest has written to.
     async fn on_disk(&self, computer: &Computer) -> Result<Option<Digest>> {

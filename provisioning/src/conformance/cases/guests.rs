@@ -50,7 +50,7 @@ impl Inside<'_> {
 
 fn loading<'k>(kit: &'k Kit<'_>) -> Verdict<(&'k GuestImage, Computer, Deed)> {
     let image = kit.guest()?;
-    let computer = kit.computer()?;
+    let computer = kit.guest_computer()?;
     let deed = kit.with_guest(kit.load_of(&computer))?;
     Ok((image, computer, deed))
 }
@@ -149,7 +149,7 @@ pub(super) async fn captured(kit: &Kit<'_>) -> Verdict {
     // Where there is one computer alone, the capture is loaded on it again.
     let elsewhere = match kit.world.only() {
         Some(names) if names.len() < 2 => None,
-        _ => Some(kit.computer()?),
+        _ => Some(kit.guest_computer()?),
     };
     if let Some(elsewhere) = &elsewhere {
         let mut deed = kit.with_guest(kit.load_of(elsewhere))?;
@@ -251,7 +251,7 @@ pub(super) async fn power_off(kit: &Kit<'_>) -> Verdict {
 
 pub(super) async fn image_of_vm(kit: &Kit<'_>) -> Verdict {
     let image = kit.guest()?;
-    let (source, computer) = (kit.source().await?, kit.computer()?);
+    let (source, computer) = (kit.source().await?, kit.guest_computer()?);
     let seen = async || -> Verdict<Vec<String>> {
         let vms = kit.backend.vms().await?.into_iter().filter(|vm| vm.managed.is_none());
         Ok(vms.map(|vm| format!("{} {} {:?}", vm.name, vm.state, vm.disks)).collect())

@@ -1,7 +1,6 @@
-//! The conformance kit on the backends that need no guest and no host: sim.
+//! A simulated world for the kit.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot make its world is to end")]
-
+use crate::crooked::{Crooked, Fault};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use std::sync::Arc;
@@ -10,24 +9,37 @@ use vcl_job::{Cx, MemoryJournal};
 use vcl_os::EndState;
 use vcl_provisioning::conformance::{Can, Foreign, GuestImage, NoRemotes, Result, World};
 use vcl_provisioning::sim::{self, Chance, Content, Effect, Overlay, Settings, Sim, machine_name};
-use vcl_provisioning::{Limits, Provisioning, conformance};
+use vcl_provisioning::{Limits, Provisioning};
 use vcl_types::{Computer, ComputerName, Digest, Nic, NicRole};
 
-struct SimWorld {
+pub(crate) struct SimWorld {
     directory: tempfile::TempDir,
     end: EndState,
     world: Arc<sim::World>,
+    /// What is wrong with the backend.
+    fault: Option<Fault>,
 }
 
 impl SimWorld {
-    fn new(end: EndState) -> Self {
+    pub(crate) fn new(end: EndState) -> Self {
         let memory = std::path::Path::new("/dev/shm");
         let directory =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let root = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
         std::fs::create_dir(root.join("library")).unwrap();
         let world = sim::World::open(root.join("sim")).unwrap();
-        Self { directory, end, world }
+        Self { directory, end, world, fault: None }
+    }
+    /// One whose backend has this wrong with it.
+    pub(crate) fn with(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::new(EndState::Off) }
+    }
+    fn opened(&self, directory: &str) -> Result<Arc<dyn Provisioning>> {
+        let sim = self.instance(directory)?;
+        Ok(match self.fault {
+            Some(fault) => Arc::new(Crooked::new(sim, self.root().join("sim/copies"), fault)),
+            None => Arc::new(sim),
+        })
     }
     fn root(&self) -> Utf8PathBuf {
         Utf8PathBuf::try_from(self.directory.path().to_owned()).unwrap()
@@ -56,7 +68,7 @@ impl World for SimWorld {
         &[Image, Create, Capture, Resume, CaptureVm, Power, List, Things, Console, Screenshot, Describe]
     }
     async fn open(&self) -> Result<Arc<dyn Provisioning>> {
-        Ok(Arc::new(self.instance("sim")?))
+        self.opened("sim")
     }
     fn computer(&self, name: ComputerName) -> Computer {
         let nic = Nic {
@@ -125,19 +137,16 @@ impl World for SimWorld {
         Ok(Some("old-web".into()))
     }
     async fn unreachable(&self) -> Result<Option<Arc<dyn Provisioning>>> {
-        let instance = self.instance("gone")?;
+        let instance = self.opened("gone")?;
         std::fs::remove_dir_all(self.root().join("gone"))?;
-        Ok(Some(Arc::new(instance)))
+        Ok(Some(instance))
     }
     async fn neighbour(&self) -> Result<Option<Arc<dyn Provisioning>>> {
-        Ok(Some(Arc::new(self.instance("other")?)))
+        // One that looks into the wrong world sees what is not its own.
+        let directory = if self.fault == Some(Fault::SeesNeighbours) { "sim" } else { "other" };
+        Ok(Some(Arc::new(self.instance(directory)?)))
+    }
+    fn secrets(&self) -> Vec<String> {
+        self.fault.iter().map(|_| crate::crooked::SECRET.to_owned()).collect()
     }
 }
-
-conformance!(
-    sim_does_what_a_backend_has_to,
-    SimWorld::new(EndState::Off),
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance/sim.json")
-);
-conformance!(sim_does_it_with_guests_that_stay_on, SimWorld::new(EndState::On));
-conformance!(sim_does_it_with_guests_that_reboot, SimWorld::new(EndState::Reboot));
