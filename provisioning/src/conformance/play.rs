@@ -165,10 +165,14 @@ impl<'k> Plays<'k> {
         points.dedup();
         points
     }
-    /// Whatever happens at each point by this pattern, in which `@N` is the point, it ends as if nothing had.
+    /// A pattern, in which `@N` is a point and `@M` one soon after it, as a history.
+    fn history(pattern: &str, point: usize) -> String {
+        pattern.replace("@N", &format!("@{point}")).replace("@M", &format!("@{}", point + 4))
+    }
+    /// Whatever happens at each point by this pattern, it ends as if nothing had.
     pub(super) async fn calmly(&self, pattern: &str) -> Verdict {
         for point in self.points() {
-            let history = pattern.replace("@N", &format!("@{point}"));
+            let history = Self::history(pattern, point);
             let played = self.play(&history).await?;
             let end = played.end();
             ensure!(matches!(end, Some(Ended::Done(_))), "[{history}] it ends as {end:?}");
@@ -181,7 +185,7 @@ impl<'k> Plays<'k> {
     pub(super) async fn called_off(&self, pattern: &str) -> Verdict {
         let mut back = 0;
         for point in self.points() {
-            let history = pattern.replace("@N", &format!("@{point}"));
+            let history = Self::history(pattern, point);
             let played = self.play(&history).await?;
             match played.end() {
                 Some(Ended::RolledBack(vcl_job::Kind::Cancelled)) => back += 1,

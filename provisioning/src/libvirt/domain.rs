@@ -77,6 +77,14 @@ impl Libvirt {
         }
     }
 
+    /// As [`remove`](Self::remove), for what is taken back: a domain of another is why it is, and stays as it is.
+    pub(super) async fn remove_if_ours(&self, name: &str) -> Result<()> {
+        match self.remove(name).await {
+            Err(e) if e.kind == ErrorKind::NotOurs => Ok(()),
+            result => result,
+        }
+    }
+
     async fn uuid(&self, name: &str) -> Result<Option<String>> {
         let domain = name.to_owned();
         let what = format!("looking at domain {name}");
@@ -109,7 +117,11 @@ impl Libvirt {
                 if domain.is_active()? {
                     return Ok(false);
                 }
-                domain.create().map(|()| true)
+                match domain.create() {
+                    // Somebody else was faster.
+                    Err(_) if domain.is_active()? => Ok(false),
+                    result => result.map(|()| true),
+                }
             })
             .await;
         started.map_err(explain_start)

@@ -7,7 +7,7 @@ use super::description::Description;
 use crate::{Error, ErrorKind, Plug, Result};
 use std::io::Cursor;
 use std::time::Duration;
-use vcl_types::api::{Finding, FindingLevel, VmDisk, VmView};
+use vcl_types::api::{Finding, FindingLevel, PowerState, VmDisk, VmView};
 use vcl_types::{Accelerator, ByteSize, ComputerName};
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainState};
@@ -99,13 +99,18 @@ impl Libvirt {
         let picture = self
             .connection
             .call(format!("taking a screenshot of {domain}"), CALL, move |c| take(c, &name))
-            .await
-            .map_err(|e| match e.kind {
-                ErrorKind::NotFound => {
-                    Error::new(e.kind, format!("there is no domain {domain}: the computer is not loaded"))
-                }
-                _ => e,
-            })?;
+            .await;
+        let picture = match picture {
+            Err(e) if e.kind == ErrorKind::NotFound => {
+                let context = format!("there is no domain {domain}: the computer is not loaded");
+                return Err(Error::new(e.kind, context));
+            }
+            Err(_) if self.power_state(domain).await? == PowerState::Off => {
+                let context = format!("domain {domain} is off; its display is dark");
+                return Err(Error::new(ErrorKind::Refused, context));
+            }
+            result => result?,
+        };
         // qemu gives a PPM; a person wants a PNG.
         let read = image::load_from_memory(&picture)
             .map_err(|e| Error::caused(ErrorKind::Failed, "reading qemu's picture", e))?;

@@ -33,7 +33,7 @@ pub(super) struct FileCopy {
 pub(super) const PREPARE: Step<Libvirt, Place> =
     Step::new("prepare host").deadline(STEP).retry(TRANSIENT).undo(|host, place| {
         Box::pin(async move {
-            host.waiting(|| host.remove(&place.domain)).await?;
+            host.waiting(|| host.remove_if_ours(&place.domain)).await?;
             remove_directory(&place.directory)
         })
     });
@@ -46,7 +46,7 @@ pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
 pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
     .deadline(STEP)
     .retry(TRANSIENT)
-    .undo(|host, domain| Box::pin(async move { host.waiting(|| host.remove(&domain)).await }));
+    .undo(|host, domain| Box::pin(async move { host.waiting(|| host.remove_if_ours(&domain)).await }));
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) domain: String,

@@ -53,7 +53,7 @@ pub(crate) enum Fault {
     ResumeSkipsGuest,
 }
 
-/// Each fault and the case that has to catch it.
+/// Each fault and the case that has to catch it, behind those that it needs to have run.
 pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::UnloadLeavesPlace, "unload-twice"),
     (Fault::UndoForgotten, "load-called-off"),
@@ -79,7 +79,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::PlanLacksStep, "plan-is-what-happens"),
     (Fault::OneEndpoint, "many-at-once"),
     (Fault::KeysNotPinned, "guest-answers"),
-    (Fault::SecretDescribed, "secrets-kept"),
+    (Fault::SecretDescribed, "description,secrets-kept"),
     (Fault::UnreachableIsFailed, "unreachable"),
     (Fault::NoFindings, "findings"),
     (Fault::ConsoleUnbounded, "console-bounded"),
@@ -258,6 +258,7 @@ impl Provisioning for Crooked {
     }
     async fn unload(&self, job: &mut Job, computer: &Computer) -> vcl_job::Result<()> {
         self.sim.unload(job, computer).await?;
+        let _ = std::fs::remove_file(self.copies.join(format!("mark-{computer}")));
         if self.is(Fault::UnloadLeavesPlace) {
             self.by_hand(computer, &[Effect::MakePlace]).await;
         }
@@ -314,7 +315,7 @@ impl Provisioning for Crooked {
     }
     async fn remove_thing(&self, thing: &Thing) -> Result<()> {
         match self.sim.remove_thing(thing).await {
-            Err(e) if e.kind == ErrorKind::NotOurs && self.is(Fault::RemovesForeign) => {
+            Err(_) if self.is(Fault::RemovesForeign) && thing.kind == "domain" => {
                 for effect in [Effect::CutPower, Effect::Undefine, Effect::RemovePlace] {
                     self.sim.world().by_hand(&thing.name, effect).await?;
                 }

@@ -23,10 +23,10 @@ conformance!(sim_does_it_with_guests_that_reboot, SimWorld::new(EndState::Reboot
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_wrong_with_a_backend_is_caught_by_the_case_that_is_there_for_it() {
     let mut missed = Vec::new();
-    for (fault, case) in FAULTS {
-        assert!(CASES.iter().any(|c| c.name == *case), "there is no case {case}");
-        let report = conformance::run(&SimWorld::with(*fault), Some(case)).await.unwrap();
-        let row = report.cases.iter().find(|row| row.case == *case).unwrap();
+    for (fault, cases) in FAULTS {
+        let case = cases.rsplit(',').next().unwrap();
+        let report = conformance::run(&SimWorld::with(*fault), Some(cases)).await.unwrap();
+        let row = report.cases.iter().find(|row| row.case == case).unwrap();
         println!("{fault:?}: {case}: {} {}", row.verdict.word(), row.verdict.why().unwrap_or_default());
         if !matches!(row.verdict, Verdict::Failed(_)) {
             missed.push(format!("{fault:?} is not caught by {case}: {:?}", row.verdict));

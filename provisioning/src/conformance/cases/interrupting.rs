@@ -25,7 +25,10 @@ pub(super) async fn load_called_off(kit: &Kit<'_>) -> Verdict {
     Plays::of(kit, Plot::Load).await?.called_off("cancel@N").await
 }
 pub(super) async fn load_killed_called_off(kit: &Kit<'_>) -> Verdict {
-    Plays::of(kit, Plot::Load).await?.called_off("kill@N | cancel@1").await
+    let plays = Plays::of(kit, Plot::Load).await?;
+    plays.called_off("kill@N | cancel@1").await?;
+    // The first process dies while it takes back: the second does not even call the load.
+    plays.called_off("cancel@N kill@M").await
 }
 pub(super) async fn unload_killed(kit: &Kit<'_>) -> Verdict {
     Plays::of(kit, Plot::Unload).await?.calmly("kill@N").await
