@@ -81,7 +81,8 @@ pub async fn run(world: &dyn World, only: Option<&str>) -> Result<Report> {
     for case in CASES.iter().filter(wanted) {
         let began = std::time::Instant::now();
         let verdict = one(&kit, case).await;
-        eprintln!("{:>7.1} s  {} {}", began.elapsed().as_secs_f64(), case.name, verdict.word());
+        let (took, why) = (began.elapsed().as_secs_f64(), verdict.why().unwrap_or_default());
+        eprintln!("{took:>7.1} s  {} {} {why}", case.name, verdict.word());
         rows.push(Row::of(case, verdict));
     }
     Ok(Report { world: world.name().to_owned(), kind: kit.kind().to_owned(), cases: rows })

@@ -4,7 +4,8 @@
 //! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
 //! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
 //!
-//! Each backend is a cargo feature: `libvirt`, and `sim` for simulated machines.
+//! Each backend is a cargo feature: `libvirt`, and `sim` for simulated machines. The feature `conformance` has the kit that
+//! tries whether a backend does what the trait says.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
