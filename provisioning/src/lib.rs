@@ -11,6 +11,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod capabilities;
 mod error;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -21,6 +22,7 @@ mod provisioning;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use capabilities::{Capabilities, Capability};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(any(test, feature = "mock"))]
 pub use mock::{Calls, MockCalls, MockProvisioning};

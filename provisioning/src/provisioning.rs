@@ -11,7 +11,7 @@
 //! Every side effect runs in a step of the job (see `vcl-job`): idempotent, with its undo, its names recorded before
 //! they exist. A backend may assume that one job at a time holds a computer.
 
-use crate::Result;
+use crate::{Capabilities, Capability, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
@@ -168,6 +168,18 @@ pub trait Provisioning: Undo {
     fn end_state(&self) -> EndState {
         EndState::Off
     }
+    /// What it can do besides loading a computer and taking it back: everything, unless it says otherwise. It may ask
+    /// nobody: it is called before every job.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+    /// The refusal of a call that it is not capable of; what the methods below answer where a backend has none of its
+    /// own.
+    fn lacking(&self, what: Capability) -> Error {
+        let backend = format!("a backend of type {}", self.kind());
+        let undeclared = || Error::new(ErrorKind::Unsupported, format!("{backend} has no `{what}`"));
+        self.capabilities().require(what, &backend).err().unwrap_or_else(undeclared)
+    }
     /// The steps that a call would take, for a dry run: pure, touching nothing.
     fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep>;
 
@@ -189,7 +201,10 @@ pub trait Provisioning: Undo {
         job: &mut Job,
         target: Target<'_>,
         staging: &Staging,
-    ) -> vcl_job::Result<Captured>;
+    ) -> vcl_job::Result<Captured> {
+        let _ = (job, target, staging);
+        Err(self.lacking(Capability::Capture).into())
+    }
 
     /// Called after a capture, or for a computer that was found off. Powers it on again and calls `Os::post_load`:
     /// it has lost its identity, so its host keys are new.
@@ -209,14 +224,19 @@ pub trait Provisioning: Undo {
     ///
     /// # Errors
     /// The backend does not answer.
-    async fn vms(&self) -> Result<Vec<VmView>>;
+    async fn vms(&self) -> Result<Vec<VmView>> {
+        Ok(Vec::new())
+    }
 
     /// Looks what [`capture_vm`](Self::capture_vm) would do, changing nothing. `to_copy`, `would_*`, `missing` and
     /// `notes` are filled in; the library's free space is the daemon's to add.
     ///
     /// # Errors
     /// The backend does not answer, or has no such machine.
-    async fn preview_vm(&self, target: VmTarget<'_>) -> Result<VmPreview>;
+    async fn preview_vm(&self, target: VmTarget<'_>) -> Result<VmPreview> {
+        let _ = target;
+        Err(self.lacking(Capability::CaptureVm))
+    }
 
     /// Copies the disks of a machine that is not vcld's into `staging`, generalised, without changing the machine: it
     /// is shut down, `Os::pre_capture` runs on a throw-away machine over throw-away overlays, and it is started again
@@ -229,7 +249,10 @@ pub trait Provisioning: Undo {
         job: &mut Job,
         target: VmTarget<'_>,
         staging: &Staging,
-    ) -> vcl_job::Result<Captured>;
+    ) -> vcl_job::Result<Captured> {
+        let _ = (job, target, staging);
+        Err(self.lacking(Capability::CaptureVm).into())
+    }
 
     /// Changes a loaded computer's power, outside of any job.
     ///
@@ -245,24 +268,26 @@ pub trait Provisioning: Undo {
     ///
     /// # Errors
     /// It has no console, or it cannot be read.
-    async fn console(&self, computer: &Computer, lines: usize) -> Result<String>;
+    async fn console(&self, computer: &Computer, lines: usize) -> Result<String> {
+        let _ = (computer, lines);
+        Err(self.lacking(Capability::Console))
+    }
     /// Its display as a PNG.
     ///
     /// # Errors
     /// The backend does not answer, or the computer is off.
-    async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>>;
+    async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>> {
+        let _ = computer;
+        Err(self.lacking(Capability::Screenshot))
+    }
     /// The machine of a computer as the backend describes it (a domain's XML, a node's definition), for the evidence
     /// of a job that failed. Secrets in it are masked.
     ///
     /// # Errors
     /// The backend does not answer, has no machine for the computer, or keeps no description.
     async fn description(&self, computer: &Computer) -> Result<String> {
-        let name = &computer.name;
-        let kind = self.kind();
-        Err(crate::Error::new(
-            crate::ErrorKind::Unsupported,
-            format!("a backend of type {kind} keeps no description of {name}"),
-        ))
+        let _ = computer;
+        Err(self.lacking(Capability::Description))
     }
     /// Everything at the backend that vcld made, told by its owner tag or its name: what no live job and no loaded
     /// computer needs is an orphan.
@@ -278,8 +303,8 @@ pub trait Provisioning: Undo {
     /// It is in use, is not vcld's, or the backend does not answer.
     async fn remove_thing(&self, thing: &Thing) -> Result<()> {
         let (kind, name) = (&thing.kind, &thing.name);
-        Err(crate::Error::new(
-            crate::ErrorKind::Unsupported,
+        Err(Error::new(
+            ErrorKind::Unsupported,
             format!("the {kind} {name} cannot be removed by a backend of type {}", self.kind()),
         ))
     }

@@ -26,7 +26,9 @@ pub use machine::{Content, Domain, Effect, Hand, Identity, Machine, Overlay};
 pub use os::SimOs;
 pub use world::{Hook, Line, Moment, Refusal, World, fold};
 
-use crate::{Captured, Error, ErrorKind, Provisioning, Result, Target, VmTarget, Work};
+use crate::{
+    Capabilities, Capability, Captured, Error, ErrorKind, Provisioning, Result, Target, VmTarget, Work,
+};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use std::net::IpAddr;
@@ -182,6 +184,11 @@ impl Provisioning for Sim {
     }
     fn end_state(&self) -> EndState {
         self.settings.end
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+            .without(Capability::FreeSpace, "simulated disks take no room")
+            .without(Capability::Written, "simulated disks take no room")
     }
     fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep> {
         self.planned(work, target)
