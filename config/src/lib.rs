@@ -21,6 +21,7 @@ mod error;
 mod exchange;
 mod field;
 pub mod keys;
+mod lab;
 mod load;
 mod nearest;
 mod network;
@@ -45,6 +46,7 @@ pub use config::{
 pub use error::{Error, ErrorKind};
 pub use exchange::Exchange;
 pub use keys::{Key, Kind, Presence};
+pub use lab::{KEYS as LAB_KEYS, Lab};
 pub use load::load;
 pub use network::{Link, Network, Networks};
 pub use problem::{Position, Problem, Problems};

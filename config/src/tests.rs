@@ -204,7 +204,7 @@ fn tables(keys: &'static [Key]) -> Vec<&'static [Key]> {
 
 #[test]
 fn every_default_is_of_its_kind() {
-    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::SIM_KEYS]) {
+    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::LAB_KEYS, crate::SIM_KEYS]) {
         for key in keys.iter().filter(|key| matches!(key.presence, Presence::Default(_))) {
             let findings = problem::Findings::new("default");
             let place = (String::new(), Position { line: 1, column: 1 });
@@ -229,7 +229,7 @@ fn every_default_is_of_its_kind() {
 
 #[test]
 fn every_key_is_documented_once() {
-    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::SIM_KEYS]) {
+    for keys in tables(keys::ROOT).into_iter().chain([keys::LIBVIRT, crate::LAB_KEYS, crate::SIM_KEYS]) {
         let names: BTreeSet<_> = keys.iter().map(|key| key.name).collect();
         assert_eq!(names.len(), keys.len());
         for key in keys {

@@ -4,8 +4,8 @@
 //! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
 //! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
 //!
-//! Each backend is a cargo feature: `libvirt`, and `sim` for simulated machines. The feature `conformance` has the kit that
-//! tries whether a backend does what the trait says.
+//! Each backend is a cargo feature: `libvirt`, `lab` for PCs that are lent as they are, and `sim` for simulated machines.
+//! The feature `conformance` has the kit that tries whether a backend does what the trait says.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
@@ -13,12 +13,15 @@
 pub mod conformance;
 mod capabilities;
 mod error;
+#[cfg(feature = "lab")]
+pub mod lab;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 #[cfg(any(test, feature = "mock"))]
 mod mock;
 mod network;
 mod provisioning;
+mod reach;
 #[cfg(feature = "sim")]
 pub mod sim;
 
@@ -30,3 +33,4 @@ pub use network::{Network, Networks, Plug};
 pub use provisioning::{
     Captured, CapturedDisk, CapturedFirmware, Limits, Provisioning, Target, VmTarget, Work,
 };
+pub use reach::ssh_speaks;

@@ -213,6 +213,17 @@ pub trait Provisioning: Undo {
     /// Whatever kept it from being ready.
     async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint>;
 
+    /// Called before [`unload`](Self::unload) for a computer that has been lent and whose revision is still known;
+    /// `target.endpoint` says where it answered last. Takes a user's traces off a machine that goes on to the next user
+    /// as it is, with `Os::sanitize`. Whose machines are thrown away by `unload` has nothing to do here.
+    ///
+    /// # Errors
+    /// A machine that answers could not be cleaned; the computer is not taken back then.
+    async fn sanitize(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<()> {
+        let _ = (job, target);
+        Ok(())
+    }
+
     /// Called when a computer is taken back. Removes its machine and everything that a load made for it; the revision
     /// stays. Nothing left to remove is not an error.
     ///

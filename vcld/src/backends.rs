@@ -41,6 +41,22 @@ fn libvirt(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
     })?))
 }
 
+/// The lab backend.
+#[cfg(feature = "lab")]
+pub(crate) const LAB: Factory = Factory { kind: BackendType::LAB, make: lab };
+
+#[cfg(feature = "lab")]
+fn lab(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    use vcl_provisioning::lab::{Lab, Settings};
+    let table = making.table.lab()?;
+    Ok(Arc::new(Lab::new(Settings {
+        name: making.name.clone(),
+        domain: table.domain,
+        port: table.port,
+        wake: table.wake,
+    })))
+}
+
 /// The sim backend.
 #[cfg(feature = "sim")]
 pub(crate) const SIM: Factory = Factory { kind: BackendType::SIM, make: sim };

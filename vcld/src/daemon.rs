@@ -61,10 +61,11 @@ impl Builder {
     /// Adds the backends that vcld was built with.
     #[must_use]
     pub fn with_shipped_backends(self) -> Self {
-        #[cfg(feature = "libvirt")]
-        let this = self.backend(crate::backends::LIBVIRT);
-        #[cfg(not(feature = "libvirt"))]
         let this = self;
+        #[cfg(feature = "libvirt")]
+        let this = this.backend(crate::backends::LIBVIRT);
+        #[cfg(feature = "lab")]
+        let this = this.backend(crate::backends::LAB);
         #[cfg(feature = "sim")]
         let this = this.backend(crate::backends::SIM);
         this

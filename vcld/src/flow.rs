@@ -246,7 +246,8 @@ impl Stage<'_> {
             Some(own) => own,
             None => &*node.linux,
         };
-        let mut parts: Vec<(&str, &dyn Undo)> = vec![("post_load", os), ("pre_capture", os)];
+        let mut parts: Vec<(&str, &dyn Undo)> =
+            vec![("post_load", os), ("pre_capture", os), ("sanitize", os)];
         if let Some(backend) = backend {
             let backend: &dyn Undo = &**backend;
             parts.extend(["load", "capture", "resume", "unload"].map(|part| (part, backend)));

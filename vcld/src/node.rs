@@ -11,9 +11,9 @@ use vcl_config::Config;
 use vcl_images::Library;
 use vcl_os::linux::Linux;
 use vcl_os::{Os, Remotes};
-use vcl_provisioning::{Limits, Provisioning, Target};
+use vcl_provisioning::{Capability, Limits, Provisioning, Target};
 use vcl_queue::{NewNode, PROTOCOL, Process, Queue, Site};
-use vcl_types::{BackendName, Computer, Endpoint, OsName, Revision};
+use vcl_types::{BackendName, Computer, Endpoint, Manifest, OsName, Revision};
 
 /// A management node.
 pub struct Node {
@@ -146,6 +146,26 @@ impl Node {
                 Err(Refusal::new(RefusalKind::Refused, "this version of vcld has no module for Windows"))
             }
         }
+    }
+
+    /// Refuses to load a revision with disks where none are put on a computer, and one without disks where a computer is
+    /// made of them.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Refused`], with the way out.
+    pub(crate) fn check_imaging(&self, computer: &Computer, manifest: &Manifest) -> Result<(), Refusal> {
+        let (backend, image) = (&computer.backend, manifest.image_ref());
+        let lacks = self.backend(backend)?.capabilities().lacks(Capability::Imaging);
+        let message = match (lacks, manifest.disks.is_empty()) {
+            (None, false) | (Some(_), true) => return Ok(()),
+            (None, true) => format!(
+                "{image} has no disks: it says what is installed on a PC that is lent as it is; {computer} of backend {backend} needs an image with disks"
+            ),
+            (Some(why), false) => format!(
+                "{image} has disks, and backend {backend} puts none on {computer}: {why}; load an image that says what is installed there: vclctl image create NAME --from-vm {backend}/{computer}"
+            ),
+        };
+        Err(Refusal::new(RefusalKind::Refused, message))
     }
 
     /// What a backend is lent for a computer.

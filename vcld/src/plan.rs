@@ -3,7 +3,7 @@
 mod keep;
 
 use crate::node::{Node, Refusal, RefusalKind};
-use vcl_provisioning::{Provisioning, Work};
+use vcl_provisioning::{Capability, Provisioning, Work};
 use vcl_types::api::{Plan, PlannedStep};
 use vcl_types::{After, CaptureInto, Computer, ImageRef, JobRequest, Revision};
 
@@ -25,6 +25,7 @@ impl Node {
             JobRequest::Load { computer, image } => {
                 let row = self.queue.computer(computer).await?;
                 let revision = self.here_or_coming(&mut steps, image).await?;
+                self.check_imaging(&row.computer, &revision.manifest)?;
                 if let Some(loaded) = &row.loaded {
                     let old = self.held(&loaded.image).await?;
                     steps.extend(part("unload", self.backend_plan(Work::Unload, &row.computer, &old)?));
@@ -58,6 +59,9 @@ impl Node {
                         format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
                     return Err(Refusal::new(RefusalKind::Refused, message));
                 };
+                let backend = &row.computer.backend;
+                let capabilities = self.backend(backend)?.capabilities();
+                capabilities.require(Capability::Capture, &format!("backend {backend}"))?;
                 let revision = self.held(&loaded.image).await?;
                 let image = match into {
                     CaptureInto::Next => &loaded.image.name,

@@ -1,7 +1,8 @@
 //! What can be asked of a node: each a method that answers a wire type.
 
-use crate::node::{Node, Refusal, RefusalKind};
-use vcl_queue::{Admission, CancelOutcome, JobFilter, JobRow, NewJob, NodeRow, WaitFor};
+use crate::node::{Node, Refusal, RefusalKind, chain};
+use vcl_provisioning::Capability;
+use vcl_queue::{Admission, CancelOutcome, ComputerRow, JobFilter, JobRow, NewJob, NodeRow, WaitFor};
 use vcl_types::api::{
     Applied, BackendStatus, ComputerView, Console, Count, EventView, FindingLevel, ImageView, JobView,
     LeaseView, NodeView, PowerAction, PowerState, Status, StepView, Submitted, VmPreview, VmView,
@@ -235,7 +236,7 @@ impl Node {
             );
             return Err(Refusal::new(RefusalKind::Busy, message));
         }
-        let power = self.backend(&row.computer.backend)?.power(&row.computer, action).await?;
+        let power = self.change_power(&row, action).await?;
         let word =
             serde_json::to_value(action).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         self.queue.post_event("power", None, Some(name), &format!("power {word} by {requester}"));
@@ -248,6 +249,27 @@ impl Node {
             );
         }
         Ok(row.view(Some(power)))
+    }
+
+    /// From outside where its backend can, or else by asking the guest.
+    async fn change_power(&self, row: &ComputerRow, action: PowerAction) -> Result<PowerState, Refusal> {
+        let (backend, computer) = (self.backend(&row.computer.backend)?, &row.computer);
+        let asks = matches!(action, PowerAction::Off | PowerAction::Reset);
+        let Some(loaded) = row.loaded.as_ref().filter(|_| asks) else {
+            return Ok(backend.power(computer, action).await?);
+        };
+        if backend.capabilities().has(Capability::Power) {
+            return Ok(backend.power(computer, action).await?);
+        }
+        let revision = self.library.future(&self.queue.manifest(&loaded.image).await?)?;
+        let target = self.target(computer, &revision, Some(&loaded.endpoint))?;
+        let guest = target.guest(&loaded.endpoint);
+        let asked = match action {
+            PowerAction::Off => target.os.shutdown(guest).await,
+            _ => target.os.reboot(guest).await,
+        };
+        asked.map_err(|e| Refusal::new(RefusalKind::Unavailable, chain(&e)))?;
+        Ok(backend.state(computer).await?)
     }
 
     /// The last lines of a computer's console.

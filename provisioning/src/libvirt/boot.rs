@@ -4,11 +4,10 @@ use super::Libvirt;
 use super::connection::CALL;
 use super::console::{printed_keys, tail, with_console};
 use super::definition::{DefinedNic, NicPlug};
-use crate::{ErrorKind, Result, Target};
+use crate::{ErrorKind, Result, Target, ssh_speaks};
 use camino::Utf8Path;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use vcl_job::{Cx, Job, Kind, Step, TRANSIENT, minutes};
 use vcl_types::{AddressSource, Endpoint, HostKeys, KeySource, Nic};
 use virt::sys;
@@ -168,7 +167,7 @@ impl Libvirt {
                 let deadline = tokio::time::Instant::now() + limit;
                 let mut last;
                 loop {
-                    match banner(address, port).await {
+                    match ssh_speaks(address, port).await {
                         Ok(()) => break,
                         Err(why) => last = why,
                     }
@@ -194,26 +193,6 @@ impl Libvirt {
                 Ok(HostKeys { keys, source: KeySource::Console })
             })
             .await
-    }
-}
-
-/// Whether an ssh server speaks there. qemu's user networking takes connections long before the guest does.
-async fn banner(address: IpAddr, port: u16) -> Result<(), String> {
-    let limit = Duration::from_secs(3);
-    let read = async {
-        let mut stream = tokio::net::TcpStream::connect((address, port)).await?;
-        let mut first = [0u8; 4];
-        stream.read_exact(&mut first).await?;
-        Ok::<_, std::io::Error>(first)
-    };
-    match tokio::time::timeout(limit, read).await {
-        Ok(Ok(first)) if &first == b"SSH-" => Ok(()),
-        Ok(Ok(_)) => Err("something that is not an ssh server answered".into()),
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err("the connection was closed at once".into())
-        }
-        Ok(Err(e)) => Err(e.to_string().to_lowercase()),
-        Err(_) => Err("connected, and nothing was said".into()),
     }
 }
 

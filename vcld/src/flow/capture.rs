@@ -7,6 +7,7 @@ use super::publish::Making;
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_provisioning::Capability;
 use vcl_types::api::PowerState;
 use vcl_types::state::computer;
 use vcl_types::{After, CaptureInto, Computer, ComputerName, ImageName, Loaded, Revision};
@@ -77,6 +78,7 @@ impl Running {
             return refuse(format!("{name} holds no image; load one first: vclctl load {name} IMAGE"));
         };
         let backend = self.backend(&row.computer.backend)?;
+        backend.capabilities().require(Capability::Capture, &format!("backend {}", row.computer.backend))?;
         let power = backend.state(&row.computer).await?;
         match power {
             PowerState::On => {}

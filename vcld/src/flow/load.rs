@@ -1,6 +1,7 @@
 //! Loading a revision on a computer.
 
 use super::fetch::Lacking;
+use super::unload::Lent;
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
@@ -15,6 +16,9 @@ pub(super) struct LoadInput {
     owner: String,
     /// What it holds already and has to be taken off it first.
     holds: Option<ImageRef>,
+    /// What it was lent with, where that is known.
+    #[serde(default)]
+    lent: Option<Lent>,
     /// What has to come from other nodes first.
     #[serde(default)]
     lacking: Vec<Lacking>,
@@ -80,6 +84,7 @@ impl Running {
             }
         }
         let manifest = self.node.queue.manifest(image).await?;
+        self.node.check_imaging(&row.computer, &manifest)?;
         let (revision, lacking) = self.here_or_lacking(&manifest).await?;
         // A host that does not answer is found out before anything is made on it.
         self.backend(&row.computer.backend)?.state(&row.computer).await?;
@@ -88,14 +93,15 @@ impl Running {
             computer: row.computer,
             revision,
             owner: self.claim.job.requester.clone(),
-            holds: row.loaded.map(|l| l.image),
+            holds: row.loaded.as_ref().map(|l| l.image.clone()),
+            lent: self.lent(row.loaded).await,
             lacking,
         })
     }
 
     pub(super) async fn load(&self, mut job: Job, input: LoadInput) -> Result<Made> {
         let job = &mut job;
-        let LoadInput { computer, revision, owner, holds, lacking } = input;
+        let LoadInput { computer, revision, owner, holds, lent, lacking } = input;
         if !lacking.is_empty() {
             // Before anything is taken off the computer: what it has is not given up for a revision that nobody has.
             self.fetch_all(&mut job.part("fetch"), lacking, false).await?;
@@ -103,6 +109,7 @@ impl Running {
         let backend = self.backend(&computer.backend)?;
         if let Some(old) = holds {
             job.event("taken-off", format!("{old} is taken off {computer}"));
+            self.take_traces(job, &computer, lent.as_ref()).await?;
             self.take_back(job, &computer, "another image is loaded").await?;
         }
         let image = revision.manifest.image_ref();

@@ -6,7 +6,9 @@
 use crate::node::{Node, Refusal};
 use chrono::{DateTime, Local, Utc};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
+use vcl_provisioning::{Capability, Provisioning};
 use vcl_queue::Stance;
 use vcl_types::api::{PowerAction, PowerState};
 use vcl_types::state::computer::State;
@@ -121,7 +123,7 @@ impl Node {
         let mut powers = BTreeMap::new();
         let mut answered: Vec<&BackendName> = Vec::new();
         for (name, backend) in &self.backends {
-            match tokio::time::timeout(LOOK, backend.powers()).await {
+            match tokio::time::timeout(LOOK, self.powers_of(name, backend)).await {
                 Ok(Ok(all)) => {
                     answered.push(name);
                     powers.extend(all);
@@ -155,6 +157,29 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// The power states of a backend's loaded computers. One that lists no machines is asked for each, all at once.
+    async fn powers_of(
+        &self,
+        name: &BackendName,
+        backend: &Arc<dyn Provisioning>,
+    ) -> vcl_provisioning::Result<BTreeMap<ComputerName, PowerState>> {
+        if backend.capabilities().has(Capability::Vms) {
+            return backend.powers().await;
+        }
+        let failed = |e| {
+            let context = format!("reading which computers of {name} are loaded");
+            vcl_provisioning::Error::caused(vcl_provisioning::ErrorKind::Failed, context, e)
+        };
+        let rows = self.queue.computers().await.map_err(failed)?;
+        let mine = rows.into_iter().filter(|row| row.loaded.is_some() && row.computer.backend == *name);
+        let ask = mine.map(|row| async move {
+            // One that cannot be found is as good as off.
+            let state = backend.state(&row.computer).await.unwrap_or(PowerState::Off);
+            (row.computer.name, state)
+        });
+        Ok(futures::future::join_all(ask).await.into_iter().collect())
     }
 
     /// Switches a computer on that is off, where the configuration says so. It is tried again at each look; what is in the
