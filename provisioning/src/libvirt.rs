@@ -194,6 +194,9 @@ impl Provisioning for Libvirt {
     async fn written(&self, computer: &Computer) -> Result<Option<u64>> {
         Ok(self.written_here(&computer.name))
     }
+    async fn version(&self) -> Result<Option<String>> {
+        self.ask_version().await.map(Some)
+    }
     async fn findings(&self) -> Vec<Finding> {
         self.look().await
     }

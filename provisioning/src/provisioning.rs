@@ -349,6 +349,15 @@ pub trait Provisioning: Undo {
         let _ = computer;
         Ok(None)
     }
+    /// Asks what is behind it what it is, such as `libvirt 9.0.0, qemu 7.2.11`: when the daemon starts, and when somebody
+    /// lists the backends. `None` where there is nobody to ask. That it does not answer is how it is found out that the
+    /// backend cannot be reached, so it may take no longer than some seconds.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn version(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
     async fn findings(&self) -> Vec<Finding>;
 }

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use crate::backend::{BackendView, CapabilityView};
 pub use crate::insight::{
     Action, Asked, EvidenceView, Ignored, Mismatch, OrphanRequest, OrphanView, OrphanWish, Orphans, Usual,
     Why,

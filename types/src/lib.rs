@@ -7,6 +7,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
 pub mod api;
+mod backend;
 mod computer;
 mod delta;
 mod endpoint;

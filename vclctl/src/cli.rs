@@ -1,11 +1,13 @@
 //! The language of the command line.
 
+mod backend;
 mod computer;
 mod image;
 mod job;
 mod node;
 mod orphans;
 
+pub use backend::BackendVerb;
 pub use computer::{ComputerVerb, PowerWord};
 pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, PruneArguments};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
@@ -78,6 +80,9 @@ pub enum Verb {
     /// Look at computers, their consoles and their power; read them from the configuration.
     #[command(subcommand, after_help = "Example: vclctl computer list")]
     Computer(ComputerVerb),
+    /// Look at the backends: whether they answer, what they can do, what is wrong with them.
+    #[command(subcommand, after_help = "Example: vclctl backend list")]
+    Backend(BackendVerb),
     /// Look at the virtual machines of a backend.
     #[command(subcommand, after_help = "Example: vclctl vm list kvm1")]
     Vm(VmVerb),

@@ -10,9 +10,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcl_types::api::{
-    Action, Applied, Asked, ComputerView, Console, EventView, EvidenceView, Finding, ImageView, JobView,
-    LeaseView, NodeView, OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem, RevisionView,
-    Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
+    Action, Applied, Asked, BackendView, ComputerView, Console, EventView, EvidenceView, Finding, ImageView,
+    JobView, LeaseView, NodeView, OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem,
+    RevisionView, Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
@@ -67,6 +67,14 @@ impl Client {
     pub async fn doctor(&self, rescan: bool) -> Result<Vec<Finding>> {
         let query: &[(&str, String)] = if rescan { &[("rescan", "true".to_owned())] } else { &[] };
         self.get(&["doctor"], query, SLOW).await
+    }
+    /// All backend instances.
+    pub async fn backends(&self) -> Result<Vec<BackendView>> {
+        self.get(&["backends"], &[], SLOW).await
+    }
+    /// One backend instance.
+    pub async fn backend(&self, name: &BackendName) -> Result<BackendView> {
+        self.get(&["backends", name.as_str()], &[], SLOW).await
     }
     /// All computers.
     pub async fn computers(&self) -> Result<Vec<ComputerView>> {

@@ -1,5 +1,6 @@
 //! Answers as text: tables, single things, and jobs that go on.
 
+pub mod backends;
 pub mod computers;
 pub mod events;
 pub mod images;

@@ -1,5 +1,6 @@
 //! What each verb does.
 
+mod backend;
 mod computer;
 mod events;
 mod evidence;
@@ -38,6 +39,7 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
         }
         Verb::Image(verb) => image::run(verb, client, screen).await,
         Verb::Computer(verb) => computer::run(verb, client, screen).await,
+        Verb::Backend(verb) => backend::run(verb, client, screen).await,
         Verb::Vm(VmVerb::List { backend }) => {
             screen.answer(&client.vms(&backend).await?, |vms, _| render::vms::list(vms))
         }

@@ -153,6 +153,9 @@ impl Builder {
             let (queue, closing) = (node.queue.clone(), closing.clone());
             notify::watchdog(closing, queue)
         });
+        let (naming, starting) = (node.clone(), closing.clone());
+        let looking_once =
+            tokio::spawn(async move { starting.run_until_cancelled(naming.log_backends()).await });
         let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
         let keeping = tokio::spawn(crate::reconcile::replicas::keep(node.clone(), closing.clone()));
         let mut working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
@@ -193,6 +196,7 @@ impl Builder {
         closing.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), looking_once).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), looking).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), keeping).await;
         if let Some(exchanging) = exchanging {

@@ -55,6 +55,8 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(keep::promote))
         .routes(routes!(keep::why_kept))
         .routes(routes!(keep::trash))
+        .routes(routes!(handlers::backends))
+        .routes(routes!(handlers::backend))
         .routes(routes!(handlers::vms))
         .routes(routes!(handlers::preview))
         .routes(routes!(handlers::jobs, handlers::submit))

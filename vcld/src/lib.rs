@@ -25,6 +25,7 @@ mod evidence;
 pub mod exchange;
 mod flow;
 pub mod http;
+mod instances;
 pub mod node;
 mod notify;
 mod orphans;

@@ -31,7 +31,8 @@ impl Node {
     ) -> Result<Submitted, Refusal> {
         let backend = match &request {
             JobRequest::CreateFromVm { backend, .. } => {
-                self.backend(backend)?;
+                let name = format!("backend {backend}");
+                self.backend(backend)?.capabilities().require(Capability::CaptureVm, &name)?;
                 Some(backend.clone())
             }
             _ => None,
@@ -352,7 +353,9 @@ impl Node {
     /// # Errors
     /// There is no such backend, or it does not answer.
     pub async fn vms(&self, backend: &BackendName) -> Result<Vec<VmView>, Refusal> {
-        Ok(self.backend(backend)?.vms().await?)
+        let (name, backend) = (format!("backend {backend}"), self.backend(backend)?);
+        backend.capabilities().require(Capability::Vms, &name)?;
+        Ok(backend.vms().await?)
     }
 
     /// What an image made from a machine would be, and what is missing.

@@ -131,22 +131,10 @@ impl Libvirt {
                 way_out,
             });
         };
-        let quick = Duration::from_secs(10);
-        let asked = self
-            .connection
-            .call("asking for its version", quick, |c| Ok((c.lib_version()?, c.hyp_version()?)))
-            .await;
-        let version = |n: u32| format!("{}.{}.{}", n / 1_000_000, n / 1000 % 1000, n % 1000);
+        let asked = self.ask_version().await;
         let reachable = asked.is_ok();
         match asked {
-            Ok((lib, qemu)) => {
-                add(
-                    "libvirt",
-                    FindingLevel::Ok,
-                    format!("{uri}: libvirt {}, qemu {}", version(lib), version(qemu)),
-                    None,
-                );
-            }
+            Ok(version) => add("libvirt", FindingLevel::Ok, format!("{uri}: {version}"), None),
             Err(e) => {
                 let way_out =
                     "start it (systemctl start libvirtd), or let vcld's user into the group libvirt";
@@ -208,6 +196,14 @@ impl Libvirt {
             }
         }
         findings
+    }
+
+    pub(super) async fn ask_version(&self) -> Result<String> {
+        let quick = Duration::from_secs(10);
+        let ask = |c: &Connect| Ok((c.lib_version()?, c.hyp_version()?));
+        let (lib, qemu) = self.connection.call("asking for its version", quick, ask).await?;
+        let version = |n: u32| format!("{}.{}.{}", n / 1_000_000, n / 1000 % 1000, n % 1000);
+        Ok(format!("libvirt {}, qemu {}", version(lib), version(qemu)))
     }
 
     async fn network_active(&self, network: &str) -> Result<(), String> {

@@ -173,11 +173,13 @@ impl Running {
             )
         })?;
         let known = self.node.queue.revision(image).await?;
-        Ok(ExportInput {
-            revision: self.node.library.get(&known.manifest.image_ref())?,
-            path: absolute(path)?,
-            format,
-        })
+        let revision = self.node.library.get(&known.manifest.image_ref())?;
+        if revision.manifest.disks.is_empty() {
+            let message =
+                format!("{image} has no disks: it says what is installed on a PC that is lent as it is");
+            return Err(Error::new(Kind::Refused, message));
+        }
+        Ok(ExportInput { revision, path: absolute(path)?, format })
     }
 
     pub(super) async fn export(&self, mut job: Job, input: ExportInput) -> Result<Made> {

@@ -159,6 +159,20 @@ pub(super) async fn image(State(node): Daemon, Path(name): Path<ImageName>) -> A
     node.image(&name).await.into()
 }
 
+/// All backend instances: whether each answers, what it can do, what is wrong with it.
+#[utoipa::path(get, path = "/v1/backends",
+    responses((status = 200, body = [BackendView]), (status = 503, body = Problem)))]
+pub(super) async fn backends(State(node): Daemon) -> Answer<Vec<BackendView>> {
+    node.backend_views().await.into()
+}
+
+/// One backend instance.
+#[utoipa::path(get, path = "/v1/backends/{name}", params(("name" = String, Path, description = "The backend instance")),
+    responses((status = 200, body = BackendView), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn backend(State(node): Daemon, Path(name): Path<BackendName>) -> Answer<BackendView> {
+    node.backend_view(&name).await.into()
+}
+
 /// All machines of a backend, vcld's or not.
 #[utoipa::path(get, path = "/v1/backends/{name}/vms", params(("name" = String, Path, description = "The backend instance")),
     responses((status = 200, body = [VmView]), (status = 404, body = Problem), (status = 503, body = Problem)))]
