@@ -13,6 +13,7 @@ mod error;
 pub mod linux;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+mod nobody;
 mod os;
 mod remote;
 mod shell;
@@ -21,6 +22,7 @@ pub mod ssh;
 
 pub use error::{Error, ErrorKind, Result};
 pub use linux::Linux;
+pub use nobody::Nobody;
 pub use os::{EndState, Guest, Limits, Os, Survey};
 pub use remote::{Command, Output, Remote, Remotes};
 #[cfg(feature = "ssh")]

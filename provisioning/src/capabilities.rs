@@ -118,6 +118,17 @@ impl Capabilities {
     pub const fn all() -> Self {
         Self { lacks: [None; Capability::ALL.len()] }
     }
+    /// These alone, and one reason for all others.
+    #[must_use]
+    pub const fn only(these: &[Capability], why: &'static str) -> Self {
+        let mut all = Self { lacks: [Some(why); Capability::ALL.len()] };
+        let mut n = 0;
+        while n < these.len() {
+            all.lacks[these[n] as usize] = None;
+            n += 1;
+        }
+        all
+    }
     /// The same without one, and why: half a sentence, lower case, about this type of backend.
     #[must_use]
     pub const fn without(mut self, what: Capability, why: &'static str) -> Self {
@@ -148,6 +159,14 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_few_is_all_without_the_others() {
+        let few = Capabilities::only(&[Capability::Vms, Capability::Imaging], "it is a toy");
+        let had: Vec<_> = Capability::ALL.into_iter().filter(|what| few.has(*what)).collect();
+        assert_eq!(had, [Capability::Imaging, Capability::Vms]);
+        assert_eq!(few.lacks(Capability::Capture), Some("it is a toy"));
+    }
 
     #[test]
     fn each_capability_stands_at_its_own_place() {

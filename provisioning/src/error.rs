@@ -50,6 +50,11 @@ impl Error {
     ) -> Self {
         Self { kind, context: context.into(), source: Some(source.into()) }
     }
+    /// What a file system says: [`ErrorKind::NotFound`] for what is not there, [`ErrorKind::Failed`] for all else.
+    pub fn io(context: impl Into<String>, source: std::io::Error) -> Self {
+        let gone = source.kind() == std::io::ErrorKind::NotFound;
+        Self::caused(if gone { ErrorKind::NotFound } else { ErrorKind::Failed }, context, source)
+    }
     /// The whole chain in one line.
     #[must_use]
     pub fn chain(&self) -> String {

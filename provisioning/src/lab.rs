@@ -194,19 +194,14 @@ impl Provisioning for Lab {
             target.os.plan(None).into_iter().map(|(name, what)| step(&format!("post_load/{name}"), what));
         match work {
             Work::Load => reach.into_iter().chain([sanitize]).chain(loaded).collect(),
-            Work::Resume => reach.into_iter().chain(loaded).collect(),
             Work::Unload => vec![step(LOOK.name(), "whether it answers"), sanitize],
-            Work::Capture => Vec::new(),
+            Work::Capture | Work::Resume => Vec::new(),
         }
     }
 
     async fn load(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
         let endpoint = self.reach(job, target).await?;
         target.os.sanitize(&mut job.part("sanitize"), target.guest(&endpoint)).await?;
-        target.os.post_load(&mut job.part("post_load"), target.guest(&endpoint)).await
-    }
-    async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
-        let endpoint = self.reach(job, target).await?;
         target.os.post_load(&mut job.part("post_load"), target.guest(&endpoint)).await
     }
     async fn sanitize(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<()> {

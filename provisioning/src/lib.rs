@@ -9,9 +9,9 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod capabilities;
 mod error;
 #[cfg(feature = "lab")]
 pub mod lab;
@@ -20,6 +20,7 @@ pub mod libvirt;
 #[cfg(any(test, feature = "mock"))]
 mod mock;
 mod network;
+pub mod prelude;
 mod provisioning;
 mod reach;
 #[cfg(feature = "sim")]

@@ -10,6 +10,11 @@
 //!
 //! Every side effect runs in a step of the job (see `vcl-job`): idempotent, with its undo, its names recorded before
 //! they exist. A backend may assume that one job at a time holds a computer.
+//!
+//! There are three kinds of methods. What a backend *is* (`kind` to `plan`) asks nobody and may be called at any time. What
+//! it *does in a job* (`load` to `capture_vm`) gets the job and runs steps. What it is *asked between jobs* (`vms`, `power`
+//! to `findings`) is answered within seconds, may be asked by many at once and while a job holds the computer, and changes
+//! nothing but what its name says. Who implements a backend finds a walk through one in `docs/adding-a-backend.md`.
 
 use crate::{Capabilities, Capability, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -20,7 +25,7 @@ use std::time::Duration;
 use vcl_images::Staging;
 use vcl_job::{Job, Undo};
 use vcl_os::{EndState, Guest, Os, Remotes};
-use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
+use vcl_types::api::{Finding, FindingLevel, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
 use vcl_types::{Computer, ComputerName, DirectBoot, Endpoint, Hardware, Revision};
 
 /// How long things may take.
@@ -148,23 +153,25 @@ pub struct Captured {
 /// A provisioning backend.
 #[async_trait]
 pub trait Provisioning: Undo {
-    /// Its type, as in `type = "libvirt"`.
+    /// Its type, as in `type = "libvirt"`. The same for all instances, for ever: the configuration has it.
     fn kind(&self) -> &'static str;
     /// The host that its machines run on, where they all run on one: jobs of several instances on one host count
-    /// together against the host's limit.
+    /// together against the host's limit. Called when a job is queued.
     fn host(&self) -> Option<String> {
         None
     }
     /// Whether other nodes with the same instance reach the same machines: only then may another node go on with the
-    /// jobs of one that died.
+    /// jobs of one that died. Called when the daemon joins the others; `shared` in the configuration overrules it.
     fn is_shared(&self) -> bool {
         false
     }
-    /// The OS module for its machines, where it brings one of its own.
+    /// The OS module for its machines, where it brings one of its own; it is then lent in each [`Target`] in the place of
+    /// the image's. It undoes its own steps, also those that a daemon took that has died.
     fn os(&self) -> Option<&dyn Os> {
         None
     }
-    /// In what end state its captures want the OS to leave the computer.
+    /// In what end state its captures want the OS to leave the computer (VCL-94): off, unless it says otherwise. What
+    /// [`capture`](Self::capture) passes to `Os::pre_capture` is this.
     fn end_state(&self) -> EndState {
         EndState::Off
     }
@@ -180,22 +187,30 @@ pub trait Provisioning: Undo {
         let undeclared = || Error::new(ErrorKind::Unsupported, format!("{backend} has no `{what}`"));
         self.capabilities().require(what, &backend).err().unwrap_or_else(undeclared)
     }
-    /// The steps that a call would take, for a dry run: pure, touching nothing.
+    /// The steps that a call would take, for a dry run: pure, touching nothing. Called by `--dry-run` for whatever the
+    /// computer's state is, before anything is checked. The names are those that the journal would have, with those of the
+    /// OS module behind `post_load/` or `pre_capture/`.
     fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep>;
 
-    /// Called for a computer that holds nothing. Makes its machine on the revision, starts it, finds its address and
-    /// calls `Os::post_load`. Then the guest is ready, and the endpoint has its host keys.
+    /// Called for a computer that holds nothing, by the job that holds it; the revision lies in the library as
+    /// `target.revision` says, and stays there as long as the computer holds it; [`state`](Self::state) has just answered.
+    /// A machine of that computer may be there all the same, left by a load whose journal is lost: it is vcld's, and goes.
+    /// Makes the machine on the revision, starts it, finds its address and calls `Os::post_load` once, in the part
+    /// `post_load`. Then the machine is on, the guest is ready, the endpoint has its host keys, and the daemon records that.
+    /// Called again in another process after a death, with the same target: steps that are done answer what they recorded.
     ///
     /// # Errors
     /// Whatever kept it from being ready; everything it made is undone from the journal.
     async fn load(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint>;
 
-    /// Called for a computer that is on and answers at `target.endpoint`. Calls `Os::pre_capture` with the end state it
-    /// needs, waits for that state, and copies every disk into `staging`. Then the computer is off, the staging holds
-    /// what is answered, and nothing has been published.
+    /// Called for a computer that is on and answers at `target.endpoint`, by the job that holds it and has made `staging`.
+    /// Calls `Os::pre_capture` once, in the part `pre_capture`, with the end state it needs, waits for that state, and
+    /// copies every disk into `staging`. Then the computer is off, the staging holds what is answered, and nothing has been
+    /// published: verifying, digesting, publishing and recording are the daemon's, and [`unload`](Self::unload),
+    /// [`resume`](Self::resume) or nothing comes next.
     ///
     /// # Errors
-    /// Whatever kept it from that; what it put into the staging is undone from the journal.
+    /// Whatever kept it from that; what it put into the staging is undone from the journal, and `resume` is called.
     async fn capture(
         &self,
         job: &mut Job,
@@ -206,12 +221,16 @@ pub trait Provisioning: Undo {
         Err(self.lacking(Capability::Capture).into())
     }
 
-    /// Called after a capture, or for a computer that was found off. Powers it on again and calls `Os::post_load`:
-    /// it has lost its identity, so its host keys are new.
+    /// Called after a capture, one that failed at whatever point included, and for a computer that was off when it was to be
+    /// captured: its machine is there, on or off. Powers it on if it is off and calls `Os::post_load`: it may have lost its
+    /// identity, so its host keys are those of a new machine. Then it is as after a load.
     ///
     /// # Errors
-    /// Whatever kept it from being ready.
-    async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint>;
+    /// Whatever kept it from being ready. The computer goes out of use, with that as the reason.
+    async fn resume(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
+        let _ = (job, target);
+        Err(self.lacking(Capability::Capture).into())
+    }
 
     /// Called before [`unload`](Self::unload) for a computer that has been lent and whose revision is still known;
     /// `target.endpoint` says where it answered last. Takes a user's traces off a machine that goes on to the next user
@@ -224,14 +243,17 @@ pub trait Provisioning: Undo {
         Ok(())
     }
 
-    /// Called when a computer is taken back. Removes its machine and everything that a load made for it; the revision
-    /// stays. Nothing left to remove is not an error.
+    /// Called when a computer is taken back, by the job that holds it: its machine may be on, off, half made or gone, and
+    /// nobody has asked the guest. Removes the machine and everything that a load made for it; the revision stays. Nothing
+    /// left to remove is not an error, and a machine of the same name that is not vcld's is not touched. Then the computer
+    /// holds nothing.
     ///
     /// # Errors
-    /// Whatever could not be removed.
+    /// Whatever could not be removed. There is no way back: the job is stuck or failed, and is tried again.
     async fn unload(&self, job: &mut Job, computer: &Computer) -> vcl_job::Result<()>;
 
-    /// All machines of the backend, vcld's or not.
+    /// All machines of the backend, vcld's or not: those of vcld's say which computer they are. Called when somebody lists
+    /// them. A backend that lacks [`Capability::Vms`] answers none.
     ///
     /// # Errors
     /// The backend does not answer.
@@ -239,7 +261,7 @@ pub trait Provisioning: Undo {
         Ok(Vec::new())
     }
 
-    /// Looks what [`capture_vm`](Self::capture_vm) would do, changing nothing. `to_copy`, `would_*`, `missing` and
+    /// Called by `image create --from-vm --dry-run`. Looks what [`capture_vm`](Self::capture_vm) would do, changing nothing. `to_copy`, `would_*`, `missing` and
     /// `notes` are filled in; the library's free space is the daemon's to add.
     ///
     /// # Errors
@@ -249,6 +271,7 @@ pub trait Provisioning: Undo {
         Err(self.lacking(Capability::CaptureVm))
     }
 
+    /// Called by the job that makes an image from a machine, with a staging of its own; nobody else is kept from that machine.
     /// Copies the disks of a machine that is not vcld's into `staging`, generalised, without changing the machine: it
     /// is shut down, `Os::pre_capture` runs on a throw-away machine over throw-away overlays, and it is started again
     /// if it ran.
@@ -265,17 +288,25 @@ pub trait Provisioning: Undo {
         Err(self.lacking(Capability::CaptureVm).into())
     }
 
-    /// Changes a loaded computer's power, outside of any job.
+    /// Changes a computer's power, outside of any job: called when somebody asks for it, while no job holds the computer, and
+    /// for a loaded one that is off where the configuration has it restarted. `Off` asks the guest and may return before it is
+    /// off; `ForceOff` and `Reset` do not ask. What is so already is no error. Answers the state as it is then. Of a backend
+    /// that lacks [`Capability::Power`] only `On` is asked; the guest's OS module is asked for the rest.
     ///
     /// # Errors
     /// The backend does not answer, or the computer has no machine.
-    async fn power(&self, computer: &Computer, action: PowerAction) -> Result<PowerState>;
-    /// A computer's power state.
+    async fn power(&self, computer: &Computer, action: PowerAction) -> Result<PowerState> {
+        let _ = (computer, action);
+        Err(self.lacking(Capability::Power))
+    }
+    /// A computer's power state now. Called before a load and a capture, so that a host that does not answer is found out
+    /// before anything is begun, and whenever a computer is shown. [`PowerState::Absent`] is a computer without a machine.
     ///
     /// # Errors
     /// The backend does not answer.
     async fn state(&self, computer: &Computer) -> Result<PowerState>;
-    /// The last `lines` lines of its serial console, at most 256 KiB. What is in it is untrusted.
+    /// The last `lines` lines of its serial console, at most 256 KiB, without control characters. Called when somebody looks,
+    /// and for the evidence of a job that failed, before anything is taken back. What is in it is untrusted.
     ///
     /// # Errors
     /// It has no console, or it cannot be read.
@@ -283,7 +314,7 @@ pub trait Provisioning: Undo {
         let _ = (computer, lines);
         Err(self.lacking(Capability::Console))
     }
-    /// Its display as a PNG.
+    /// Its display as a PNG. Called when somebody looks, and for the evidence of a job that failed.
     ///
     /// # Errors
     /// The backend does not answer, or the computer is off.
@@ -300,15 +331,16 @@ pub trait Provisioning: Undo {
         let _ = computer;
         Err(self.lacking(Capability::Description))
     }
-    /// Everything at the backend that vcld made, told by its owner tag or its name: what no live job and no loaded
-    /// computer needs is an orphan.
+    /// Everything at the backend that vcld made, half made or whole, told by its owner tag or its name. Called by the
+    /// reconciler from time to time: what no live job and no loaded computer needs is an orphan.
     ///
     /// # Errors
     /// The backend does not answer.
     async fn things(&self) -> Result<Vec<Thing>> {
         Ok(Vec::new())
     }
-    /// Removes one of [`things`](Self::things). One that is gone already is no error.
+    /// Removes one of [`things`](Self::things). Called when somebody has an orphan deleted, who may have got its name from
+    /// anywhere. One that is gone already is no error.
     ///
     /// # Errors
     /// It is in use, is not vcld's, or the backend does not answer.
@@ -333,7 +365,8 @@ pub trait Provisioning: Undo {
         let vms = self.vms().await?;
         Ok(vms.into_iter().filter_map(|vm| vm.managed.map(|name| (name, state(&vm.state)))).collect())
     }
-    /// How many bytes are free where a load puts what a machine writes; `None` where that is not known.
+    /// How many bytes are free where a load puts what a machine writes; `None` where that is not known. Called before a job
+    /// is begun that writes there: one for which there is no room waits.
     ///
     /// # Errors
     /// The backend does not answer.
@@ -341,7 +374,7 @@ pub trait Provisioning: Undo {
         Ok(None)
     }
     /// How many bytes a loaded computer has written since it was loaded: what its overlays take. `None` where that is not
-    /// known.
+    /// known. Called before its capture is begun, which takes as much of the library.
     ///
     /// # Errors
     /// The backend does not answer.
@@ -358,6 +391,17 @@ pub trait Provisioning: Undo {
     async fn version(&self) -> Result<Option<String>> {
         Ok(None)
     }
-    /// What is well and what is wrong with the backend, each with the way out. Never fails: not answering is a finding.
-    async fn findings(&self) -> Vec<Finding>;
+    /// What is well and what is wrong with the backend, each with the way out. Called when the daemon starts, and by
+    /// `vclctl doctor`, `status` and `backend list|validate`. Never fails: not answering is a finding.
+    /// What is answered without one follows from [`version`](Self::version).
+    async fn findings(&self) -> Vec<Finding> {
+        let (level, found, way_out) = match self.version().await {
+            Ok(version) => (FindingLevel::Ok, version.unwrap_or_else(|| "it is set up".into()), None),
+            Err(e) => {
+                let way_out = "see whether it runs, and whether this machine reaches it";
+                (FindingLevel::Error, e.chain(), Some(way_out.to_owned()))
+            }
+        };
+        vec![Finding { what: format!("{} backend", self.kind()), level, found, way_out }]
+    }
 }

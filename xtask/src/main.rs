@@ -2,6 +2,7 @@
 //!
 //! * `check-deps` holds the rules that a compiler does not know: who may depend on whom (`layers`), and what files may
 //!   look like (`sources`).
+//! * `new-backend` makes a crate for a backend of somebody's own.
 //! * `docs` writes what is generated, `package` makes the Debian package, `bench` runs benches in a private world.
 //!
 //! It depends on no crate of the workspace, so that it builds in seconds and still runs while one of them is broken.
@@ -10,6 +11,7 @@ mod bench;
 mod conformance;
 mod docs;
 mod layers;
+mod new_backend;
 mod package;
 mod process;
 mod sources;
@@ -29,6 +31,8 @@ enum Command {
     CheckDeps,
     /// Writes what is generated: the configuration's schema and reference, the OpenAPI document, the page of the backends.
     Docs(docs::Arguments),
+    /// Makes a crate for a backend of its own, outside of this checkout: a toy machine that passes the conformance kit.
+    NewBackend(new_backend::Arguments),
     /// Makes the Debian package of vcld and vclctl; takes `cargo install cargo-deb`.
     Package(package::Arguments),
     /// Runs benches, release build, and prints one JSON object a line; takes root, for a libvirtd of its own.
@@ -50,6 +54,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::CheckDeps => check_deps(root),
         Command::Docs(arguments) => docs::run(root, arguments),
+        Command::NewBackend(arguments) => new_backend::run(root, arguments),
         Command::Package(arguments) => package::run(root, arguments),
         Command::Bench(arguments) => bench::run(root, arguments),
     }

@@ -4,11 +4,12 @@ use crate::{Limits, Provisioning};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use vcl_images::Library;
 use vcl_os::{Os, Remotes};
-use vcl_types::{Computer, ComputerName, Digest, Revision};
+use vcl_types::{BackendName, Computer, ComputerName, Digest, Revision};
 
 /// What a world answers; any error will do.
 pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -99,15 +100,18 @@ pub struct GuestImage {
     pub limits: Limits,
 }
 
-/// The world that a backend is tried in. Five methods have to be written; each further one lets cases run that are
+/// The world that a backend is tried in. Three methods have to be written; each further one lets cases run that are
 /// skipped without it.
 #[async_trait]
 pub trait World: Send + Sync {
     /// Its name in reports, such as `libvirt`.
     fn name(&self) -> &str;
 
-    /// What the backend can do. [`Can::Load`] goes without saying.
-    fn can(&self) -> &[Can];
+    /// What the backend can do. [`Can::Load`] goes without saying; without it, it makes machines of images and nothing
+    /// else.
+    fn can(&self) -> &[Can] {
+        &[Can::Image, Can::Create]
+    }
 
     /// Opens the backend instance as a process does when it starts. It is called for each "process" of the kit's, often
     /// while an earlier one is still open: all of them are the same instance, on the same machines.
@@ -115,7 +119,11 @@ pub trait World: Send + Sync {
 
     /// The computer of this name, as the configuration would describe it. A backend that makes machines has one of any
     /// name; one that has certain computers only is asked for those of [`only`](Self::only).
-    fn computer(&self, name: ComputerName) -> Computer;
+    /// Without it, one without network interfaces.
+    fn computer(&self, name: ComputerName) -> Computer {
+        let backend = BackendName::from_str("kit").unwrap_or_else(|_| unreachable!("it is a name"));
+        Computer { name, backend, cpus: None, memory: None, nics: Vec::new(), tags: Vec::new() }
+    }
 
     /// Everything that is there of vcld's, found by other means than the backend's: machines, disks, files, half-made
     /// ones included, a line for each that says what it is and what state it is in. The same state must give the same
