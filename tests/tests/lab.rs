@@ -118,8 +118,6 @@ fn a_pc_is_lent_cleaned_and_woken() -> Result<()> {
     fs::create_dir(&at)?;
     let key = path.join("id");
     keygen(&key);
-    keygen(&at.join("host_key"));
-    fs::copy(path.join("id.pub"), at.join("id.pub"))?;
     // An overlay's upper directory may not lie on an overlay, as a container's root does.
     ensure!(Command::new("mount").args(["-t", "tmpfs", "tmpfs", at.as_str()]).status()?.success());
     keygen(&at.join("host_key"));
