@@ -26,11 +26,13 @@ use crate::command::output_of;
 mod cpio;
 mod disk;
 mod fast;
+mod genesis;
 mod machine;
 mod ordinary;
 mod packages;
 mod tree;
 
+pub use genesis::Genesis;
 pub use machine::Machine;
 
 /// The code that decides what a guest contains.

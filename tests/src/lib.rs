@@ -5,6 +5,7 @@
 //! - [`daemon`]: a real vcld with a configuration of its own, asked through the real vclctl.
 //! - [`journal`]: a daemon's journal as another process sees it, and a gate that stops the daemon at a chosen record.
 //! - [`writers`]: who has which file open for writing.
+//! - [`xcatd`]: an xCAT management node as it was recorded, whose nodes are real guests.
 //! - [`guest`]: bootable test guests made from Debian packages; `vcl-guest` makes and boots them by hand.
 
 mod command;
@@ -15,3 +16,4 @@ pub mod guest;
 pub mod journal;
 pub mod world;
 pub mod writers;
+pub mod xcatd;
