@@ -4,7 +4,7 @@
 //! relies on others works here by luck and there not at all, so this one has programs of that list alone: no curl, no
 //! `sha256sum`, no Python. It is the fast guest's kernel and initrd with a second archive behind the first, which brings those
 //! programs from this host, the libraries that they are linked with, and an `init` that does what genesis does
-//! (`genesis/init.sh`). The busybox that `init` itself uses lies outside of `PATH`.
+//! (`genesis/doxcat.sh`). The busybox that `init` itself uses lies outside of `PATH`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,6 +28,7 @@ const PROGRAMS: [&str; 52] = [
 ];
 
 const INIT: &str = include_str!("genesis/init.sh");
+const DOXCAT: &str = include_str!("genesis/doxcat.sh");
 
 /// Kernel and initrd of the imaging environment.
 #[derive(Debug, Clone)]
@@ -59,6 +60,7 @@ impl Genesis {
             }
             archive.file(&inside, &read(&library)?);
         }
+        archive.file("genesis/doxcat", DOXCAT.as_bytes());
         archive.file("init", INIT.replace("MODULES", &FAST_MODULES.join(" ")).as_bytes());
 
         let mut initrd = read(&base.initrd)?;

@@ -19,7 +19,7 @@ use super::{Bmc, Boot, destiny};
 /// Seconds that a BMC which does not answer took, beyond an ordinary call.
 const DEAD: f64 = 14.5;
 /// How long `nodestat` waits for a node's sshd to greet.
-const GREETING: Duration = Duration::from_secs(1);
+const GREETING: Duration = Duration::from_secs(5);
 
 /// What is wrong with a node's BMC, by its nature or by a fault.
 fn trouble(state: &mut State, name: &str, change: bool) -> Option<Trouble> {

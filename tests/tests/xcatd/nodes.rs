@@ -125,6 +125,15 @@ impl Case {
     }
 }
 
+impl Drop for Case {
+    /// What a failed test is read from.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:?}\n{}", self.xcatd.boots("n1"), self.xcatd.console("n1"));
+        }
+    }
+}
+
 /// A server of one task, which keeps what tasks report.
 struct Tasks {
     port: u16,
