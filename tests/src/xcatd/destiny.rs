@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::answer::{Answer, Outcome, Refused};
 use super::cgi::{Parameters, text_of};
-use super::state::{Node, Shared, State};
+use super::state::{Shared, State};
 
 /// Said by whatever would have to write DHCP leases, after the tables were written.
 pub(super) const NO_DHCP: &str = "The file /etc/sysconfig/dhcpd doesn't exist, check the dhcp server";
@@ -208,7 +208,9 @@ pub(super) fn heard(state: &mut State, name: &str, line: &str) -> String {
             "done".into()
         }
         "installstatus" => {
-            state.nodes.get_mut(name).map(|node: &mut Node| node.set_status(rest));
+            if let Some(node) = state.nodes.get_mut(name) {
+                node.set_status(rest);
+            }
             "done".into()
         }
         _ => "error".into(),

@@ -224,10 +224,8 @@ impl Own {
 
     /// A qemu has ended, by itself: the guest powered off, or starts again.
     fn ended(&mut self, number: u64) {
-        if !self.running.as_ref().is_some_and(|running| running.number == number) {
-            return;
-        }
-        let resets = self.running.as_ref().is_some_and(|running| running.resets);
+        let Some(running) = self.running.as_ref().filter(|running| running.number == number) else { return };
+        let resets = running.resets;
         self.stop();
         if resets && let Err(error) = self.boot() {
             self.note(&format!("did not start again: {error:#}"));

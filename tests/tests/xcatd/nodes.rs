@@ -33,7 +33,7 @@ struct Case {
 
 impl Case {
     /// `None` after the test was run in a world, in which port 22 is nobody else's.
-    fn enter(test: &str, blank: bool) -> Result<Option<Self>> {
+    fn enter(test: &str, blank: bool, node: fn(NodeSetup) -> NodeSetup) -> Result<Option<Self>> {
         let cache = guest::cache_directory();
         let key = guest::cached_key(&cache)?;
         let public = fs::read_to_string(format!("{key}.pub"))?;
@@ -54,7 +54,7 @@ impl Case {
 
         let mut setup = Setup::new(path);
         let boot = guest.direct_boot()?.context("a fast guest boots directly")?;
-        setup.nodes = vec![NodeSetup::new("n1", &disk, ADDRESS).direct_boot(boot.clone())];
+        setup.nodes = vec![node(NodeSetup::new("n1", &disk, ADDRESS).direct_boot(boot.clone()))];
         setup.osimages = vec![Osimage::new("debian12-x86_64-install-compute", Some(&guest.disk()))];
         setup.genesis = Some(boot);
         let xcatd = Xcatd::start(setup)?;
@@ -217,7 +217,9 @@ exit 7
 
 #[test]
 fn a_node_boots_its_disk_and_is_switched() -> Result<()> {
-    let Some(case) = Case::enter("nodes::a_node_boots_its_disk_and_is_switched", false)? else {
+    let Some(case) =
+        Case::enter("nodes::a_node_boots_its_disk_and_is_switched", false, NodeSetup::tells_booted)?
+    else {
         return Ok(());
     };
     assert_eq!(case.nodestat()?, "noping");
@@ -227,6 +229,7 @@ fn a_node_boots_its_disk_and_is_switched() -> Result<()> {
     assert_eq!(case.is(STATUS), "powering-on");
     case.login()?;
     assert_eq!(case.nodestat()?, "sshd");
+    case.xcatd.wait("n1", "status booted", LONG, |_| case.is(STATUS) == "booted")?;
     let first = case.ssh("cat /proc/sys/kernel/random/boot_id")?;
     case.ssh("echo kept >/root/marker; sync; systemctl reboot")?;
     case.booted(&[Boot::Disk, Boot::Disk])?;
@@ -246,7 +249,7 @@ fn a_node_boots_its_disk_and_is_switched() -> Result<()> {
 #[test]
 fn a_running_node_restarts_into_a_task_and_then_boots_its_disk() -> Result<()> {
     let test = "nodes::a_running_node_restarts_into_a_task_and_then_boots_its_disk";
-    let Some(case) = Case::enter(test, false)? else { return Ok(()) };
+    let Some(case) = Case::enter(test, false, |node| node)? else { return Ok(()) };
     let nothing = ask(
         &case.xcatd,
         &case.token,
@@ -276,7 +279,7 @@ fn a_running_node_restarts_into_a_task_and_then_boots_its_disk() -> Result<()> {
 #[test]
 fn tasks_get_lost_are_refused_and_report_what_is_wrong() -> Result<()> {
     let test = "nodes::tasks_get_lost_are_refused_and_report_what_is_wrong";
-    let Some(case) = Case::enter(test, true)? else { return Ok(()) };
+    let Some(case) = Case::enter(test, true, |node| node)? else { return Ok(()) };
     let digest = case.first_mebibyte()?;
     let go = |boots: &[Boot]| -> Result<()> {
         case.arm(DIGEST)?;
@@ -286,7 +289,7 @@ fn tasks_get_lost_are_refused_and_report_what_is_wrong() -> Result<()> {
     };
     let (disk, genesis) = (Boot::Disk, Boot::Genesis);
     go(&[genesis, disk])?;
-    assert_eq!(case.tasks.reports(), [digest.clone()]);
+    assert_eq!(case.tasks.reports(), std::slice::from_ref(&digest));
 
     case.xcatd.fault(Fault::WrongDigests { node: "n1".into(), times: 1 });
     go(&[genesis, disk, genesis, disk])?;
@@ -312,7 +315,9 @@ fn tasks_get_lost_are_refused_and_report_what_is_wrong() -> Result<()> {
 
 #[test]
 fn an_osimage_is_installed_as_recorded() -> Result<()> {
-    let Some(case) = Case::enter("nodes::an_osimage_is_installed_as_recorded", true)? else { return Ok(()) };
+    let Some(case) = Case::enter("nodes::an_osimage_is_installed_as_recorded", true, |node| node)? else {
+        return Ok(());
+    };
     case.put("bootstate", r#"{"osimage": "debian12-x86_64-install-compute"}"#)?;
     let armed = "install debian12-x86_64-compute";
     assert_eq!((case.is("currstate"), case.is("currchain")), (armed.into(), "boot".into()));
