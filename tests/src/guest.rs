@@ -297,11 +297,11 @@ pub fn cached_key(cache: &Utf8Path) -> Result<Utf8PathBuf> {
 }
 
 /// Names of directories that a maker works in, and that one which was killed leaves behind.
-const WORKING: &str = "making-";
+pub(crate) const WORKING: &str = "making-";
 
 /// One maker at a time: two would fetch the same packages, and there are few CPUs. The second finds what the first
 /// made.
-fn lock(cache: &Utf8Path) -> Result<File> {
+pub(crate) fn lock(cache: &Utf8Path) -> Result<File> {
     let path = cache.join("lock");
     let file = File::create(&path).with_context(|| format!("failed to make {path}"))?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive)
@@ -350,7 +350,7 @@ impl Stages<'_> {
 }
 
 /// A short name for everything in `parts`.
-fn digest(parts: &[&str]) -> String {
+pub(crate) fn digest(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         // The lengths keep ("ab", "c") and ("a", "bc") apart.

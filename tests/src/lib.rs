@@ -6,6 +6,7 @@
 //! - [`journal`]: a daemon's journal as another process sees it, and a gate that stops the daemon at a chosen record.
 //! - [`writers`]: who has which file open for writing.
 //! - [`xcatd`]: an xCAT management node as it was recorded, whose nodes are real guests.
+//! - [`vcsim`]: a vCenter or an ESXi host to test against, with real guests behind it.
 //! - [`guest`]: bootable test guests made from Debian packages; `vcl-guest` makes and boots them by hand.
 
 mod command;
@@ -14,6 +15,7 @@ pub mod bench;
 pub mod daemon;
 pub mod guest;
 pub mod journal;
+pub mod vcsim;
 pub mod world;
 pub mod writers;
 pub mod xcatd;
