@@ -155,7 +155,7 @@ impl<'a> Client<'a> {
                 }
                 Some("error") => {
                     let error = self.property("Task", task, "info.error").body;
-                    let found = Regex::new(r#"<fault [^>]*xsi:type="(\w+)""#).unwrap();
+                    let found = Regex::new(r#"<fault [^>]*:type="(\w+)""#).unwrap();
                     return Ended::Badly(found.captures(&error).unwrap()[1].to_owned());
                 }
                 _ => assert!(asked.elapsed() < Duration::from_secs(120), "{task} is {state:?}"),

@@ -94,7 +94,7 @@ fn a_host_alone_supports_nothing_that_takes_a_vcenter() {
     let clone = format!(
         "<CloneVM_Task xmlns='urn:vim25'><_this type='VirtualMachine'>{}</_this>\
          <folder type='Folder'>ha-folder-vm</folder><name>two</name>\
-         <spec><location/><powerOn>false</powerOn><template>false</template></spec></CloneVM_Task>",
+         <spec><location/><template>false</template><powerOn>false</powerOn></spec></CloneVM_Task>",
         machine.id
     );
     for body in [clone, Client::of_machine("MarkAsTemplate", &machine.id)] {
