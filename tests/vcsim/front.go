@@ -75,6 +75,13 @@ func (s *sessions) of(r *http.Request) *session {
 	return found
 }
 
+func (s *sessions) touch(live *session) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	live.used = time.Now()
+}
+
+// forget ends a session. The caller holds the mutex.
 func (s *sessions) forget(key string) {
 	if found, ok := s.live[key]; ok {
 		close(found.gone)
@@ -342,7 +349,7 @@ func (f *front) wait(w *httptest.ResponseRecorder, r *http.Request, body []byte,
 	}()
 	select {
 	case <-ended:
-		f.sessions.of(r) // who waits is not idle
+		f.sessions.touch(live) // who waits is not idle
 		w.Code, w.Body = inner.Code, inner.Body
 		return nil
 	case <-live.gone:

@@ -8,7 +8,7 @@
 //     licence that allows reading only, faults ordered by a test; soap.go: answers, and the order of a request's
 //     elements;
 //   - tasks.go: tasks that take their time, tell their progress, can be called off and outlive their session;
-//   - machines.go, disks.go: disks with bytes in them, clones that are copies, files that are locked while a machine is on;
+//   - machines.go, clone.go, disks.go: disks with bytes in them, clones that are copies, files that are locked while a machine is on;
 //   - files.go: the datastore's HTTP, with authentication, ranges and broken transfers;
 //   - power.go, guests.go: a machine that is powered on is a qemu that runs from the machine's own disk.
 //

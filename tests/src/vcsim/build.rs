@@ -21,6 +21,7 @@ macro_rules! sources {
 
 /// The program's files.
 const SOURCES: &[(&str, &str)] = sources![
+    "clone.go",
     "control.go",
     "disks.go",
     "faults.go",

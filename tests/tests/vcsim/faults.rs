@@ -124,3 +124,43 @@ fn a_copy_fails_half_way_and_leaves_nothing() {
     assert_eq!(double.datastore_directory().read_dir_utf8().unwrap().count(), 2);
     client.done(&copy);
 }
+
+#[test]
+fn twenty_machines_at_once_do_not_get_into_each_others_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let bytes = vec![7; 1 << 20];
+    fs::write(&image, &bytes).unwrap();
+    let double = Vcsim::builder(Mode::VCenter).task_time(Duration::from_millis(300)).start().unwrap();
+    let client = Client::of(&double);
+    let base = double.put_disk("base", camino::Utf8Path::from_path(&image).unwrap()).unwrap();
+    let template = client.done(&client.create("golden", &base, "02:00:00:00:00:99"));
+    client.call(&Client::of_machine("MarkAsTemplate", &template));
+    let golden = double.machine("golden").unwrap().unwrap();
+    let (folder, pool) = (client.folder(), client.pool());
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let (client, template, folder, pool) = (&client, &template, &folder, &pool);
+            scope.spawn(move || {
+                let id = client.done(&format!(
+                    "<CloneVM_Task xmlns='urn:vim25'><_this type='VirtualMachine'>{template}</_this>\
+                     <folder type='Folder'>{folder}</folder><name>m{number}</name>\
+                     <spec><location><pool type='ResourcePool'>{pool}</pool></location><template>false</template>\
+                     <powerOn>false</powerOn></spec></CloneVM_Task>"
+                ));
+                client.done(&Client::of_machine("PowerOnVM_Task", &id));
+                if number % 2 == 0 {
+                    client.done(&Client::of_machine("PowerOffVM_Task", &id));
+                    client.done(&Client::of_machine("Destroy_Task", &id));
+                }
+            });
+        }
+    });
+    let machines = double.machines().unwrap();
+    assert_eq!(machines.len(), 11, "{machines:?}");
+    assert_eq!(double.machine("golden").unwrap().unwrap(), golden);
+    for machine in machines.iter().filter(|machine| !machine.template) {
+        let flat = double.datastore_directory().join(format!("{0}/{0}-flat.vmdk", machine.name));
+        assert_eq!(fs::read(flat).unwrap(), bytes, "{}", machine.name);
+    }
+}

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use vcl_tests::guest::{Guest, Kind, cache_directory, cached_key};
 use vcl_tests::vcsim::{Guests, Mode, Vcsim};
 
@@ -41,12 +41,16 @@ fn wait_for<T>(what: &str, double: &Vcsim, mut found: impl FnMut() -> Option<T>)
     }
 }
 
-#[test]
-fn a_machine_that_is_powered_on_boots_its_disk_and_is_off_when_its_guest_is() {
+fn made(kind: Kind) -> (Guest, Utf8PathBuf) {
     let cache = cache_directory();
     let key = cached_key(&cache).unwrap();
     let public = std::fs::read_to_string(format!("{key}.pub")).unwrap();
-    let guest = Guest::make(Kind::Fast, &cache, &public, &mut |_| ()).unwrap();
+    (Guest::make(kind, &cache, &public, &mut |_| ()).unwrap(), key)
+}
+
+#[test]
+fn a_machine_that_is_powered_on_boots_its_disk_and_is_off_when_its_guest_is() {
+    let (guest, key) = made(Kind::Fast);
     let (mac, address) = ("02:00:00:00:00:01", Ipv4Addr::new(127, 77, 1, 1));
     let guests = Guests::of(&guest).unwrap().at(mac, address);
     let double = Vcsim::builder(Mode::Esx).guests(guests).start().unwrap();
@@ -85,4 +89,27 @@ fn a_machine_that_is_powered_on_boots_its_disk_and_is_off_when_its_guest_is() {
     assert_eq!(double.machine("two").unwrap().unwrap().power, "poweredOff");
     assert!(ssh(&key, address, "true").is_none());
     assert!(machine.console.exists());
+}
+
+#[test]
+fn an_ordinary_guest_boots_from_its_disk_and_is_reset() {
+    if !std::env::var_os("VCL_FULL").is_some_and(|full| !full.is_empty() && full != "0") {
+        println!("left out: VCL_FULL=1 or ./check --full has it");
+        return;
+    }
+    let (guest, key) = made(Kind::Grub);
+    let (mac, address) = ("02:00:00:00:00:02", Ipv4Addr::new(127, 77, 1, 2));
+    let guests = Guests::of(&guest).unwrap().at(mac, address);
+    let double = Vcsim::builder(Mode::VCenter).guests(guests).start().unwrap();
+    let client = Client::of(&double);
+    let disk = double.put_disk("one/one", &guest.disk()).unwrap();
+    let id = client.done(&client.create("one", &disk, mac).replace(">256<", ">512<"));
+    client.done(&Client::of_machine("PowerOnVM_Task", &id));
+    let boot = || ssh(&key, address, "cat /proc/sys/kernel/random/boot_id");
+    let first = wait_for("login", &double, boot);
+    client.done(&Client::of_machine("ResetVM_Task", &id));
+    wait_for("another boot", &double, || boot().filter(|boot| *boot != first));
+    assert_eq!(double.machine("one").unwrap().unwrap().power, "poweredOn");
+    client.done(&Client::of_machine("PowerOffVM_Task", &id));
+    assert!(boot().is_none());
 }

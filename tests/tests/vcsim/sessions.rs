@@ -178,3 +178,38 @@ fn a_guest_without_tools_is_not_shut_down() {
     assert_eq!(double.machine("one").unwrap().unwrap().power, "poweredOff");
     assert!(double.inject(Fault::on("CurrentTime").soap("NoSuchFault")).is_err());
 }
+
+#[test]
+fn updates_of_a_task_and_a_directory_s_files_are_told() {
+    let double = Vcsim::builder(Mode::VCenter).task_time(Duration::from_secs(1)).start().unwrap();
+    let client = Client::of(&double);
+    let task = client.task(&client.create("one", "", "02:00:00:00:00:01"));
+    let collector = client.of_content("propertyCollector");
+    let filtered = client.call(&format!(
+        "<CreateFilter xmlns='urn:vim25'><_this type='PropertyCollector'>{collector}</_this><spec>\
+         <propSet><type>Task</type><pathSet>info.state</pathSet><pathSet>info.progress</pathSet></propSet>\
+         <objectSet><obj type='Task'>{task}</obj></objectSet></spec><partialUpdates>true</partialUpdates></CreateFilter>"
+    ));
+    assert_eq!(filtered.status, 200, "{}", filtered.body);
+    let (mut version, mut seen) = (String::new(), String::new());
+    while !seen.contains(">success<") {
+        let reply = client.call(&format!(
+            "<WaitForUpdatesEx xmlns='urn:vim25'><_this type='PropertyCollector'>{collector}</_this>\
+             <version>{version}</version><options><maxWaitSeconds>20</maxWaitSeconds></options></WaitForUpdatesEx>"
+        ));
+        version = reply.text("version").unwrap_or_else(|| panic!("no update: {}\n{seen}", reply.body));
+        seen.push_str(&reply.body);
+    }
+    assert!(seen.contains(">running<") && seen.contains("info.progress"), "{seen}");
+
+    let datastores = client.property("Datacenter", &client.datacenter_reference(), "datastore");
+    let datastore = datastores.text("ManagedObjectReference").unwrap();
+    let browser = client.property("Datastore", &datastore, "browser").text("val").unwrap();
+    let search = client.task(&format!(
+        "<SearchDatastore_Task xmlns='urn:vim25'><_this type='HostDatastoreBrowser'>{browser}</_this>\
+         <datastorePath>[LocalDS_0] one</datastorePath></SearchDatastore_Task>"
+    ));
+    client.wait(&search);
+    let found = client.property("Task", &search, "info.result");
+    assert!(found.body.contains("<path>one.vmx</path>"), "{}", found.body);
+}
