@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_has_a_row_for_each_case_and_a_reason_for_each_gap() {
+    fn a_page_has_a_row_for_each_case_and_a_reason_for_each_gap() -> Result<()> {
         let row = |case: &str, verdict: &str, why: Option<&str>| {
             serde_json::json!({
                 "capability": "load", "case": case, "shows": "it works", "boots": case == "b", "verdict": verdict, "why": why
@@ -114,11 +114,12 @@ mod tests {
             ("one".to_owned(), report(vec![row("a", "passed", None), row("b", "skipped", Some("no guest"))])),
             ("two".to_owned(), report(vec![row("a", "failed", Some("it broke"))])),
         ]);
-        let page = render(&reports).unwrap();
+        let page = render(&reports)?;
         assert!(page.contains("| load | `a` | it works | ✓ | ✗ |"), "{page}");
         assert!(page.contains("|  | `b` ● | it works | – | – |"), "{page}");
         for reason in ["- one: no guest: `b`", "- two: it broke: `a`", "- two: not in its report: `b`"] {
             assert!(page.contains(reason), "{reason}\n{page}");
         }
+        Ok(())
     }
 }
