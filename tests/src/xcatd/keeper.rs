@@ -379,11 +379,11 @@ fn drive(disk: &Utf8Path, more: &str) -> Result<String> {
     Ok(format!("if=virtio,format={format},file={disk},{more}"))
 }
 
-/// Whether sshd answers there.
+/// Whether sshd answers there. Patient, because each connection that is given up costs the guest a process.
 fn greets(address: Ipv4Addr) -> bool {
     let Ok(mut stream) = TcpStream::connect((address, 22)) else { return false };
     let mut start = [0; 4];
-    stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
+    stream.set_read_timeout(Some(PATIENCE)).is_ok()
         && stream.read_exact(&mut start).is_ok()
         && &start == b"SSH-"
 }

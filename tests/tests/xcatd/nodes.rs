@@ -17,7 +17,7 @@ use vcl_tests::xcatd::{Boot, Fault, NodeSetup, Osimage, Setup, Xcatd};
 /// The program that makes a world.
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
 /// How long a guest may take over anything: emulation on a busy machine is slow.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(300);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 11);
 const STATUS: &str = "status";
 
@@ -90,7 +90,7 @@ impl Case {
         ssh.args(["-F", "none", "-i", self.key.as_str()]);
         for option in [
             "BatchMode=yes",
-            "ConnectTimeout=10",
+            "ConnectTimeout=60",
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
@@ -228,7 +228,7 @@ fn a_node_boots_its_disk_and_is_switched() -> Result<()> {
     case.put("power", r#"{"action": "on"}"#)?;
     assert_eq!(case.is(STATUS), "powering-on");
     case.login()?;
-    assert_eq!(case.nodestat()?, "sshd");
+    case.xcatd.wait("n1", "sshd", LONG, |_| case.nodestat().is_ok_and(|it| it == "sshd"))?;
     case.xcatd.wait("n1", "status booted", LONG, |_| case.is(STATUS) == "booted")?;
     let first = case.ssh("cat /proc/sys/kernel/random/boot_id")?;
     case.ssh("echo kept >/root/marker; sync; systemctl reboot")?;
