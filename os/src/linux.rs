@@ -30,13 +30,13 @@
 //! own. It makes itself a new identity when it is next booted, like every copy.
 
 mod hooks;
-mod reach;
 mod script;
 
+use crate::answer::Answer;
+use crate::reach::{self, Patience};
 use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, Survey};
 use async_trait::async_trait;
-use reach::Patience;
-use script::{Answer, FINISH as FINISH_SCRIPT, GENERALISE as GENERALISE_SCRIPT, IDENTITY, SANITIZE, SETUP};
+use script::{FINISH as FINISH_SCRIPT, GENERALISE as GENERALISE_SCRIPT, IDENTITY, SANITIZE, SETUP};
 use serde_json::Value;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

@@ -5,8 +5,9 @@
 //! `VCLD_COMPUTER`, and removed. One that fails fails the step. A hook must be one that may run twice: after a crash of
 //! the daemon all of a stage's hooks run again.
 
-use super::reach::{self, Patience};
-use super::script::{as_root, last_lines};
+use super::script::as_root;
+use crate::answer::last_lines;
+use crate::reach::{self, Patience};
 use crate::shell::quote;
 use crate::{Command, Error, ErrorKind, Guest, Result};
 use camino::Utf8Path;

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use vcl_types::Endpoint;
 
 /// For a guest that was there a moment ago, and that nobody waits for.
-pub(super) const NOW: Duration = Duration::from_secs(30);
+pub(crate) const NOW: Duration = Duration::from_secs(30);
 /// For a guest that was there a moment ago, by a job that may as well wait: the daemon may have been away for a while.
-pub(super) const AGAIN: Duration = Duration::from_secs(120);
+pub(crate) const AGAIN: Duration = Duration::from_secs(120);
 
 /// One try. A server that is there answers in far less; what swallows connections is better asked anew.
 const TRY: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ const LOGIN_GRACE: Duration = Duration::from_secs(30);
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// How long.
     limit: Duration,
     /// Whether another host key may pass by itself: the server has just been told to use new ones.
@@ -30,17 +30,17 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn of(limit: Duration) -> Self {
+    pub(crate) fn of(limit: Duration) -> Self {
         Self { limit, keys_change: false }
     }
     /// For a server that was just told to use new host keys.
-    pub(super) fn for_new_keys(limit: Duration) -> Self {
+    pub(crate) fn for_new_keys(limit: Duration) -> Self {
         Self { limit, keys_change: true }
     }
 }
 
 /// A connection, as soon as the guest lets us in.
-pub(super) async fn reach(
+pub(crate) async fn reach(
     remotes: &dyn Remotes,
     to: &Endpoint,
     patience: Patience,

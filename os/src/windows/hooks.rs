@@ -1,0 +1,108 @@
+//! The site's hooks for Windows guests: files on the management node whose names end with `.ps1` or `.cmd`.
+//!
+//! They stand in the directories that the Linux ones stand in, and each module runs its own: a hook for Linux has no ending
+//! and may be executed, one for Windows has an ending and need not be. They are sent over, run as the account vcld logs in
+//! with, an administrator, with `VCLD_STAGE` and `VCLD_COMPUTER`, and removed. One that fails fails the step, and all of a
+//! stage run again after a crash of the daemon.
+
+use super::script::HOOK;
+use crate::answer::Answer;
+use crate::reach::{self, Patience};
+use crate::{Error, ErrorKind, Guest, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use camino::Utf8Path;
+use serde_json::json;
+use std::time::Duration;
+use vcl_job::{Cx, Job, Kind};
+use vcl_types::Endpoint;
+
+pub(super) const PRE_CAPTURE: &str = "pre_capture";
+pub(super) const POST_LOAD: &str = "post_load";
+
+const LARGEST: u64 = 1024 * 1024;
+
+/// The names of a stage's hooks, in order. Without a directory there are none.
+pub(super) fn list(hooks: Option<&Utf8Path>, stage: &str, job: &Job) -> Result<Vec<String>, vcl_job::Error> {
+    let Some(hooks) = hooks else { return Ok(Vec::new()) };
+    let directory = hooks.join(format!("{stage}.d"));
+    let failed = |e: std::io::Error| vcl_job::Error::caused(Kind::Fatal, format!("reading {directory}"), e);
+    let entries = match directory.read_dir_utf8() {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some((stem, "ps1" | "cmd")) = name.rsplit_once('.') else { continue };
+        // Also what a link points to.
+        if !entry.path().is_file() {
+            continue;
+        }
+        if !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
+            names.push(name.to_owned());
+        } else {
+            let path = entry.path();
+            let message = format!(
+                "{path} is not run: before its ending a hook's name has only letters, digits, `_` and `-`"
+            );
+            job.event("hook-skipped", message);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Runs a stage's hooks one after another.
+pub(super) async fn run(
+    guest: Guest<'_>,
+    to: &Endpoint,
+    stage: &str,
+    names: &[String],
+    cx: &Cx,
+) -> Result<(), vcl_job::Error> {
+    let Some(hooks) = guest.hooks.filter(|_| !names.is_empty()) else { return Ok(()) };
+    let patience = Patience::of(guest.limits.boot.min(reach::AGAIN));
+    let remote = reach::reach(guest.remotes, to, patience, cx.token()).await?;
+    for (i, name) in names.iter().enumerate() {
+        cx.check().await?;
+        cx.progress(i as u64, names.len() as u64);
+        let hook = hooks.join(format!("{stage}.d")).join(name);
+        let limit = guest.limits.command;
+        let parameters = json!({
+            "name": name,
+            "content": STANDARD.encode(read(&hook).await?),
+            "stage": stage,
+            "computer": guest.computer.name.as_str(),
+            "seconds": limit.as_secs().max(1),
+        });
+        // Longer than the guest's own limit, so that the guest can say that it was that.
+        let limit_here = limit + Duration::from_secs(30);
+        let command = HOOK.command(&parameters).limit(limit_here).cancel(cx.token());
+        let output = remote.run(command).await.map_err(|e| e.within(format!("hook {hook} on {to}")))?;
+        let answer = Answer::of(output, to, &format!("hook {hook}"))?;
+        let why = match answer.told("status").next() {
+            Some("0") => continue,
+            Some("124") => format!("took longer than {} s", limit.as_secs()),
+            Some(status) => format!("failed with status {status}"),
+            None => "did not say how it ended".to_owned(),
+        };
+        let said = answer.texts("out").join(" / ");
+        let context = format!("hook {hook} {why} on {to}: {said}");
+        return Err(Error::new(ErrorKind::CommandFailed, context).into());
+    }
+    cx.progress(names.len() as u64, names.len() as u64);
+    Ok(())
+}
+
+async fn read(hook: &Utf8Path) -> Result<Vec<u8>> {
+    let failed = |e| Error::caused(ErrorKind::Local, format!("reading hook {hook}"), e);
+    let length = tokio::fs::metadata(hook).await.map_err(failed)?.len();
+    if length > LARGEST {
+        let context = format!("hook {hook} has {length} bytes; more than {LARGEST} are not sent to a guest");
+        return Err(Error::new(ErrorKind::Local, context));
+    }
+    tokio::fs::read(hook).await.map_err(failed)
+}

@@ -1,0 +1,31 @@
+# Says how far Sysprep is. That it worked is told once: then the machine goes where it is wanted.
+#
+# Prints `state<TAB>running`, `ok`, `failed`, `died` or `none`, and, unless it runs or worked, `detail<TAB>what`,
+# `error<TAB>line` of what its error log has that it had not before, and `log<TAB>line` of the end of its log.
+function Show-Sysprep {
+    $known = Get-ItemProperty -LiteralPath "$Own\sysprep" -ErrorAction SilentlyContinue
+    if ($null -eq $known) {
+        Say 'state' 'none'
+        return
+    }
+    $state = $known.state
+    if ($state -eq 'running') {
+        if ($known.boot -ne (Get-BootId)) { $state = 'died' }
+        $process = [int]$known.process
+        # Until the task has begun there is no process yet.
+        if ($process -ne 0 -and $null -eq (Get-Process -Id $process -ErrorAction SilentlyContinue)) {
+            # It may have ended between the two looks.
+            $state = (Get-ItemProperty -LiteralPath "$Own\sysprep").state
+            if ($state -eq 'running') { $state = 'died' }
+        }
+    }
+    Say 'state' $state
+    if ($state -eq 'ok') { Set-Value "$Own\sysprep" 'seen' 'yes' 'String' }
+    if ($state -eq 'running' -or $state -eq 'ok') { return }
+    $detail = (Get-ItemProperty -LiteralPath "$Own\sysprep").detail
+    if ($detail) { Say 'detail' $detail }
+    $panther = Join-Path $env:SystemRoot 'System32\Sysprep\Panther'
+    Get-Tail (Join-Path $panther 'setuperr.log') ([long]$known.from) 12 | ForEach-Object { Say 'error' $_ }
+    Get-Tail (Join-Path $panther 'setupact.log') 0 25 | ForEach-Object { Say 'log' $_ }
+}
+Show-Sysprep
