@@ -27,15 +27,21 @@ pub(crate) struct Patience {
     limit: Duration,
     /// Whether another host key may pass by itself: the server has just been told to use new ones.
     keys_change: bool,
+    /// How long an account may refuse us.
+    grace: Duration,
 }
 
 impl Patience {
     pub(crate) fn of(limit: Duration) -> Self {
-        Self { limit, keys_change: false }
+        Self { limit, keys_change: false, grace: LOGIN_GRACE }
     }
     /// For a server that was just told to use new host keys.
     pub(crate) fn for_new_keys(limit: Duration) -> Self {
-        Self { limit, keys_change: true }
+        Self { limit, keys_change: true, grace: LOGIN_GRACE }
+    }
+    /// For a guest that sets itself up and whose accounts come last.
+    pub(crate) fn for_accounts(limit: Duration) -> Self {
+        Self { limit, keys_change: false, grace: limit }
     }
 }
 
@@ -57,7 +63,8 @@ pub(crate) async fn reach(
         };
         let now = Instant::now();
         // A server that has refused us a few times may not even listen any more; the reason is still that.
-        if let Some((since, first)) = refused.take_if(|(since, _)| now.duration_since(*since) >= LOGIN_GRACE)
+        if let Some((since, first)) =
+            refused.take_if(|(since, _)| now.duration_since(*since) >= patience.grace)
         {
             let waited = now.duration_since(since).as_secs();
             return Err(first.within(format!("{to} did not let us in for {waited} s")));

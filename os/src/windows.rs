@@ -47,7 +47,7 @@ use crate::answer::Answer;
 use crate::reach::{self, Patience};
 use crate::{Command, EndState, Guest, Os, Output, Result, Survey};
 use async_trait::async_trait;
-use script::{CHECK, CLEAN, IDENTITY, POWER, SANITIZE, Script};
+use script::{CHECK, CLEAN, IDENTITY, JOURNAL, POWER, SANITIZE, Script};
 use serde_json::{Value, json};
 use setup::Ready;
 use std::sync::Arc;
@@ -106,6 +106,11 @@ impl Windows {
     pub fn paced(mut self, look: std::time::Duration, gone: std::time::Duration) -> Self {
         self.pace = sysprep::Pace { look, gone };
         self
+    }
+    /// What has a guest show its event logs and the logs of Setup and Sysprep, for the evidence of a failure.
+    #[must_use]
+    pub fn journal() -> Command {
+        JOURNAL.command(&json!({}))
     }
     /// Whether a step of that name is one of this module.
     #[must_use]
@@ -264,7 +269,11 @@ impl Os for Windows {
     }
 
     async fn wait_ready(&self, guest: Guest<'_>, cancel: &CancellationToken) -> Result<Endpoint> {
-        let patience = Patience::of(guest.limits.boot);
+        // Its ssh server is up before its account is: while it sets itself up it may refuse us for minutes.
+        let patience = match guest.generalised {
+            true => Patience::for_accounts(guest.limits.boot),
+            false => Patience::of(guest.limits.boot),
+        };
         let remote = reach::reach(guest.remotes, guest.endpoint, patience, cancel).await?;
         let mut endpoint = guest.endpoint.clone();
         if endpoint.host_keys.keys.is_empty() {

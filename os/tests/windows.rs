@@ -259,7 +259,7 @@ async fn a_copy_sets_itself_up_gets_its_name_and_is_pinned() {
         sshd.restart();
     };
     let (outcome, ()) = tokio::join!(world.load(), restart);
-    let Outcome::Done(endpoint) = outcome else { panic!("{outcome:?} {:?}", directory) };
+    let Outcome::Done(endpoint) = outcome else { panic!("{outcome:?} {directory:?}") };
     assert_eq!(endpoint.host_keys.source, KeySource::Pinned);
     assert_eq!(endpoint.host_keys.keys, keys);
     assert_eq!(world.fake.log(), ["state", "setup", "power", "state", "hook"]);
@@ -362,7 +362,8 @@ async fn a_licence_that_is_not_to_be_had_is_an_event_or_a_failure_and_the_key_is
             (&sent["key"], &sent["host"], &sent["port"]),
             (&KEY.into(), &"kms.example.org".into(), &1688.into())
         );
-        let told = format!("{:?} {}", world.told.0.lock().unwrap(), world.journal().await);
+        let journal = world.journal().await;
+        let told = format!("{:?} {journal}", world.told.0.lock().unwrap());
         assert!(!told.contains(KEY) && !said.contains(KEY), "{told}");
     }
 }

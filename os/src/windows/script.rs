@@ -43,6 +43,7 @@ pub(super) const SETUP: Script = script!("setup");
 pub(super) const ACTIVATE: Script = script!("activate");
 pub(super) const HOOK: Script = script!("hook");
 pub(super) const SANITIZE: Script = script!("sanitize");
+pub(super) const JOURNAL: Script = script!("journal");
 pub(super) const POWER: Script = script!("power");
 
 /// What `sysprep.ps1` hands to the task that it makes.
@@ -95,5 +96,5 @@ pub(super) fn line() -> String {
 
 /// Every script, for tests that go over all of them.
 #[cfg(test)]
-pub(super) const ALL: [Script; 11] =
-    [STATE, CHECK, CLEAN, SYSPREP, SYSPREP_LOOK, IDENTITY, SETUP, ACTIVATE, HOOK, SANITIZE, POWER];
+pub(super) const ALL: [Script; 12] =
+    [STATE, CHECK, CLEAN, SYSPREP, SYSPREP_LOOK, IDENTITY, SETUP, ACTIVATE, HOOK, SANITIZE, JOURNAL, POWER];

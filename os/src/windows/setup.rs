@@ -117,7 +117,12 @@ async fn settled(
                 None
             }
             // It restarts on its way, and a script that is running then does not come to its end.
-            Err(e) if e.kind.may_pass() || e.kind == ErrorKind::CommandFailed => Some(e),
+            Err(e)
+                if e.kind.may_pass()
+                    || matches!(e.kind, ErrorKind::CommandFailed | ErrorKind::LoginRefused) =>
+            {
+                Some(e)
+            }
             Err(e) => return Err(e),
         };
         if Instant::now() >= until {

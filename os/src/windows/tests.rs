@@ -73,7 +73,7 @@ fn every_script_is_one_for_the_powershell_that_every_windows_has() {
 #[test]
 fn every_parameter_that_is_read_is_sent() {
     let sent = |name: &str| match name {
-        "state" | "sysprep-look" | "identity" => json!({}),
+        "state" | "sysprep-look" | "identity" | "journal" => json!({}),
         "check" => json!({ "skip_rearm": false }),
         "clean" => json!({ "dry": false, "user": "x" }),
         "sysprep" => json!({ "unattend": "", "worker": "", "end": "off" }),
