@@ -12,6 +12,7 @@ use crate::section::Section;
 use crate::tree;
 use crate::upkeep::{self, Upkeep};
 use crate::values::{self, CredentialName, KeySource};
+use crate::windows::{self, Windows};
 use camino::Utf8PathBuf;
 use serde::Deserialize;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Config {
     pub ssh: Ssh,
     /// `[hooks]`.
     pub hooks: Hooks,
+    /// `[windows]`.
+    pub windows: Windows,
     /// `[deadlines]`.
     pub deadlines: Deadlines,
     /// `[node]`.
@@ -224,6 +227,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
     let api = root.section("api").and_then(|table| read_api(&table));
     let ssh = root.section("ssh").and_then(|table| read_ssh(&table));
     let hooks = root.section("hooks").and_then(|table| Some(Hooks { directory: table.path("directory")? }));
+    let windows = root.section("windows").and_then(|table| windows::read(&table));
     let deadlines = root.section("deadlines").and_then(|table| read_deadlines(&table));
     let node = root.section("node").and_then(|table| read_node(&table));
     let exchange = match root.has("exchange") {
@@ -240,6 +244,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         api: api?,
         ssh: ssh?,
         hooks: hooks?,
+        windows: windows?,
         deadlines: deadlines?,
         node: node?,
         exchange: exchange?,

@@ -198,6 +198,12 @@ pub const ROOT: &[Key] = &[
         "Executables of the site that take part in jobs.",
     ),
     Key::optional(
+        "windows",
+        Kind::Table(WINDOWS),
+        "the defaults",
+        "How Windows guests are logged in to, set up and activated.",
+    ),
+    Key::optional(
         "deadlines",
         Kind::Table(DEADLINES),
         "the defaults",
@@ -351,6 +357,53 @@ pub const HOOKS: &[Key] = &[Key::default(
     "/etc/vcld/hooks",
     "Executables in its `pre_capture.d` and `post_load.d` are run in the order of their names.",
 )];
+
+/// `[windows]`.
+pub const WINDOWS: &[Key] = &[
+    Key::default(
+        "user",
+        Kind::Text,
+        "Administrator",
+        "The account the daemon logs in to, in place of that of [ssh]: a local administrator.",
+    ),
+    Key::optional(
+        "kms_host",
+        Kind::Text,
+        "what the guest finds by itself",
+        "The key server that activates them, with a port where it is not 1688.",
+    ),
+    Key::optional(
+        "product_key",
+        Kind::Credential,
+        "the one the image has",
+        "The product key they are given when they are loaded.",
+    ),
+    Key::default(
+        "require_activation",
+        Kind::Boolean,
+        "false",
+        "Whether a guest that cannot be activated is a failed load; otherwise it is an event. Only where there is a key server or a product key.",
+    ),
+    Key::default(
+        "timezone",
+        Kind::Text,
+        "UTC",
+        "Their time zone, as Windows calls it, as in `W. Europe Standard Time`.",
+    ),
+    Key::default("locale", Kind::Text, "en-US", "Their language and formats, as in `de-DE`."),
+    Key::optional(
+        "unattend",
+        Kind::Path,
+        "the built-in one",
+        "A file that a copy is set up with in place of the built-in unattend file. `@PASSWORD@`, `@ARCH@`, `@USER@`, `@TIMEZONE@`, `@LOCALE@` and `@SKIP_REARM@` in it are filled in.",
+    ),
+    Key::default(
+        "skip_rearm",
+        Kind::Boolean,
+        "false",
+        "Whether Sysprep leaves the counter of the licence alone, for an image that has been generalised too often.",
+    ),
+];
 
 /// `[deadlines]`.
 pub const DEADLINES: &[Key] = &[

@@ -34,6 +34,7 @@ mod sim;
 mod tree;
 mod upkeep;
 mod values;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -57,3 +58,4 @@ pub use section::Section;
 pub use sim::{KEYS as SIM_KEYS, Sim, SimEndState, SimFailures};
 pub use upkeep::Upkeep;
 pub use values::{CredentialName, InvalidCredentialName, KeySource};
+pub use windows::Windows;

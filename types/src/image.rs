@@ -249,6 +249,27 @@ pub enum OsName {
     Windows,
 }
 
+impl OsName {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Windows => "windows",
+        }
+    }
+    /// Whether it is the usual one, which is left out where it may be.
+    #[must_use]
+    pub const fn is_usual(&self) -> bool {
+        matches!(self, Self::Linux)
+    }
+}
+impl fmt::Display for OsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// Files that a machine without a boot loader is started with. In a request these are absolute paths on the
 /// management node; in a manifest they are file names beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

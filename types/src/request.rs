@@ -1,6 +1,6 @@
 //! What can be asked of the daemon as a job.
 
-use crate::{BackendName, ComputerName, ImageName, ImageRef};
+use crate::{BackendName, ComputerName, ImageName, ImageRef, OsName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -79,6 +79,9 @@ pub enum JobRequest {
         /// The hardware to load it on; the default is q35 with BIOS and virtio.
         #[serde(default)]
         hardware: Option<crate::Hardware>,
+        /// Its operating system.
+        #[serde(default, skip_serializing_if = "OsName::is_usual")]
+        os: OsName,
         /// A line for people about what this revision is.
         #[serde(default)]
         note: Option<String>,
@@ -91,6 +94,9 @@ pub enum JobRequest {
         backend: BackendName,
         /// The machine's name there.
         vm: String,
+        /// Its operating system.
+        #[serde(default, skip_serializing_if = "OsName::is_usual")]
+        os: OsName,
         /// A line for people about what this revision is.
         #[serde(default)]
         note: Option<String>,

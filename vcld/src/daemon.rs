@@ -228,6 +228,7 @@ impl Builder {
             let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
             backends.insert(name.clone(), backend);
         }
+        let windows = Node::windows(&config).context("windows.product_key")?;
         let name = node_name(&config);
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
         let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
@@ -241,6 +242,7 @@ impl Builder {
             remotes,
             public_key,
             linux: Node::linux(),
+            windows,
             exchange,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),

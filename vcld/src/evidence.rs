@@ -13,10 +13,10 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::time::Duration;
 use vcl_job::{Failure, Record};
-use vcl_os::Command;
+use vcl_os::{Command, Windows};
 use vcl_queue::{Claim, Part};
 use vcl_types::api::StepState;
-use vcl_types::{Computer, Endpoint};
+use vcl_types::{Computer, Endpoint, OsName};
 
 /// How many bytes of one text are kept: its end, where the failure is.
 const TEXT: usize = 256 * 1024;
@@ -83,8 +83,11 @@ async fn gather_and_keep(node: &Node, claim: &Claim, key: &str, failure: &Failur
     if let Some(name) = claim.job.request.computer() {
         match node.queue.computer(name).await {
             Ok(row) => {
+                let image = claim.job.revision.clone().or(row.loaded.as_ref().map(|l| l.image.clone()));
+                let held = image.and_then(|image| node.library.get(&image).ok());
+                let os = held.map(|revision| revision.manifest.os).unwrap_or_default();
                 let endpoint = endpoint(node, claim).await.or(row.loaded.map(|l| l.endpoint));
-                of_machine(node, &row.computer, endpoint, &mut gathered).await;
+                of_machine(node, &row.computer, (endpoint, os), &mut gathered).await;
             }
             Err(error) => gathered.note("machine", &chain(&error)),
         }
@@ -96,14 +99,19 @@ async fn gather_and_keep(node: &Node, claim: &Claim, key: &str, failure: &Failur
     node.queue.keep_evidence(claim, gathered.parts).await
 }
 
-async fn of_machine(node: &Node, computer: &Computer, endpoint: Option<Endpoint>, gathered: &mut Gathered) {
+async fn of_machine(
+    node: &Node,
+    computer: &Computer,
+    (endpoint, os): (Option<Endpoint>, OsName),
+    gathered: &mut Gathered,
+) {
     let backend = match node.backend(&computer.backend) {
         Ok(backend) => backend,
         Err(refusal) => return gathered.note("machine", &refusal.message),
     };
     let journal = async {
         match &endpoint {
-            Some(endpoint) => within(GUEST, guest_journal(node, endpoint)).await,
+            Some(endpoint) => within(GUEST, guest_journal(node, endpoint, os)).await,
             None => Err("the guest has not let us in, so it could not be asked".into()),
         }
     };
@@ -136,12 +144,16 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, String>
     }
 }
 
-async fn guest_journal(node: &Node, endpoint: &Endpoint) -> Result<String, String> {
+async fn guest_journal(node: &Node, endpoint: &Endpoint, os: OsName) -> Result<String, String> {
     let cancel = tokio_util::sync::CancellationToken::new();
     let _ends_it = cancel.clone().drop_guard();
     let remote =
         node.remotes.connect(endpoint, Duration::from_secs(6), &cancel).await.map_err(|e| chain(&e))?;
-    let mut command = Command::new(JOURNAL).limit(GUEST).cancel(&cancel);
+    let command = match os {
+        OsName::Linux => Command::new(JOURNAL),
+        OsName::Windows => Windows::journal(),
+    };
+    let mut command = command.limit(GUEST).cancel(&cancel);
     command.keep = TEXT;
     let output = remote.run(command).await.map_err(|e| chain(&e))?;
     Ok(output.text())

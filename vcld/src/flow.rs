@@ -22,7 +22,7 @@ mod recovery;
 mod tests;
 mod unload;
 
-use crate::node::{Node, Refusal, RefusalKind};
+use crate::node::{Guests, Node, Refusal, RefusalKind};
 use std::future::Future;
 use std::sync::Arc;
 use vcl_job::{
@@ -145,14 +145,14 @@ async fn run_on(
             let begin = running.begin_capture(&computer, &into, after, power_on, note, whole);
             stage.play(flow, begin, async |job, input| running.capture(job, input).await).await
         }
-        JobRequest::Import { image, path, boot, hardware, note } => {
+        JobRequest::Import { image, path, boot, hardware, os, note } => {
             let flow = Flow { name: "import", version: 1, deadline: None };
-            let begin = running.begin_import(&image, path, boot, hardware, note);
+            let begin = running.begin_import(&image, path, boot, hardware, (os, note));
             stage.play(flow, begin, async |job, input| running.import(job, input).await).await
         }
-        JobRequest::CreateFromVm { image, backend, vm, note } => {
+        JobRequest::CreateFromVm { image, backend, vm, os, note } => {
             let flow = Flow { name: "create-from-vm", version: 1, deadline: None };
-            let begin = running.begin_from_vm(&image, backend, vm, note);
+            let begin = running.begin_from_vm(&image, backend, vm, os, note);
             stage.play(flow, begin, async |job, input| running.image_from_vm(job, input).await).await
         }
         JobRequest::Export { image, path, format } => {
@@ -242,9 +242,10 @@ impl Stage<'_> {
         let Running { node, claim } = self.running;
         // A job of a backend that is no longer configured can still run what needs none, and be undone as far as that.
         let backend = claim.job.backend.as_ref().and_then(|name| node.backends.get(name));
+        let guests = Guests(node);
         let os: &dyn Undo = match backend.and_then(|backend| backend.os()) {
             Some(own) => own,
-            None => &*node.linux,
+            None => &guests,
         };
         let mut parts: Vec<(&str, &dyn Undo)> =
             vec![("post_load", os), ("pre_capture", os), ("sanitize", os)];

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use vcl_config::Config;
 use vcl_images::Library;
+use vcl_job::Undo;
 use vcl_os::linux::Linux;
-use vcl_os::{Os, Remotes};
+use vcl_os::windows::{Settings, Windows};
+use vcl_os::{EndState, Os, Remotes};
 use vcl_provisioning::{Capability, Limits, Provisioning, Target};
 use vcl_queue::{NewNode, PROTOCOL, Process, Queue, Site};
 use vcl_types::{BackendName, Computer, Endpoint, Manifest, OsName, Revision};
@@ -37,6 +39,8 @@ pub struct Node {
     pub public_key: String,
     /// The OS module for Linux.
     pub linux: Arc<dyn Os>,
+    /// The OS module for Windows.
+    pub windows: Arc<dyn Os>,
     /// Its end of the exchange of revisions with other nodes, where it takes part.
     pub exchange: Option<Arc<crate::exchange::Exchange>>,
     /// When the daemon started.
@@ -138,13 +142,20 @@ impl Node {
     /// The OS module that speaks to an operating system.
     ///
     /// # Errors
-    /// [`RefusalKind::Refused`] for one that this version has no module for.
+    /// [`RefusalKind::Refused`] for one that this version has no module for; it has one for each today.
     pub fn os(&self, name: OsName) -> Result<&Arc<dyn Os>, Refusal> {
         match name {
             OsName::Linux => Ok(&self.linux),
-            OsName::Windows => {
-                Err(Refusal::new(RefusalKind::Refused, "this version of vcld has no module for Windows"))
-            }
+            OsName::Windows => Ok(&self.windows),
+        }
+    }
+
+    /// The account that guests of an operating system are logged in to.
+    #[must_use]
+    pub fn user(&self, name: OsName) -> &str {
+        match name {
+            OsName::Linux => &self.config.ssh.user,
+            OsName::Windows => &self.config.windows.user,
         }
     }
 
@@ -186,7 +197,7 @@ impl Node {
                 None => &**self.os(revision.manifest.os)?,
             },
             remotes: &*self.remotes,
-            user: &self.config.ssh.user,
+            user: self.user(revision.manifest.os),
             hooks: Some(&self.config.hooks.directory),
             limits: self.limits(),
             endpoint,
@@ -244,9 +255,45 @@ impl Node {
         Site { node: self.name.clone(), backends: self.sharing(), alone: self.alone() }
     }
 
-    /// The default OS module set: one for each OS that this version knows.
+    /// The OS module for Linux as daemons have it.
     #[must_use]
     pub fn linux() -> Arc<dyn Os> {
         Arc::new(Linux)
+    }
+
+    /// The OS module for Windows with what a configuration says.
+    ///
+    /// # Errors
+    /// The credential with the product key cannot be read.
+    pub fn windows(config: &Config) -> Result<Arc<dyn Os>, vcl_config::Error> {
+        let table = &config.windows;
+        let product_key = table.product_key.as_ref().map(|name| config.credential(name)).transpose()?;
+        Ok(Arc::new(Windows::new(Settings {
+            kms_host: table.kms_host.clone(),
+            kms_port: table.kms_port,
+            product_key,
+            require_activation: table.require_activation,
+            timezone: table.timezone.clone(),
+            locale: table.locale.clone(),
+            unattend: table.unattend.clone(),
+            skip_rearm: table.skip_rearm,
+        })))
+    }
+}
+
+/// Undoes the steps of OS modules. A job does not say whose guest it was about; where two modules have a step of one name,
+/// it is the same thing that is done.
+pub(crate) struct Guests<'a>(pub(crate) &'a Node);
+
+#[async_trait::async_trait]
+impl Undo for Guests<'_> {
+    async fn undo(&self, step: &str, intent: serde_json::Value) -> vcl_job::Result<()> {
+        let linux =
+            [None, Some(EndState::Off)].iter().flat_map(|end| Linux.plan(*end)).any(|(name, _)| name == step);
+        if !linux && Windows::has_step(step) {
+            self.0.windows.undo(step, intent).await
+        } else {
+            self.0.linux.undo(step, intent).await
+        }
     }
 }

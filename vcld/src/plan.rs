@@ -106,8 +106,8 @@ impl Node {
                 }
                 self.publish_plan(&mut steps, &format!("{image}@{number} on {hardware}"));
             }
-            JobRequest::CreateFromVm { image, backend, vm, .. } => {
-                let preview = self.preview(backend, vm).await?;
+            JobRequest::CreateFromVm { image, backend, vm, os, .. } => {
+                let preview = self.preview(backend, vm, *os).await?;
                 steps.push(step("make staging", "in the library"));
                 steps.push(step("capture/shut source down", format!("{vm}, which is {}", preview.vm.state)));
                 steps.push(step("capture/define domain", "a throw-away machine over throw-away overlays"));

@@ -362,12 +362,12 @@ impl Node {
     ///
     /// # Errors
     /// There is no such backend or machine, or it does not answer.
-    pub async fn preview(&self, backend: &BackendName, vm: &str) -> Result<VmPreview, Refusal> {
+    pub async fn preview(&self, backend: &BackendName, vm: &str, os: OsName) -> Result<VmPreview, Refusal> {
         let target = vcl_provisioning::VmTarget {
             vm,
-            os: &**self.os(OsName::Linux)?,
+            os: &**self.os(os)?,
             remotes: &*self.remotes,
-            user: &self.config.ssh.user,
+            user: self.user(os),
             hooks: Some(&self.config.hooks.directory),
             limits: self.limits(),
         };

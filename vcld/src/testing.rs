@@ -61,6 +61,7 @@ pub(crate) async fn node_of(
         remotes: Arc::new(remotes),
         public_key: String::new(),
         linux: Arc::new(os),
+        windows: Node::windows(&config).unwrap(),
         exchange,
         since: chrono::Utc::now(),
         insight: crate::reconcile::Insight::default(),
@@ -108,7 +109,14 @@ pub(crate) fn disk(path: &Utf8Path, seed: u64) -> Utf8PathBuf {
 
 pub(crate) fn import(image: &str, disk: &Utf8Path) -> JobRequest {
     let image = image.parse().unwrap();
-    JobRequest::Import { image, path: disk.to_string(), boot: None, hardware: None, note: None }
+    JobRequest::Import {
+        image,
+        path: disk.to_string(),
+        boot: None,
+        hardware: None,
+        os: vcl_types::OsName::Linux,
+        note: None,
+    }
 }
 
 pub(crate) fn image(text: &str) -> ImageRef {

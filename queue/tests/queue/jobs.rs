@@ -97,6 +97,7 @@ async fn a_new_image_must_not_exist() {
         image: "debian".parse().unwrap(),
         backend: "kvm2".parse().unwrap(),
         vm: "x".into(),
+        os: Default::default(),
         note: None,
     };
     assert_eq!(world.submit(request).await.unwrap_err().kind, Kind::Exists);

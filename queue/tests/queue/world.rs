@@ -107,6 +107,7 @@ pub fn import(image: &str) -> JobRequest {
         path: "/tmp/disk.qcow2".into(),
         boot: None,
         hardware: None,
+        os: OsName::Linux,
         note: None,
     }
 }

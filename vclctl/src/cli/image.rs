@@ -3,7 +3,7 @@
 use super::Submission;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use vcl_types::{BackendName, ByteSize, DiskBus, Firmware, ImageName, ImageRef, NicModel};
+use vcl_types::{BackendName, ByteSize, DiskBus, Firmware, ImageName, ImageRef, NicModel, OsName};
 
 /// What can be wanted of images.
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,9 @@ pub enum ImageVerb {
         /// The machine, with the backend that has it.
         #[arg(long, value_name = "BACKEND/VM", value_parser = machine)]
         from_vm: (BackendName, String),
+        /// Its operating system.
+        #[arg(long, value_enum, default_value_t)]
+        os: OsWord,
         /// A line for people about what this image is.
         #[arg(long, value_name = "TEXT")]
         note: Option<String>,
@@ -27,7 +30,8 @@ pub enum ImageVerb {
     /// Make an image from a disk file on this machine: qcow2, raw or vmdk.
     #[command(
         after_help = "Examples:\n  vclctl image import debian debian-12.qcow2 --note 'from debian.org'\n  \
-            vclctl image import tiny disk.raw --kernel vmlinuz --initrd initrd.img --cmdline root=/dev/vda"
+            vclctl image import tiny disk.raw --kernel vmlinuz --initrd initrd.img --cmdline root=/dev/vda\n  \
+            vclctl image import win11 win11.qcow2 --os windows --firmware uefi"
     )]
     Import(Box<ImportArguments>),
     /// Write a revision's disk out as a file of its own.
@@ -193,6 +197,9 @@ pub struct ImportArguments {
     /// Its command line.
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     pub cmdline: Option<String>,
+    /// Its operating system.
+    #[arg(long, value_enum, default_value_t)]
+    pub os: OsWord,
     /// The firmware of the machines it is loaded on.
     #[arg(long, value_enum)]
     pub firmware: Option<FirmwareWord>,
@@ -217,6 +224,24 @@ pub struct ImportArguments {
     /// How it is asked for.
     #[command(flatten)]
     pub submission: Submission,
+}
+
+/// Operating systems, each with a module of vcld's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OsWord {
+    /// Any Linux with an ssh server.
+    #[default]
+    Linux,
+    /// Windows with OpenSSH server.
+    Windows,
+}
+impl From<OsWord> for OsName {
+    fn from(word: OsWord) -> Self {
+        match word {
+            OsWord::Linux => Self::Linux,
+            OsWord::Windows => Self::Windows,
+        }
+    }
 }
 
 macro_rules! words {

@@ -86,6 +86,7 @@ pub(crate) fn requests() -> Vec<JobRequest> {
             path: "/tmp/d.qcow2".into(),
             boot: None,
             hardware: None,
+            os: vcl_types::OsName::Linux,
             note: None,
         },
         read(json!({ "kind": "create-from-vm", "image": "gis", "backend": "kvm1", "vm": "debian-gis" })),

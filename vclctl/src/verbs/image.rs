@@ -18,8 +18,8 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
             let preview = client.preview(&backend, &vm).await?;
             screen.answer(&preview, |preview, _| vms::preview(&name, preview))
         }
-        ImageVerb::Create { name, from_vm: (backend, vm), note, submission } => {
-            let request = JobRequest::CreateFromVm { image: name, backend, vm, note };
+        ImageVerb::Create { name, from_vm: (backend, vm), os, note, submission } => {
+            let request = JobRequest::CreateFromVm { image: name, backend, vm, os: os.into(), note };
             jobs::submit(client, screen, request, submission).await
         }
         ImageVerb::Import(asked) => {
@@ -150,7 +150,7 @@ fn import(asked: ImportArguments) -> Result<JobRequest> {
         None => None,
     };
     let hardware = hardware(&asked);
-    Ok(JobRequest::Import { image: asked.name, path, boot, hardware, note: asked.note })
+    Ok(JobRequest::Import { image: asked.name, path, boot, hardware, os: asked.os.into(), note: asked.note })
 }
 
 /// The hardware that was asked for; `None` leaves all of it to the daemon.

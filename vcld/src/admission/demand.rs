@@ -117,8 +117,8 @@ impl Node {
                 let data = |m: std::fs::Metadata| m.len().min(m.blocks().saturating_mul(512));
                 library(estimate::import(ByteSize(std::fs::metadata(path).map_or(0, data))));
             }
-            JobRequest::CreateFromVm { backend, vm, .. } => {
-                library(estimate::import(self.preview(backend, vm).await?.to_copy));
+            JobRequest::CreateFromVm { backend, vm, os, .. } => {
+                library(estimate::import(self.preview(backend, vm, *os).await?.to_copy));
             }
             JobRequest::Flatten { image } => {
                 let chain = self.chain(self.queue.manifest(image).await?).await?;

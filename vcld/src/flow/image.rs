@@ -61,7 +61,7 @@ impl Running {
         path: String,
         boot: Option<DirectBoot>,
         hardware: Option<Hardware>,
-        note: Option<String>,
+        (os, note): (OsName, Option<String>),
     ) -> Result<ImportInput> {
         let path = absolute(path)?;
         let files = boot.iter().flat_map(|b| [Some(&b.kernel), b.initrd.as_ref()]).flatten();
@@ -70,7 +70,8 @@ impl Running {
         }
         // Before anything is made: what is there, and is it a disk we take?
         vcl_images::sniff::sniff(&path)?;
-        let making = self.making(image, None, None, note).await?;
+        let mut making = self.making(image, None, None, note).await?;
+        making.os = os;
         Ok(ImportInput { making, path, boot, hardware: hardware.unwrap_or_default() })
     }
 
@@ -135,10 +136,12 @@ impl Running {
         image: &ImageName,
         backend: BackendName,
         vm: String,
+        os: OsName,
         note: Option<String>,
     ) -> Result<FromVmInput> {
         self.node.backend(&backend)?;
-        let making = self.making(image, None, Some(backend.clone()), note).await?;
+        let mut making = self.making(image, None, Some(backend.clone()), note).await?;
+        making.os = os;
         Ok(FromVmInput { making, backend, vm })
     }
 
@@ -149,9 +152,9 @@ impl Running {
         let staging = self.stage(job, &making).await?;
         let target = VmTarget {
             vm: &vm,
-            os: self.os(OsName::Linux)?,
+            os: self.os(making.os)?,
             remotes: &*self.node.remotes,
-            user: &self.node.config.ssh.user,
+            user: self.node.user(making.os),
             hooks: Some(&self.node.config.hooks.directory),
             limits: self.node.limits(),
         };

@@ -86,7 +86,7 @@ fn image(text: &str) -> ImageRef {
 }
 fn from_vm(image: &str, vm: &str) -> JobRequest {
     let (image, backend) = (image.parse().unwrap(), "sim".parse().unwrap());
-    JobRequest::CreateFromVm { image, backend, vm: vm.into(), note: None }
+    JobRequest::CreateFromVm { image, backend, vm: vm.into(), os: vcl_types::OsName::Linux, note: None }
 }
 fn load(text: &str) -> JobRequest {
     JobRequest::Load { computer: "a".parse().unwrap(), image: image(text) }
@@ -165,6 +165,7 @@ async fn an_import_survives_whatever_happens() {
         path: root.join("disk.raw").into(),
         boot: None,
         hardware: None,
+        os: vcl_types::OsName::Linux,
         note: None,
     };
     let report = matrix("import", prepare, request, true).await;

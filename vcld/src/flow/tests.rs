@@ -62,6 +62,7 @@ impl Case {
             remotes: Arc::new(remotes()),
             public_key: String::new(),
             linux: Arc::new(os),
+            windows: Node::windows(&config).unwrap(),
             exchange: None,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
@@ -75,6 +76,7 @@ impl Case {
             path: disk.into(),
             boot: None,
             hardware: None,
+            os: vcl_types::OsName::Linux,
             note: None,
         };
         assert_eq!(case.run(import).await.state, job::State::Done);

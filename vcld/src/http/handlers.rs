@@ -180,15 +180,23 @@ pub(super) async fn vms(State(node): Daemon, Path(name): Path<BackendName>) -> A
     node.vms(&name).await.into()
 }
 
+#[derive(Deserialize, IntoParams)]
+pub(super) struct PreviewQuery {
+    /// Its operating system.
+    #[serde(default)]
+    os: vcl_types::OsName,
+}
+
 /// What an image made from a machine would be.
 #[utoipa::path(get, path = "/v1/backends/{name}/vms/{vm}/preview",
-    params(("name" = String, Path, description = "The backend instance"), ("vm" = String, Path, description = "The machine's name there")),
+    params(("name" = String, Path, description = "The backend instance"), ("vm" = String, Path, description = "The machine's name there"), PreviewQuery),
     responses((status = 200, body = VmPreview), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn preview(
     State(node): Daemon,
     Path((name, vm)): Path<(BackendName, String)>,
+    Query(query): Query<PreviewQuery>,
 ) -> Answer<VmPreview> {
-    node.preview(&name, &vm).await.into()
+    node.preview(&name, &vm, query.os).await.into()
 }
 
 #[derive(Deserialize, IntoParams)]

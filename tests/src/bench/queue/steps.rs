@@ -32,7 +32,14 @@ async fn measure(queue: Queue, [alone, burst]: [&'static str; 2]) -> Result<()> 
     let mut journals = Vec::new();
     for n in 0..JOBS {
         let image = format!("i{n}").parse()?;
-        let request = JobRequest::Import { image, path: "/x".into(), boot: None, hardware: None, note: None };
+        let request = JobRequest::Import {
+            image,
+            path: "/x".into(),
+            boot: None,
+            hardware: None,
+            os: vcl_types::OsName::Linux,
+            note: None,
+        };
         queue.submit(NewJob { request, requester: "bench".into(), backend: None, host: None }).await?;
         journals.push(queue.journal(&queue.claim("bench", &limits).await?.context("no job")?));
     }

@@ -77,6 +77,7 @@ impl Lab {
             remotes: Arc::new(remotes),
             public_key: String::new(),
             linux: Node::linux(),
+            windows: Node::windows(&config).unwrap(),
             exchange,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),

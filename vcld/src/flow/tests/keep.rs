@@ -217,7 +217,15 @@ async fn configured_retention_prunes_and_the_trash_is_emptied_by_age() {
     let disk = case.node.config_path.parent().unwrap().join("disk.raw");
     for _ in 0..2 {
         let (image, path) = ("debian".parse().unwrap(), disk.to_string());
-        case.done(JobRequest::Import { image, path, boot: None, hardware: None, note: None }).await;
+        case.done(JobRequest::Import {
+            image,
+            path,
+            boot: None,
+            hardware: None,
+            os: vcl_types::OsName::Linux,
+            note: None,
+        })
+        .await;
     }
     let library = &case.node.library;
     let name = vcl_images::TrashName {
