@@ -1,5 +1,6 @@
 //! The language of the command line.
 
+mod acceptance;
 mod backend;
 mod computer;
 mod image;
@@ -7,9 +8,12 @@ mod job;
 mod node;
 mod orphans;
 
+pub use acceptance::AcceptanceArguments;
 pub use backend::BackendVerb;
 pub use computer::{ComputerVerb, PowerWord};
-pub use image::{BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, PruneArguments};
+pub use image::{
+    BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, OsWord, PruneArguments,
+};
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
 pub use node::{LeaseVerb, NodeVerb};
 pub use orphans::OrphansVerb;
@@ -129,6 +133,17 @@ pub enum Verb {
         #[command(flatten)]
         submission: Submission,
     },
+    /// Try a computer and an image with everything vcld does to them, and write a report.
+    #[command(
+        long_about = "Try a computer and an image with everything vcld does to them, and write a report.\n\n\
+            The computer is loaded, captured as an image of its own, taken back, loaded with that image, compared, captured \
+            once more and taken back; then that image is deleted. The image it is tried with is not changed. The report is \
+            two files, one to read and one for programs; what looks like a secret is masked in both, and yet they should be \
+            read before they are sent on.",
+        after_help = "Examples:\n  vclctl acceptance windows gis-01 win11\n  \
+            vclctl acceptance linux gis-01 debian@2 --report debian-trial"
+    )]
+    Acceptance(AcceptanceArguments),
     /// Print a shell's completions.
     #[command(
         after_help = "Example: vclctl completions bash > /usr/share/bash-completion/completions/vclctl"

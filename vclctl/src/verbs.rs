@@ -1,5 +1,6 @@
 //! What each verb does.
 
+mod acceptance;
 mod backend;
 mod computer;
 mod events;
@@ -54,6 +55,7 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
             let directory = directory.to_string_lossy().into_owned();
             jobs::submit(client, screen, JobRequest::Backup { directory, node: None }, submission).await
         }
+        Verb::Acceptance(asked) => acceptance::run(asked, client, screen).await,
         Verb::Completions { shell } => local::completions(shell, screen),
         Verb::Man { directory } => local::man(&directory),
     }
