@@ -113,3 +113,57 @@ fn a_daemon_that_is_killed_again_and_again_ends_every_job_once() -> Result<()> {
     assert_eq!(std::fs::read_dir(bench.daemon.library().join(".staging"))?.count(), 0);
     bench.daemon.stop()
 }
+
+/// What a site runs on its own machines, here on simulated ones: everything passes, the report says so without a secret in
+/// it, and nothing is left.
+#[test]
+fn acceptance_tries_everything_reports_it_and_leaves_nothing() -> Result<()> {
+    let mut bench = Bench::new("a", "0s")?;
+    let (daemon, base) = (&bench.daemon, bench.daemon.directory().join("trial"));
+    let windows = bench._directory.path().join("tiny.qcow2");
+    let _: JobView =
+        daemon.json(&["image", "import", "win11", windows.to_str().unwrap(), "--os", "windows"])?;
+    for (os, image) in [("linux", "tiny"), ("windows", "win11")] {
+        let base = format!("{base}-{os}");
+        let done = daemon.vclctl(&["acceptance", os, "a", image, "--report", &base])?;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{said}");
+        let text = std::fs::read_to_string(format!("{base}.txt"))?;
+        assert!(text.starts_with(&format!("vcld acceptance of {os} on a: PASSED\n")), "{text}");
+        assert!(text.contains("not tried:\n"), "{text}");
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(format!("{base}.json"))?)?;
+        assert_eq!(report["passed"], true);
+        let names: Vec<_> =
+            report["checks"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        for name in [
+            "load",
+            "capture as a new image, and resume",
+            "ready after the capture, as somebody else",
+            "read the new image again",
+            "ready as a copy, with an identity of its own",
+            "capture the copy, and keep it off",
+            "off after the capture",
+        ] {
+            assert!(names.contains(&name), "{name}: {names:?}");
+        }
+        // A report is not written over.
+        assert!(daemon.refused(&["acceptance", os, "a", image, "--report", &base])?.contains("--report"));
+    }
+    let images: Vec<serde_json::Value> = daemon.json(&["image", "list"])?;
+    let left: Vec<_> = images.iter().map(|i| i["name"].as_str().unwrap()).collect();
+    assert_eq!(left, ["tiny", "win11"]);
+
+    // What fails says so, and gives back what it took.
+    let wrong =
+        daemon.refused(&["acceptance", "windows", "a", "tiny", "--report", &format!("{base}-wrong")])?;
+    assert!(wrong.contains("does not pass: the image is of that operating system"), "{wrong}");
+    assert!(std::fs::read_to_string(format!("{base}-wrong.txt"))?.contains("tiny@1 is an image of linux"));
+    let _: JobView = daemon.json(&["load", "a", "tiny"])?;
+    let busy = daemon.refused(&["acceptance", "linux", "a", "tiny", "--report", &format!("{base}-busy")])?;
+    assert!(busy.contains("does not pass: the computer holds nothing"), "{busy}");
+    let a = daemon.computer("a")?;
+    assert!(a.loaded.is_some(), "what somebody has is not taken from him");
+    let _: JobView = daemon.json(&["unload", "a"])?;
+    bench.empty_and_sound()?;
+    bench.daemon.stop()
+}
