@@ -37,47 +37,66 @@ impl Journal for Numbered {
     }
 }
 
-/// A journal at whose `at`th point the process dies: there is one before each record and one after it, counted from 1.
-pub(super) struct CutAt {
-    inner: Arc<dyn Journal>,
-    at: usize,
-    passed: AtomicUsize,
-    pub(super) died: Notify,
-    /// Fired when a step begins whose key has one of these words in it.
-    call_off: Option<(CancellationToken, &'static [&'static str])>,
+/// Steps of a load in which nothing but the guest is waited for, by words of their keys.
+const BOOTING: [&str; 2] = ["wait for ssh", "post_load/"];
+
+/// What happens at a journal's writes.
+enum Act {
+    /// The process dies at this point: there is one before each record and one after it, counted from 1.
+    DieAt(usize),
+    /// It dies when the guest is waited for.
+    DieBooting,
+    /// The job is called off when the guest is waited for.
+    CallOffBooting(CancellationToken),
 }
-impl CutAt {
-    pub(super) fn new(inner: Arc<dyn Journal>, at: usize) -> Arc<Self> {
-        Arc::new(Self { inner, at, passed: AtomicUsize::new(0), died: Notify::new(), call_off: None })
+
+/// A journal at one of whose writes something happens.
+pub(super) struct Cut {
+    inner: Arc<dyn Journal>,
+    act: Act,
+    passed: AtomicUsize,
+    /// Told when the process has died.
+    pub(super) died: Notify,
+}
+impl Cut {
+    fn new(inner: Arc<dyn Journal>, act: Act) -> Arc<Self> {
+        Arc::new(Self { inner, act, passed: AtomicUsize::new(0), died: Notify::new() })
     }
-    /// One at which nobody dies: the job is called off when a step begins that has one of these words in its key.
-    pub(super) fn calling_off(
-        inner: Arc<dyn Journal>,
-        token: &CancellationToken,
-        words: &'static [&'static str],
-    ) -> Arc<Self> {
-        let call_off = Some((token.clone(), words));
-        let (passed, died) = (AtomicUsize::new(0), Notify::new());
-        Arc::new(Self { inner, at: usize::MAX, passed, died, call_off })
+    pub(super) fn at(inner: Arc<dyn Journal>, point: usize) -> Arc<Self> {
+        Self::new(inner, Act::DieAt(point))
     }
-    async fn point(&self) {
-        if self.passed.fetch_add(1, Ordering::SeqCst) + 1 >= self.at {
+    pub(super) fn booting(inner: Arc<dyn Journal>) -> Arc<Self> {
+        Self::new(inner, Act::DieBooting)
+    }
+    pub(super) fn called_off_booting(inner: Arc<dyn Journal>, token: &CancellationToken) -> Arc<Self> {
+        Self::new(inner, Act::CallOffBooting(token.clone()))
+    }
+    async fn point(&self, begun: Option<&str>) {
+        let passed = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        let boots = begun.is_some_and(|key| BOOTING.iter().any(|word| key.contains(word)));
+        let dies = match &self.act {
+            Act::DieAt(at) => passed >= *at,
+            Act::DieBooting => boots,
+            Act::CallOffBooting(token) => {
+                if boots {
+                    token.cancel();
+                }
+                false
+            }
+        };
+        if dies {
             self.died.notify_one();
             pending::<()>().await;
         }
     }
 }
 #[async_trait]
-impl Journal for CutAt {
+impl Journal for Cut {
     async fn append(&self, record: &Record) -> Result<()> {
-        self.point().await;
+        self.point(None).await;
         self.inner.append(record).await?;
-        if let (Some((token, words)), Record::Started { key, .. }) = (&self.call_off, record)
-            && words.iter().any(|word| key.contains(word))
-        {
-            token.cancel();
-        }
-        self.point().await;
+        let begun = matches!(record, Record::Started { .. }).then(|| record.key()).flatten();
+        self.point(begun).await;
         Ok(())
     }
     async fn read(&self) -> Result<Vec<Record>> {

@@ -3,7 +3,7 @@
 use super::cases::Case;
 use super::deed::{Deed, Ended, Made, Process, Work};
 use super::disk;
-use super::journals::{CutAt, Ear, Numbered};
+use super::journals::{Cut, Ear, Numbered};
 use super::stand_in::{Lent, Manner, NoRemotes};
 use super::world::{Can, Foreign, GuestImage, World};
 use crate::{Captured, ErrorKind, Limits, Provisioning, Target, VmTarget};
@@ -346,14 +346,8 @@ impl<'w> Kit<'w> {
         }
         ended
     }
-    /// Runs a job in a process that dies at this point; `None` when it did.
-    pub(super) async fn run_until(
-        &self,
-        journal: Arc<dyn Journal>,
-        at: usize,
-        deed: &Deed,
-    ) -> Verdict<Option<Ended>> {
-        let cut = CutAt::new(journal, at);
+    /// Runs a job in a process that dies at one of its writes; `None` when it did.
+    pub(super) async fn run_until(&self, cut: Arc<Cut>, deed: &Deed) -> Verdict<Option<Ended>> {
         let backend = self.open().await?;
         let process =
             Process { backend, journal: cut.clone(), observer: Ear::new(), control: Control::default() };

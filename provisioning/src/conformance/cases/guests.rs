@@ -3,13 +3,13 @@
 use super::capturing::files;
 use crate::conformance::deed::{Deed, Process};
 use crate::conformance::disk;
-use crate::conformance::journals::{CutAt, Ear, Numbered};
+use crate::conformance::journals::{Cut, Ear, Numbered};
 use crate::conformance::kit::{Kit, Verdict, done, ensure, failed, refused};
 use crate::conformance::stand_in::{Lent, Manner};
 use crate::conformance::world::{Can, GuestImage};
 use std::time::Duration;
 use vcl_images::{StagedDisk, seal, seal_boot, seal_firmware};
-use vcl_job::{Control, Journal, Kind, Record};
+use vcl_job::{Control, Kind};
 use vcl_os::{Command, Guest, Os};
 use vcl_types::api::{PowerAction, PowerState};
 use vcl_types::{Computer, Endpoint, HostKey, HostKeys, KeySource, Manifest, Revision};
@@ -182,28 +182,11 @@ pub(super) async fn captured(kit: &Kit<'_>) -> Verdict {
     kit.nothing_left().await
 }
 
-/// At which write the OS module begins to wait for the guest: the first one of its part.
-async fn first_wait(journal: &Numbered) -> usize {
-    let records = journal.read().await.unwrap_or_default();
-    let inside = |record: &Record| record.key().is_some_and(|key| key.contains("/post_load/"));
-    // Two points a record; the one after it is the second.
-    records.iter().position(inside).map_or(0, |at| 2 * (at + 1))
-}
-
 pub(super) async fn killed(kit: &Kit<'_>) -> Verdict {
     let (image, computer, deed) = loading(kit)?;
-    // Where the guest is waited for is known from a load with the stand-in, which takes the same steps up to there.
-    let dry = kit.load_of(&computer);
-    let known = Numbered::new(kit.job());
-    done(kit.run_on(known.clone(), &dry).await)?;
-    kit.unload(&computer).await?;
-    let at = first_wait(&known).await;
-    ensure!(at > 0, "a load takes no step in its guest");
     let journal = Numbered::new(kit.job());
-    ensure!(
-        kit.run_until(journal.clone(), at, &deed).await?.is_none(),
-        "the load ended before its guest was ready"
-    );
+    let ended = kit.run_until(Cut::booting(journal.clone()), &deed).await?;
+    ensure!(ended.is_none(), "the load ended before its guest was waited for: {ended:?}");
     let begun = kit.left().await?;
     let endpoint = match done(kit.run_on(journal, &deed).await)? {
         crate::conformance::deed::Made::Endpoint(at) => at,
@@ -221,8 +204,7 @@ pub(super) async fn killed(kit: &Kit<'_>) -> Verdict {
 pub(super) async fn called_off(kit: &Kit<'_>) -> Verdict {
     let (_, _, deed) = loading(kit)?;
     let (journal, control) = (Numbered::new(kit.job()), Control::default());
-    // It is called off when its machine has been started and nothing but the guest is waited for.
-    let watched = CutAt::calling_off(journal, &control.cancel, &["wait for ssh", "post_load/"]);
+    let watched = Cut::called_off_booting(journal, &control.cancel);
     let process = Process { backend: kit.open().await?, journal: watched, observer: Ear::new(), control };
     let began = tokio::time::Instant::now();
     refused(

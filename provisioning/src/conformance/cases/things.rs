@@ -1,7 +1,7 @@
 //! What is there: machines of vcld's and of others, and what jobs that died have left.
 
 use crate::ErrorKind;
-use crate::conformance::journals::Numbered;
+use crate::conformance::journals::{Cut, Numbered};
 use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, refused, skipped};
 use crate::conformance::world::{Can, Foreign};
 use vcl_job::{Kind, Outcome};
@@ -133,7 +133,7 @@ pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
     loop {
         at += 1;
         let journal = Numbered::new(kit.job());
-        if let Some(ended) = kit.run_until(journal, at, &deed).await? {
+        if let Some(ended) = kit.run_until(Cut::at(journal, at), &deed).await? {
             // It came to its end before it came to that point.
             ensure!(matches!(ended, Outcome::Done(_)), "undisturbed it ended as {ended:?}");
             break;
