@@ -72,7 +72,7 @@ cases! {
     Load [] false "unload-killed" "killed at every journal write, an unload is finished by the next process" => interrupting::unload_killed;
 
     Power [] false "power-states" "on, off and reset are what they say, and twice is no error" => power::states;
-    Power [] false "power-races" "on and off at the same time: no error, and the last word counts" => power::races;
+    Power [] false "power-races" "switched by several at once: what all want is no error, and after all of it the last word counts" => power::races;
     Power [] false "power-of-nobody" "a computer without a machine has no power to change" => power::nobody;
     Power [] false "powers-are-states" "the list of powers says what each state says" => power::listed;
 

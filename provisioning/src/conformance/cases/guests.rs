@@ -6,7 +6,7 @@ use crate::conformance::disk;
 use crate::conformance::journals::{Cut, Ear, Numbered};
 use crate::conformance::kit::{Kit, Verdict, done, ensure, failed, refused};
 use crate::conformance::stand_in::{Lent, Manner};
-use crate::conformance::world::{Can, GuestImage};
+use crate::conformance::world::GuestImage;
 use std::time::Duration;
 use vcl_images::{StagedDisk, seal, seal_boot, seal_firmware};
 use vcl_job::{Control, Kind};
@@ -75,10 +75,6 @@ pub(super) async fn answers(kit: &Kit<'_>) -> Verdict {
         other => {
             return failed(format!("pinned to another host key, it is connected to all the same: {other:?}"));
         }
-    }
-    if kit.can(Can::Console) {
-        let console = kit.backend.console(&computer, 5).await?;
-        ensure!(!console.is_empty(), "a guest that has booted has said nothing on its console");
     }
     kit.unload(&computer).await?;
     kit.nothing_left().await
