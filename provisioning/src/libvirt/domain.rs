@@ -9,7 +9,7 @@ use std::time::Duration;
 use vcl_job::{Cx, Kind};
 use vcl_types::Firmware;
 use vcl_types::api::{PowerAction, PowerState};
-use virt::domain::{Domain, DomainState};
+use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
 
@@ -19,9 +19,15 @@ const POLL: Duration = Duration::from_millis(150);
 /// The binding answers a state that there is not, instead of the error, when libvirt could not be asked. Taken for off, a
 /// running machine would be copied or counted as shut down.
 pub(super) fn state_of(domain: &Domain) -> Result<DomainState, virt::error::Error> {
-    match domain.state()?.0 {
-        Enum::Known(state) => Ok(state),
-        Enum::Unknown(_) => Err(virt::error::Error::last_error()),
+    use DomainPausedReason::StartingUp;
+    match domain.state()? {
+        // libvirt starts each machine stopped and lets it go a moment later: it is on its way on, and nobody paused it.
+        (
+            Enum::Known(DomainState::Paused),
+            Enum::Known(DomainStateReason::Paused(Enum::Known(StartingUp))),
+        ) => Ok(DomainState::Running),
+        (Enum::Known(state), _) => Ok(state),
+        (Enum::Unknown(_), _) => Err(virt::error::Error::last_error()),
     }
 }
 
