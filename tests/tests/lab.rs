@@ -72,7 +72,7 @@ impl Pc {
         ensure!(said == "made\n", "the PC was not made: {:?}", log.next());
         let inside = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
         let cable = format!(
-            "ip link del pc0 2>/dev/null; ip link add pc0 type veth peer name eth0 netns {} && ip addr add 10.99.0.1/24 brd + dev pc0 && ip link set pc0 up",
+            "ip link del pc0 2>/dev/null; ip link add pc0 type veth peer name eth0 netns {} && ip link set pc0 master lan0 up",
             inside.trim()
         );
         ensure!(Command::new("sh").args(["-c", &cable]).status()?.success(), "no cable: {cable}");
@@ -122,6 +122,10 @@ fn a_pc_is_lent_cleaned_and_woken() -> Result<()> {
     ensure!(Command::new("mount").args(["-t", "tmpfs", "tmpfs", at.as_str()]).status()?.success());
     keygen(&at.join("host_key"));
     fs::copy(path.join("id.pub"), at.join("id.pub"))?;
+    // The network that the PC is plugged into is there also when it is off.
+    let lan =
+        "ip link add lan0 type bridge && ip addr add 10.99.0.1/24 brd + dev lan0 && ip link set lan0 up";
+    ensure!(Command::new("sh").args(["-c", lan]).status()?.success(), "no network");
     let mut pc = Pc::start(&at)?;
 
     let mut setup = Setup::new(path, &key, &["sim-01"]);

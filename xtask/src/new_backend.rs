@@ -23,6 +23,20 @@ const OURS: [(&str, &str); 4] =
 /// And of others: those that the templates use, in versions that the workspace has.
 const OTHERS: [&str; 4] = ["clap", "serde", "serde_json", "tokio"];
 
+/// The workspace's, so that what both need is built once where they share a target directory.
+const PROFILE: &str = r#"[profile.dev]
+debug = "line-tables-only"
+
+[profile.dev.package."*"]
+debug = false
+
+# Bulk copies and digests dominate the tests' time.
+[profile.dev.package.libssh2-sys]
+opt-level = 3
+[profile.dev.package.sha2]
+opt-level = 3
+"#;
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The backend's name: a word of small letters and digits, as in `type = "NAME"`.
@@ -77,7 +91,6 @@ fn manifest(root: &Path, name: &str) -> Result<String> {
         let found = workspace.lines().find(|line| line.split(' ').next() == Some(wanted));
         found.with_context(|| format!("the workspace has no dependency {wanted}"))
     };
-    let profile = workspace.find("[profile.dev]").map(|at| &workspace[at..]).unwrap_or_default();
     let root = root.display();
     let mut text = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n\
@@ -92,7 +105,7 @@ fn manifest(root: &Path, name: &str) -> Result<String> {
         text += &format!("{ours} = {{ path = \"{root}/{path}\"{bare} }}\n");
     }
     text += &format!(
-        "\n[dev-dependencies]\n{}\nvcl-provisioning = {{ path = \"{root}/provisioning\", features = [\"conformance\"] }}\n\n{profile}",
+        "\n[dev-dependencies]\n{}\nvcl-provisioning = {{ path = \"{root}/provisioning\", features = [\"conformance\"] }}\n\n{PROFILE}",
         line("tempfile")?
     );
     Ok(text)

@@ -2,7 +2,7 @@
 
 use super::{Library, scan::present};
 use crate::blocking::blocking;
-use crate::names::{entries, file_name, nonce};
+use crate::names::{MANIFEST, entries, file_name, nonce};
 use crate::{Error, ErrorKind, Result, Store, manifest, names};
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -143,6 +143,11 @@ impl Publishing {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no staging directory {from}")));
         }
         present(&self.from, &self.manifest)?;
+        let stray = entries(&self.from)?.into_iter().find(|(name, _)| name != MANIFEST);
+        if let Some((_, stray)) = stray.filter(|_| self.manifest.disks.is_empty()) {
+            let context = format!("a revision without disks has no files, and {} is there", stray.display());
+            return Err(Error::refused(context));
+        }
         manifest::write(&self.from, &self.manifest)?;
         for (_, path) in entries(&self.from)? {
             let failed = |e| Error::io(format!("flushing {}", path.display()), e);

@@ -60,6 +60,21 @@ async fn what_cannot_be_published_is_not() {
     shelf.library.publish(&cx(), "s", &manifest).await.unwrap();
 }
 
+/// What is installed on a machine that no image is put on has no disks, and nothing lies beside its manifest.
+#[tokio::test]
+async fn a_revision_without_disks_is_one_like_others() {
+    let shelf = Shelf::new();
+    let (_, mut manifest) = shelf.sealed("s", "debian@1", 1).await;
+    manifest.disks.clear();
+    shelf.library.staging("empty").unwrap();
+    let revision = shelf.library.publish(&cx(), "empty", &manifest).await.unwrap();
+    assert_eq!(shelf.library.get(&image("debian@1")).unwrap(), revision);
+    let scan = shelf.library.revisions().unwrap();
+    assert_eq!((scan.revisions.len(), scan.findings.len()), (1, 0), "{:?}", scan.findings);
+    assert!(shelf.library.verify(&cx(), &revision, &Progress::none()).await.unwrap().is_empty());
+    assert!(shelf.library.delete(&image("debian@1")).await.unwrap());
+}
+
 /// Behind a library, dies at its `n`th call: what a process killed there leaves is what stands on the disk.
 #[derive(Debug)]
 struct Dying(Mutex<u32>);
