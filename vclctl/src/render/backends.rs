@@ -56,7 +56,7 @@ pub fn each(backends: &[BackendView]) -> String {
         facts.maybe("captures end", backend.end_state.as_ref());
         let can = backend.capabilities.iter().filter(|one| one.lacks.is_none());
         facts.add("can", can.map(|one| one.name.as_str()).collect::<Vec<_>>().join(" "));
-        let mut shown = facts.text();
+        let mut shown = facts.text() + "\n";
         for (one, why) in lacks(backend) {
             let _ = writeln!(shown, "- {}: {}", text::one_line(&one.name), text::one_line(why));
         }
