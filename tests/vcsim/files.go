@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -60,6 +62,38 @@ func (f *front) refreshSpace() {
 			simulator.Map.Update(datastore, changes)
 		})
 	}
+}
+
+// wholeSearch is a search as the API means it: without a specification or a pattern it finds everything. The simulator
+// finds nothing, or panics.
+func wholeSearch(spec *types.HostDatastoreBrowserSearchSpec) *types.HostDatastoreBrowserSearchSpec {
+	if spec == nil {
+		spec = &types.HostDatastoreBrowserSearchSpec{}
+	}
+	if len(spec.MatchPattern) == 0 {
+		spec.MatchPattern = []string{"*"}
+	}
+	return spec
+}
+
+func (f *front) search(request *types.SearchDatastore_Task) (types.AnyType, types.BaseMethodFault) {
+	f.inventory.Lock()
+	defer f.inventory.Unlock()
+	response, err := methods.SearchDatastore_Task(context.Background(), f.service, request)
+	if err != nil {
+		return resultOf(types.ManagedObjectReference{}, err)
+	}
+	return resultOf(response.Returnval, nil)
+}
+
+func (f *front) searchBelow(request *types.SearchDatastoreSubFolders_Task) (types.AnyType, types.BaseMethodFault) {
+	f.inventory.Lock()
+	defer f.inventory.Unlock()
+	response, err := methods.SearchDatastoreSubFolders_Task(context.Background(), f.service, request)
+	if err != nil {
+		return resultOf(types.ManagedObjectReference{}, err)
+	}
+	return resultOf(response.Returnval, nil)
 }
 
 func (f *front) copyVirtualDisk(w *work, request *types.CopyVirtualDisk_Task) types.BaseMethodFault {

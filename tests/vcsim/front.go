@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -345,6 +346,14 @@ func (f *front) wait(w *httptest.ResponseRecorder, r *http.Request, body []byte,
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		defer func() {
+			// It reads objects that change meanwhile, and not all that carefully.
+			if panicked := recover(); panicked != nil {
+				log.Printf("waiting for updates: %v\n%s", panicked, debug.Stack())
+				inner = httptest.NewRecorder()
+				writeFault(inner, &types.SystemError{Reason: "the simulator panicked; its log says where"}, "")
+			}
+		}()
 		f.service.ServeMux.ServeHTTP(inner, requestWith(r, body))
 	}()
 	select {
@@ -448,6 +457,12 @@ func (f *front) workOf(
 			return nil, &types.InvalidDatastorePath{}
 		}
 		return func(*work) (result, types.BaseMethodFault) { return nil, f.deleteFile(request.Name) }, nil
+	case *types.SearchDatastore_Task:
+		request.SearchSpec = wholeSearch(request.SearchSpec)
+		return func(*work) (result, types.BaseMethodFault) { return f.search(request) }, nil
+	case *types.SearchDatastoreSubFolders_Task:
+		request.SearchSpec = wholeSearch(request.SearchSpec)
+		return func(*work) (result, types.BaseMethodFault) { return f.searchBelow(request) }, nil
 	case *types.MoveDatastoreFile_Task:
 		return func(*work) (result, types.BaseMethodFault) { return nil, f.moveFile(request) }, nil
 	}

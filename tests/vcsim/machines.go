@@ -251,7 +251,13 @@ func hasNetwork(name string) bool {
 // settle puts right what the simulator leaves undone after a machine was made or changed: disks that it made are
 // empty files, sizes of adopted disks are not read, and a changed option stands beside the old one. The caller holds
 // the inventory.
-func (f *front) settle(machine *simulator.VirtualMachine) types.BaseMethodFault {
+func (f *front) settle(machine *simulator.VirtualMachine) (fault types.BaseMethodFault) {
+	// Whoever waits for updates reads it without holding the inventory.
+	simulator.Map.WithLock(machine, func() { fault = f.settleLocked(machine) })
+	return fault
+}
+
+func (f *front) settleLocked(machine *simulator.VirtualMachine) types.BaseMethodFault {
 	for _, device := range machine.Config.Hardware.Device {
 		disk, ok := device.(*types.VirtualDisk)
 		if !ok {

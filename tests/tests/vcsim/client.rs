@@ -146,7 +146,7 @@ impl<'a> Client<'a> {
     /// Waits until a task has ended.
     pub fn wait(&self, task: &str) -> Ended {
         let asked = Instant::now();
-        let fault = Regex::new(r#"<fault [^>]*:type="(\w+)""#).unwrap();
+        let found = Regex::new(r#"<fault [^>]*:type="(\w+)""#).unwrap();
         loop {
             let state = self.property("Task", task, "info.state").text("val");
             match state.as_deref() {
@@ -156,7 +156,7 @@ impl<'a> Client<'a> {
                 }
                 Some("error") => {
                     let error = self.property("Task", task, "info.error").body;
-                    return Ended::Badly(fault.captures(&error).unwrap()[1].to_owned());
+                    return Ended::Badly(found.captures(&error).unwrap()[1].to_owned());
                 }
                 _ => assert!(asked.elapsed() < Duration::from_secs(120), "{task} is {state:?}"),
             }

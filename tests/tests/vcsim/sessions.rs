@@ -209,7 +209,7 @@ fn updates_of_a_task_and_a_directory_s_files_are_told() {
         "<SearchDatastore_Task xmlns='urn:vim25'><_this type='HostDatastoreBrowser'>{browser}</_this>\
          <datastorePath>[LocalDS_0] one</datastorePath></SearchDatastore_Task>"
     ));
-    client.wait(&search);
+    assert!(matches!(client.wait(&search), Ended::Well(_)));
     let found = client.property("Task", &search, "info.result");
     assert!(found.body.contains("<path>one.vmx</path>"), "{}", found.body);
 }
