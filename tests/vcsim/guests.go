@@ -161,6 +161,7 @@ func greet(socket string, ended chan struct{}) (net.Conn, error) {
 func (g *guests) arguments(plan guestPlan, socket string) ([]string, error) {
 	arguments := []string{
 		"-accel", "tcg", "-machine", "pc", "-cpu", "max", "-display", "none", "-no-user-config", "-nodefaults",
+		"-vga", "std", // grub waits for good on a machine without a screen
 		"-smp", fmt.Sprint(plan.cpus), "-m", fmt.Sprint(plan.memory),
 		"-monitor", "unix:" + socket + ",server=on,wait=off",
 		"-chardev", "file,id=console,append=on,path=" + consoleFile(g.directory, plan.name),
