@@ -25,7 +25,15 @@ pub struct Known<'a> {
 impl Default for Known<'static> {
     /// Those that vcld is shipped with.
     fn default() -> Self {
-        Self { backend_types: &[BackendType::LIBVIRT, BackendType::LAB, BackendType::SIM] }
+        Self {
+            backend_types: &[
+                BackendType::LIBVIRT,
+                BackendType::VMWARE,
+                BackendType::ESX,
+                BackendType::LAB,
+                BackendType::SIM,
+            ],
+        }
     }
 }
 

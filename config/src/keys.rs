@@ -508,19 +508,25 @@ pub const NETWORK: &[Key] = &[
     Key::optional(
         "bridge",
         Kind::Text,
-        "one of the three has to be there",
+        "one of the four has to be there",
         "A bridge of the hypervisor host.",
     ),
     Key::optional(
         "libvirt",
         Kind::Text,
-        "one of the three has to be there",
+        "one of the four has to be there",
         "A libvirt network, by its name. For libvirt backends.",
+    ),
+    Key::optional(
+        "portgroup",
+        Kind::Text,
+        "one of the four has to be there",
+        "A port group of a VMware host or of a distributed switch, by its name. For vmware and esx backends.",
     ),
     Key::optional(
         "user",
         Kind::True,
-        "one of the three has to be there",
+        "one of the four has to be there",
         "qemu's user networking, with the machine's ssh forwarded to a port on 127.0.0.1. For trials, and for libvirt backends.",
     ),
     Key::optional(

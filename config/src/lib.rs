@@ -35,6 +35,7 @@ mod tree;
 mod upkeep;
 mod values;
 mod windows;
+mod vmware;
 
 #[cfg(test)]
 mod tests;
@@ -59,3 +60,4 @@ pub use sim::{KEYS as SIM_KEYS, Sim, SimEndState, SimFailures};
 pub use upkeep::Upkeep;
 pub use values::{CredentialName, InvalidCredentialName, KeySource};
 pub use windows::Windows;
+pub use vmware::{ESX_KEYS, Esx, VMWARE_KEYS, Vmware, VmwareCapture, VmwareMethod, VmwareTrust};

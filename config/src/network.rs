@@ -29,6 +29,8 @@ pub enum Link {
     Bridge(String),
     /// A libvirt network.
     Libvirt(String),
+    /// A port group of VMware.
+    PortGroup(String),
     /// qemu's user networking with a forward on 127.0.0.1.
     User,
 }
@@ -40,6 +42,7 @@ impl Link {
         match self {
             Self::Bridge(_) => "bridge",
             Self::Libvirt(_) => "libvirt",
+            Self::PortGroup(_) => "portgroup",
             Self::User => "user",
         }
     }
@@ -116,12 +119,14 @@ fn read_one(table: &Section<'_>) -> Option<Network> {
 }
 
 fn read_link(table: &Section<'_>) -> Option<Link> {
-    let given: Vec<&str> = ["bridge", "libvirt", "user"].into_iter().filter(|key| table.has(key)).collect();
+    let given: Vec<&str> =
+        ["bridge", "libvirt", "portgroup", "user"].into_iter().filter(|key| table.has(key)).collect();
     let links: Vec<Option<Link>> = given
         .iter()
         .map(|key| match *key {
             "bridge" => table.text("bridge").filter(|name| is_interface(table, name)).map(Link::Bridge),
             "libvirt" => table.text("libvirt").map(Link::Libvirt),
+            "portgroup" => table.text("portgroup").map(Link::PortGroup),
             _ => table.boolean("user").map(|_| Link::User),
         })
         .collect();
@@ -132,7 +137,7 @@ fn read_link(table: &Section<'_>) -> Option<Link> {
                 table.at(),
                 table.location(),
                 "nothing says what its machines are plugged into",
-                "add one of: bridge = \"br20\", libvirt = \"default\", user = true",
+                "add one of: bridge = \"br20\", libvirt = \"default\", portgroup = \"VM Network\", user = true",
             );
             None
         }

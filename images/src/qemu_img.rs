@@ -4,12 +4,14 @@
 //! Every path must be absolute, so that none can be taken for one of qemu's protocols (`nbd:`, `json:`).
 
 mod convert;
+mod differences;
 mod inspect;
 mod limits;
 mod make;
 
 pub use convert::{ConvertFrom, ConvertOptions, convert, convert_over};
 pub(crate) use convert::{copy, data_bytes};
+pub use differences::differences;
 pub use inspect::{Backing, Check, Extent, Info, chain, check, info, map};
 pub(crate) use inspect::{chain_inodes, checked, extents, look};
 pub use limits::Limits;

@@ -50,6 +50,11 @@ impl Job {
     pub fn commit(&mut self) {
         self.shared.committed.store(true, Ordering::SeqCst);
     }
+    /// The job's number, for the names of what its steps are going to make; 0 where it has none.
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        self.shared.journal.job()
+    }
     /// The flow version that the job began with, which may be an older one than the program's.
     #[must_use]
     pub fn version(&self) -> u32 {

@@ -18,6 +18,18 @@ pub enum ErrorKind {
     Refused,
     /// This backend cannot do that at all.
     Unsupported,
+    /// Somebody else has the thing; it passes.
+    Busy,
+    /// A thing of that name is there already.
+    Exists,
+    /// There is no room for it.
+    NoSpace,
+    /// The other side does not let us in, or not do that.
+    Denied,
+    /// What came back is not what it should be.
+    Corrupt,
+    /// The step was told to stop.
+    Cancelled,
     /// The hypervisor says no, for a reason of its own.
     Failed,
 }
@@ -78,6 +90,12 @@ impl From<Error> for vcl_job::Error {
             ErrorKind::NotFound => Kind::NotFound,
             ErrorKind::NotOurs => Kind::Exists,
             ErrorKind::Refused | ErrorKind::Unsupported => Kind::Refused,
+            ErrorKind::Busy => Kind::Busy,
+            ErrorKind::Exists => Kind::Exists,
+            ErrorKind::NoSpace => Kind::NoSpace,
+            ErrorKind::Denied => Kind::Auth,
+            ErrorKind::Corrupt => Kind::Corrupt,
+            ErrorKind::Cancelled => Kind::Cancelled,
             ErrorKind::Failed => Kind::Fatal,
         };
         match error.source {

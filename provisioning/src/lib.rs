@@ -4,8 +4,9 @@
 //! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
 //! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
 //!
-//! Each backend is a cargo feature: `libvirt`, `lab` for PCs that are lent as they are, and `sim` for simulated machines.
-//! The feature `conformance` has the kit that tries whether a backend does what the trait says.
+//! Each backend is a cargo feature: `libvirt`, `vmware` (a vCenter), `esx` (one ESXi host), `lab` for PCs that are lent as
+//! they are, and `sim` for simulated machines. The feature `conformance` has the kit that tries whether a backend does what
+//! the trait says.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
@@ -13,6 +14,8 @@ mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+#[cfg(feature = "esx")]
+pub mod esx;
 #[cfg(feature = "lab")]
 pub mod lab;
 #[cfg(feature = "libvirt")]
@@ -25,6 +28,10 @@ mod provisioning;
 mod reach;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "vim25")]
+pub mod vim25;
+#[cfg(feature = "vmware")]
+pub mod vmware;
 
 pub use capabilities::{Capabilities, Capability};
 pub use error::{Error, ErrorKind, Result};

@@ -12,6 +12,8 @@ pub enum Plug {
     Bridge(String),
     /// A network that libvirt manages.
     Libvirt(String),
+    /// A port group of VMware.
+    PortGroup(String),
     /// The hypervisor's user networking, with a forward from a free port of 127.0.0.1 to the guest's ssh: for trials
     /// and demonstrations, where nobody else needs to reach the guest.
     User,

@@ -382,6 +382,8 @@ pub trait Provisioning: Undo {
         let _ = computer;
         Ok(None)
     }
+    /// Called once when the daemon stops, after its last job has returned: ends sessions that would else stay open.
+    async fn close(&self) {}
     /// Asks what is behind it what it is, such as `libvirt 9.0.0, qemu 7.2.11`: when the daemon starts, and when somebody
     /// lists the backends. `None` where there is nobody to ask. That it does not answer is how it is found out that the
     /// backend cannot be reached, so it may take no longer than some seconds.

@@ -27,3 +27,30 @@ pub async fn ssh_speaks(address: IpAddr, port: u16) -> Result<(), String> {
         Err(_) => Err("nothing was said".into()),
     }
 }
+
+/// How long a site's address hook may take.
+#[cfg(any(feature = "libvirt", feature = "vim25"))]
+const HOOK_LIMIT: Duration = vcl_job::minutes(5);
+
+/// Asks a site's executable for an address: it gets the machine's name and its MAC as arguments and prints one line.
+///
+/// # Errors
+/// There is no hook, it fails, or what it prints is no address.
+#[cfg(any(feature = "libvirt", feature = "vim25"))]
+pub(crate) async fn ask_hook(
+    cx: &vcl_job::Cx,
+    hook: Option<&str>,
+    machine: &str,
+    mac: &str,
+) -> vcl_job::Result<IpAddr> {
+    use vcl_job::{Error, Kind};
+    let hook =
+        hook.ok_or_else(|| Error::new(Kind::Refused, "the network's address is a hook and it names none"))?;
+    let process = vcl_job::Process::new(hook).args([machine, mac]);
+    let output = cx.within("the address hook", HOOK_LIMIT, process.run(cx, |_| {})).await??;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|e| {
+        let said: String = text.trim().chars().take(80).collect();
+        Error::caused(Kind::Corrupt, format!("{hook} printed `{said}`, which is no address"), e)
+    })
+}

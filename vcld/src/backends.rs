@@ -13,6 +13,8 @@ pub struct Making<'a> {
     pub table: &'a BackendConfig,
     /// The site's networks.
     pub networks: &'a Networks,
+    /// The whole configuration: its computers, its credentials.
+    pub config: &'a Config,
 }
 
 /// Makes instances of one type of backend.
@@ -57,6 +59,69 @@ fn lab(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
     })))
 }
 
+/// The vmware backend.
+#[cfg(feature = "vmware")]
+pub(crate) const VMWARE: Factory = Factory { kind: BackendType::VMWARE, make: vmware };
+
+#[cfg(feature = "vmware")]
+fn vmware(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    use vcl_config::{VmwareCapture, VmwareMethod};
+    use vcl_provisioning::vim25::Settings;
+    use vcl_provisioning::vmware::{CaptureTo, Method, Vmware};
+    let table = making.table.vmware()?;
+    let settings = Settings {
+        datacenter: table.datacenter,
+        cluster: table.cluster,
+        folder: table.folder,
+        ..vim25(&making, table.host)?
+    };
+    let method = match table.method {
+        VmwareMethod::Clone => Method::Clone,
+        VmwareMethod::Copy => Method::Copy,
+    };
+    let capture = match table.capture {
+        VmwareCapture::Template => CaptureTo::Template,
+        VmwareCapture::Disk => CaptureTo::Disk,
+    };
+    Ok(Arc::new(Vmware::new(settings, method, capture)?))
+}
+
+/// The esx backend.
+#[cfg(feature = "esx")]
+pub(crate) const ESX: Factory = Factory { kind: BackendType::ESX, make: esx };
+
+#[cfg(feature = "esx")]
+fn esx(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    let table = making.table.esx()?;
+    Ok(Arc::new(vcl_provisioning::esx::Esx::new(vim25(&making, table)?)?))
+}
+
+/// What both VMware backends are made of.
+#[cfg(any(feature = "vmware", feature = "esx"))]
+fn vim25(making: &Making<'_>, table: vcl_config::Esx) -> anyhow::Result<vcl_provisioning::vim25::Settings> {
+    use vcl_config::VmwareTrust;
+    use vcl_provisioning::vim25::{Server, Settings, Trust};
+    let trust = match table.trust {
+        VmwareTrust::Ca(path) => Trust::Ca(path),
+        VmwareTrust::Fingerprint(digits) => {
+            Trust::Fingerprint(digits.parse().map_err(|rule| anyhow::anyhow!("fingerprint: {rule}"))?)
+        }
+    };
+    let password = making.config.credential(&table.password)?;
+    Ok(Settings {
+        name: making.name.clone(),
+        server: Server { address: table.server, user: table.user, password, trust },
+        datacenter: None,
+        cluster: None,
+        folder: None,
+        datastore: table.datastore,
+        images: table.images,
+        directory: table.directory,
+        parallel: table.parallel,
+        networks: making.networks.clone(),
+    })
+}
+
 /// The sim backend.
 #[cfg(feature = "sim")]
 pub(crate) const SIM: Factory = Factory { kind: BackendType::SIM, make: sim };
@@ -97,6 +162,7 @@ pub(crate) fn networks(config: &Config) -> Networks {
         plug: match &n.link {
             Link::Bridge(name) => Plug::Bridge(name.clone()),
             Link::Libvirt(name) => Plug::Libvirt(name.clone()),
+            Link::PortGroup(name) => Plug::PortGroup(name.clone()),
             Link::User => Plug::User,
         },
         address: n.address.unwrap_or_default(),

@@ -66,6 +66,10 @@ impl Builder {
         let this = this.backend(crate::backends::LIBVIRT);
         #[cfg(feature = "lab")]
         let this = this.backend(crate::backends::LAB);
+        #[cfg(feature = "vmware")]
+        let this = this.backend(crate::backends::VMWARE);
+        #[cfg(feature = "esx")]
+        let this = this.backend(crate::backends::ESX);
         #[cfg(feature = "sim")]
         let this = this.backend(crate::backends::SIM);
         this
@@ -202,6 +206,9 @@ impl Builder {
         if let Some(exchanging) = exchanging {
             let _ = tokio::time::timeout(Duration::from_secs(1), exchanging).await;
         }
+        for backend in node.backends.values() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), backend.close()).await;
+        }
         node.queue.close().await;
         tracing::info!("vcld has stopped");
         Ok(())
@@ -224,7 +231,7 @@ impl Builder {
             let factory = self.factories.iter().find(|f| f.kind.name == table.kind);
             let factory = factory
                 .with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
-            let making = Making { name, table, networks: &networks };
+            let making = Making { name, table, networks: &networks, config: &config };
             let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
             backends.insert(name.clone(), backend);
         }

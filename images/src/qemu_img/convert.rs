@@ -80,7 +80,7 @@ pub async fn convert_over(
 }
 
 /// Runs a convert and turns what it prints into progress.
-async fn watched(
+pub(super) async fn watched(
     cx: &Cx,
     args: Vec<OsString>,
     limits: Option<&Limits>,

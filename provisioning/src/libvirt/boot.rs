@@ -4,18 +4,17 @@ use super::Libvirt;
 use super::connection::CALL;
 use super::console::{printed_keys, tail, with_console};
 use super::definition::{DefinedNic, NicPlug};
+use crate::reach::ask_hook;
 use crate::{ErrorKind, Result, Target, ssh_speaks};
 use camino::Utf8Path;
 use std::net::IpAddr;
 use std::time::Duration;
-use vcl_job::{Cx, Job, Kind, Step, TRANSIENT, minutes};
+use vcl_job::{Job, Kind, Step, TRANSIENT};
 use vcl_types::{AddressSource, Endpoint, HostKeys, KeySource, Nic};
 use virt::sys;
 
 /// Waits that have a limit of their own from the configuration get this much from the executor.
 const LONG: Duration = Duration::from_secs(24 * 3600);
-/// How long a site's address hook may take.
-const HOOK_LIMIT: Duration = minutes(5);
 
 pub(super) const ADDRESS: Step<Libvirt, String> = Step::new("find address").deadline(LONG).retry(TRANSIENT);
 pub(super) const HOST_KEYS: Step<Libvirt, String> = Step::new("wait for ssh").deadline(LONG);
@@ -194,18 +193,4 @@ impl Libvirt {
             })
             .await
     }
-}
-
-/// Asks a site's executable for an address: it gets the domain and the MAC as arguments and prints one line.
-async fn ask_hook(cx: &Cx, hook: Option<&str>, domain: &str, mac: &str) -> vcl_job::Result<IpAddr> {
-    let hook = hook.ok_or_else(|| {
-        vcl_job::Error::new(Kind::Refused, "the network's address is a hook and it names none")
-    })?;
-    let process = vcl_job::Process::new(hook).args([domain, mac]);
-    let output = cx.within("the address hook", HOOK_LIMIT, process.run(cx, |_| {})).await??;
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().map_err(|e| {
-        let said: String = text.trim().chars().take(80).collect();
-        vcl_job::Error::caused(Kind::Corrupt, format!("{hook} printed `{said}`, which is no address"), e)
-    })
 }

@@ -187,6 +187,8 @@ impl Libvirt {
                             format!("ip link add {bridge} type bridge"),
                         )
                     }
+                    // No computer of ours is on it.
+                    Plug::PortGroup(_) => continue,
                     Plug::User => (Ok(()), String::new()),
                 };
                 match found {

@@ -238,7 +238,8 @@ impl Libvirt {
         }
         let plugged = cards.into_iter().map(|(mac, plug)| {
             let plug = match plug {
-                Plug::Bridge(name) => NicPlug::Bridge(name),
+                // The configuration gives a computer of libvirt no port group.
+                Plug::Bridge(name) | Plug::PortGroup(name) => NicPlug::Bridge(name),
                 Plug::Libvirt(name) => NicPlug::Network(name),
                 Plug::User => NicPlug::User(ports.pop().unwrap_or_default()),
             };

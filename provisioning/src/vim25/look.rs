@@ -1,0 +1,406 @@
+//! Looking at the server: its machines, what is ours there, and what is wrong with it.
+
+use super::images::{growing_of, is_entry, no_image};
+use super::machines::{OWNER, power, tags};
+use super::properties::Object;
+use super::request::Request;
+use super::{Site, Watcher, boot, fault_of};
+use crate::{Error, ErrorKind, Plug, Result, Target, Work};
+use camino::Utf8Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use vcl_types::api::{Finding, FindingLevel, PlannedStep, PowerAction, PowerState, Thing, VmDisk, VmView};
+use vcl_types::{AddressSource, ByteSize, ComputerName, Hardware};
+
+const MACHINE: &str = "machine";
+const DIRECTORY: &str = "directory";
+const GROWING: &str = "growing-image";
+const IMAGE: &str = "image";
+/// After how long without use an image at the datastore is told as one that nobody needs. Every load of it counts.
+const UNUSED: chrono::TimeDelta = chrono::TimeDelta::days(30);
+
+impl Site {
+    async fn machines(&self, paths: &[&str]) -> Result<Vec<Object>> {
+        let datacenter = &self.place().await?.datacenter;
+        self.client.list(Some(datacenter), "VirtualMachine", paths).await
+    }
+
+    pub(crate) async fn list_vms(&self) -> Result<Vec<VmView>> {
+        let paths = [
+            "name",
+            "runtime.powerState",
+            "config.hardware.numCPU",
+            "config.hardware.memoryMB",
+            "config.hardware.device",
+            "config.extraConfig",
+        ];
+        let mut vms: Vec<VmView> = self.machines(&paths).await?.iter().map(view).collect();
+        vms.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(vms)
+    }
+
+    pub(crate) async fn all_powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
+        let machines = self.machines(&["name", "runtime.powerState", "config.template"]).await?;
+        let named = machines.iter().filter(|m| !m.flag("config.template")).filter_map(|machine| {
+            let computer = machine.text("name")?.strip_prefix("vcl-")?.parse().ok()?;
+            Some((computer, power(machine.text("runtime.powerState"))))
+        });
+        Ok(named.collect())
+    }
+
+    pub(crate) async fn free_here(&self) -> Result<Option<u64>> {
+        let place = self.place().await?;
+        Ok(self.client.read(&place.datastore, &["summary.freeSpace"]).await?.number("summary.freeSpace"))
+    }
+
+    pub(crate) async fn change_power(&self, machine: &str, action: PowerAction) -> Result<PowerState> {
+        let watcher = Watcher::doing();
+        match action {
+            PowerAction::On => self.power_on(machine, &watcher).await.map(drop)?,
+            PowerAction::ForceOff => {
+                self.must(machine).await?;
+                self.cut_power(machine, &watcher).await?;
+            }
+            PowerAction::Reset => self.ask(machine, "ResetVM_Task").await?,
+            PowerAction::Off => match self.ask(machine, "ShutdownGuest").await {
+                Err(e) if fault_of(&e) == Some("InvalidPowerState") => {}
+                Err(e) if fault_of(&e) == Some("ToolsUnavailable") => {
+                    let message = format!(
+                        "{machine} has no VMware Tools that could shut it down; do it from inside, or cut its power: force-off"
+                    );
+                    return Err(Error::caused(ErrorKind::Refused, message, e));
+                }
+                asked => asked?,
+            },
+        }
+        self.power_state(machine).await
+    }
+
+    /// The machine in words, for the evidence of a job that failed.
+    pub(crate) async fn describe(&self, name: &str) -> Result<String> {
+        let machine = self.must(name).await?;
+        let mut text = format!(
+            "{name} ({}) at {}\nfile: {}\npower: {:?}\nprocessors: {}\nmemory: {}\naddress by its tools: {}\n",
+            machine.reference,
+            self.client.address(),
+            machine.file,
+            machine.power,
+            machine.cpus,
+            machine.memory,
+            machine.address.as_deref().unwrap_or("none"),
+        );
+        for device in &machine.devices {
+            let of = device.xsi_type.as_deref().unwrap_or("device");
+            let label = device.text_at("deviceInfo/label").unwrap_or_default();
+            let what = device.text_at("backing/fileName").or_else(|| device.text_at("macAddress"));
+            let plug = device.text_at("backing/deviceName").unwrap_or_default();
+            if let Some(what) = what {
+                let _ = writeln!(text, "{of} {label}: {what} {plug}");
+            }
+        }
+        Ok(text)
+    }
+
+    pub(crate) async fn made_things(&self) -> Result<Vec<Thing>> {
+        let paths = ["name", "config.extraConfig", "config.files.vmPathName"];
+        let machines = self.machines(&paths).await?;
+        let mut things = Vec::new();
+        let mut lived_in = BTreeSet::new();
+        for machine in &machines {
+            let file = machine.text("config.files.vmPathName").and_then(|path| self.name_of(path));
+            lived_in.extend(file.and_then(|f| f.split_once('/')).map(|(directory, _)| directory.to_owned()));
+            let Some(name) = machine.text("name") else { continue };
+            let tags = tags(machine.get("config.extraConfig"));
+            let Some((_, owner)) = tags.iter().find(|(key, _)| key == OWNER) else { continue };
+            let (job, computer) = match name.strip_prefix("vcl-").and_then(growing_of) {
+                Some(growing) => growing,
+                // A template is an image's, and goes when nobody wants the image any more.
+                None if tags.iter().any(|(key, _)| key == "vcl.image") => continue,
+                None => (None, owner.parse().ok()),
+            };
+            things.push(Thing { kind: MACHINE.into(), name: name.to_owned(), computer, job, bytes: None });
+        }
+        for found in self.list("", &Watcher::doing()).await?.unwrap_or_default() {
+            let computer = found.name.strip_prefix("vcl-").and_then(|name| name.parse::<ComputerName>().ok());
+            if computer.is_none() || found.name == self.settings.images || lived_in.contains(&found.name) {
+                continue;
+            }
+            things.push(Thing { kind: DIRECTORY.into(), name: found.name, computer, job: None, bytes: None });
+        }
+        let now = chrono::Utc::now();
+        for found in self.image_directories().await? {
+            if let Some((job, computer)) = growing_of(&found.name) {
+                things.push(Thing { kind: GROWING.into(), name: found.name, computer, job, bytes: None });
+            } else if is_entry(&found.name) {
+                let used = self.last_used(&found.name).await?;
+                if used.is_some_and(|used| now - used > UNUSED) {
+                    things.push(Thing {
+                        kind: IMAGE.into(),
+                        name: found.name,
+                        computer: None,
+                        job: None,
+                        bytes: None,
+                    });
+                }
+            }
+        }
+        for entry in self.settings.directory.read_dir_utf8().into_iter().flatten().flatten() {
+            // Raw copies are named after what they become.
+            if let Some((job, computer)) = entry.file_name().strip_suffix(".raw").and_then(growing_of) {
+                let bytes = entry.metadata().ok().map(|m| m.len());
+                things.push(Thing {
+                    kind: RAW.into(),
+                    name: entry.file_name().to_owned(),
+                    computer,
+                    job,
+                    bytes,
+                });
+            }
+        }
+        things.sort();
+        Ok(things)
+    }
+
+    pub(crate) async fn unmake(&self, thing: &Thing) -> Result<()> {
+        let (name, watcher) = (thing.name.as_str(), Watcher::doing());
+        let plain = !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.');
+        let refuse = |message: String| Err(Error::new(ErrorKind::Refused, message));
+        match thing.kind.as_str() {
+            MACHINE => {
+                self.remove_machine(name, &watcher).await?;
+                if name.starts_with("vcl-") && plain { self.delete(name, &watcher).await } else { Ok(()) }
+            }
+            DIRECTORY if plain && name.starts_with("vcl-") && name != self.settings.images => {
+                if self.machine(name).await?.is_some() {
+                    return refuse(format!(
+                        "the machine {name} lies in that directory; remove the machine first"
+                    ));
+                }
+                self.delete(name, &watcher).await
+            }
+            GROWING if plain && growing_of(name).is_some() => self.delete(&self.image(name), &watcher).await,
+            IMAGE if is_entry(name) => self.delete(&self.image(name), &watcher).await,
+            RAW if plain && name.strip_suffix(".raw").and_then(growing_of).is_some() => {
+                let path = self.settings.directory.join(name);
+                match tokio::fs::remove_file(&path).await {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::caused(ErrorKind::Failed, format!("removing {path}"), e))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            GROWING | IMAGE => Err(no_image(name)),
+            kind => refuse(format!("a VMware backend makes no {kind} of the name `{name}`")),
+        }
+    }
+
+    pub(crate) fn planned(
+        &self,
+        work: Work,
+        target: &Target<'_>,
+        make: Vec<PlannedStep>,
+    ) -> Vec<PlannedStep> {
+        let step = |name: &str, what: String| PlannedStep { name: name.into(), what };
+        let machine = Self::machine_name(&target.computer.name);
+        let guest = |end: Option<vcl_os::EndState>| {
+            let part = if end.is_some() { "pre_capture" } else { "post_load" };
+            let steps = target.os.plan(end);
+            steps
+                .into_iter()
+                .map(move |(name, what)| PlannedStep { name: format!("{part}/{name}"), what: what.into() })
+        };
+        let boot = || {
+            vec![
+                step("start", format!("turn {machine} on")),
+                step("find address", "of its management interface".into()),
+                step("wait for ssh", format!("at most {} s", target.limits.boot.as_secs())),
+            ]
+        };
+        match work {
+            Work::Load => {
+                let mut steps = vec![step("prepare host", format!("clear away what is left of {machine}"))];
+                steps.extend(make);
+                steps.into_iter().chain(boot()).chain(guest(None)).collect()
+            }
+            Work::Resume => boot().into_iter().chain(guest(None)).collect(),
+            Work::Capture => {
+                let mut steps: Vec<_> = guest(Some(vcl_os::EndState::Off)).collect();
+                let limit = target.limits.shutdown.as_secs();
+                steps.push(step("wait for power off", format!("at most {limit} s, then cut it")));
+                steps.extend(make);
+                steps
+            }
+            Work::Unload => vec![
+                step("power off", format!("cut the power of {machine}")),
+                step("remove machine", machine.clone()),
+                step("delete files", self.on_datastore(&machine)),
+            ],
+        }
+    }
+    /// The steps of a load by copying, for a dry run.
+    pub(crate) fn planned_copies(&self, target: &Target<'_>) -> Vec<PlannedStep> {
+        let step = |name: &str, what: String| PlannedStep { name: name.into(), what };
+        let machine = Self::machine_name(&target.computer.name);
+        let mut steps = Vec::new();
+        for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
+            let (file, size) = (target.revision.path(&disk.file), disk.virtual_size);
+            let to = self.on_datastore(&self.image(""));
+            steps.push(step(
+                &format!("send image[{n}]"),
+                format!("{file} ({size}) to {to}, unless it is there"),
+            ));
+            let to = self.on_datastore(&machine);
+            steps.push(step(&format!("copy disk at host[{n}]"), format!("{size} into {to}")));
+        }
+        let hardware = super::steps::machine_hardware(target.computer, &target.revision.manifest.hardware);
+        steps.push(step("create machine", format!("{machine}: {hardware}")));
+        steps
+    }
+    /// The steps of a capture by copying, for a dry run.
+    pub(crate) fn planned_fetches(&self, target: &Target<'_>) -> Vec<PlannedStep> {
+        let step = |name: String, what: String| PlannedStep { name, what };
+        let disks = target.revision.manifest.disks.iter().enumerate();
+        let images = self.on_datastore(&self.settings.images);
+        let of = |(n, size): (usize, ByteSize)| {
+            [
+                step(format!("copy captured disk[{n}]"), format!("{size} into {images}")),
+                step(format!("fetch disk[{n}]"), format!("{size} into the library's staging")),
+                step(format!("enter image[{n}]"), "under the digest of its content".into()),
+            ]
+        };
+        disks.map(|(n, disk)| (n, disk.virtual_size)).flat_map(of).collect()
+    }
+
+    pub(crate) async fn look(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut add = |what: &str, level, found: String, way_out: Option<&str>| {
+            let what = format!("backend {}: {what}", self.settings.name);
+            findings.push(Finding { what, level, found, way_out: way_out.map(str::to_owned) });
+        };
+        let directory = &self.settings.directory;
+        match probe(directory) {
+            Ok(()) => add("directory", FindingLevel::Ok, directory.to_string(), None),
+            Err(e) => {
+                let found = format!("{directory} cannot be written: {e}");
+                add("directory", FindingLevel::Error, found, Some("make it writable for vcld's user"));
+            }
+        }
+        let address = self.client.address();
+        match self.client.session().await {
+            Ok(session) => {
+                let about = &session.content.about;
+                let found = format!("{address}: {}, API {}", about.full_name, about.api);
+                add("server", FindingLevel::Ok, found, None);
+            }
+            Err(e) => {
+                let way_out = "look at `server`, `fingerprint`, `user` and the credential of `password`";
+                add("server", FindingLevel::Error, e.chain(), Some(way_out));
+                return findings;
+            }
+        }
+        match self.licence().await {
+            Ok(()) => add("licence", FindingLevel::Ok, "changes are allowed".into(), None),
+            Err(e) => {
+                let way_out = "give the host a licence with API access; the free one only allows to look";
+                add("licence", FindingLevel::Error, e.chain(), Some(way_out));
+            }
+        }
+        match self.datastore().await {
+            Ok(found) => add("datastore", FindingLevel::Ok, found, None),
+            Err(e) => {
+                let way_out = "look at `datastore`, `datacenter`, `cluster` and `folder`";
+                add("datastore", FindingLevel::Error, e.chain(), Some(way_out));
+                return findings;
+            }
+        }
+        for (name, network) in &self.settings.networks {
+            if !matches!(network.plug, Plug::PortGroup(_)) {
+                continue;
+            }
+            let what = format!("network {name}");
+            match self.card_plug(name).await {
+                Ok(_) if network.address == AddressSource::Lease => {
+                    add(&what, FindingLevel::Error, boot::lease(name.as_str()), Some("see there"));
+                }
+                Ok(_) => add(&what, FindingLevel::Ok, "there".into(), None),
+                Err(e) => add(
+                    &what,
+                    FindingLevel::Error,
+                    e.chain(),
+                    Some("make the port group, or correct its name"),
+                ),
+            }
+        }
+        findings
+    }
+
+    async fn datastore(&self) -> Result<String> {
+        let place = self.place().await?;
+        let paths = ["summary.freeSpace", "summary.capacity", "summary.accessible"];
+        let read = self.client.read(&place.datastore, &paths).await?;
+        let name = &self.settings.datastore;
+        if read.text("summary.accessible").is_some() && !read.flag("summary.accessible") {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                format!("datastore {name} is not accessible at the moment"),
+            ));
+        }
+        let size = |path: &str| ByteSize(read.number(path).unwrap_or(0));
+        Ok(format!("{name}: {} of {} free", size("summary.freeSpace"), size("summary.capacity")))
+    }
+
+    /// Whether the licence lets anything be changed: a deletion of nothing is refused by every server, and by one whose
+    /// licence makes its API read-only for that reason.
+    async fn licence(&self) -> Result<()> {
+        let watcher = Watcher::doing();
+        let asked = self.client.task("asking for a change", &watcher, |content| {
+            Request::new("DeleteDatastoreFile_Task", &content.files, |x| {
+                x.text("name", "");
+            })
+        });
+        match asked.await {
+            Err(e) if fault_of(&e) == Some("RestrictedVersion") => Err(e),
+            Err(e) if matches!(e.kind, ErrorKind::Unreachable | ErrorKind::Deadline) => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+const RAW: &str = "raw-copy";
+
+fn view(machine: &Object) -> VmView {
+    let devices = machine.get("config.hardware.device").map(|d| d.children.as_slice()).unwrap_or_default();
+    let disks = devices.iter().filter(|d| d.xsi_type.as_deref() == Some("VirtualDisk")).map(|d| VmDisk {
+        source: d.text_at("backing/fileName").unwrap_or_default().to_owned(),
+        format: "vmdk".into(),
+        virtual_size: d
+            .number_at("capacityInBytes")
+            .or_else(|| Some(d.number_at("capacityInKB")? * 1024))
+            .map(ByteSize),
+        allocated: None,
+    });
+    let number = |name: &str| machine.number(name).unwrap_or(1);
+    let tags = tags(machine.get("config.extraConfig"));
+    VmView {
+        name: machine.text("name").unwrap_or_default().to_owned(),
+        state: match power(machine.text("runtime.powerState")) {
+            PowerState::On => "running",
+            PowerState::Paused => "paused",
+            _ => "shut off",
+        }
+        .into(),
+        disks: disks.collect(),
+        hardware: Hardware {
+            cpus: u32::try_from(number("config.hardware.numCPU")).unwrap_or(1),
+            memory: ByteSize(number("config.hardware.memoryMB") << 20),
+            ..Hardware::default()
+        },
+        managed: tags.iter().find(|(key, _)| key == OWNER).and_then(|(_, owner)| owner.parse().ok()),
+    }
+}
+
+fn probe(directory: &Utf8Path) -> std::io::Result<()> {
+    let probe = directory.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(probe)
+}

@@ -1,0 +1,366 @@
+//! Templates: made over images at the datastore, cloned into machines, and made from captured machines.
+//!
+//! A template is called `vcl-image-KEY`; `KEY` tells the content of all its disks. It is a cache, as images on the
+//! datastore are: whoever deletes one costs the next load some time.
+
+use crate::vim25::{
+    LONG, Machine, MachineSpec, Made, OWNER, PATIENT, Request, Site, Watcher, extra, fault_of,
+};
+use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use vcl_images::Staging;
+use vcl_job::{Job, Kind, Step};
+use vcl_types::api::PlannedStep;
+use vcl_types::{Digest, Manifest};
+
+/// The tag of a template: its key.
+const IMAGE: &str = "vcl.image";
+
+/// A machine that is made from another.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Cloned {
+    from: String,
+    machine: String,
+}
+
+pub(super) const FIND: Step<Site, String> = Step::new("find template").retry(PATIENT);
+/// What is half made of a template is no template yet, and lies over an image that others use: it is forgotten by the
+/// server, and the image stays.
+pub(super) const MAKE: Step<Site, Made> =
+    Step::new("make template").deadline(LONG).retry(PATIENT).undo(|site, made| {
+        Box::pin(async move {
+            vcl_job::held()?;
+            match site.ours(&made.machine).await? {
+                Some(machine) if !machine.template => Ok(site.unregister(&made.machine, &machine).await?),
+                _ => Ok(()),
+            }
+        })
+    });
+pub(super) const CLONE: Step<Site, Cloned> =
+    Step::new("clone template").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
+        Box::pin(async move {
+            vcl_job::held()?;
+            Ok(site.remove_machine(&cloned.machine, &Watcher::doing()).await?)
+        })
+    });
+/// Nothing to undo: the machine goes with the cloning.
+pub(super) const CONFIGURE: Step<Site, String> = Step::new("configure machine").deadline(LONG).retry(PATIENT);
+pub(super) const KEEP: Step<Site, Cloned> =
+    Step::new("clone captured machine").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
+        Box::pin(async move {
+            vcl_job::held()?;
+            Ok(site.remove_machine(&cloned.machine, &Watcher::doing()).await?)
+        })
+    });
+pub(super) const ENTER: Step<Site, Cloned> = Step::new("enter template").deadline(LONG).retry(PATIENT);
+
+/// What tells the content of all disks: the one's digest, or one of all digests.
+fn key(contents: &[String]) -> String {
+    match contents {
+        [one] => one.clone(),
+        all => Digest::from_bytes(Sha256::digest(all.join("\n")).into()).to_string(),
+    }
+}
+fn key_of(manifest: &Manifest) -> String {
+    key(&manifest.disks.iter().map(|disk| disk.content_digest.to_string()).collect::<Vec<_>>())
+}
+/// 74 characters; a machine's name has at most 80.
+fn template_name(key: &str) -> String {
+    format!("vcl-image-{key}")
+}
+fn template_tags(key: &str) -> Vec<(String, String)> {
+    vec![(OWNER.to_owned(), "vcld-image".to_owned()), (IMAGE.to_owned(), key.to_owned())]
+}
+
+impl Site {
+    /// The name of the template for a revision, which is made if it is not there; `None` at a server that has none.
+    pub(super) async fn template(
+        &self,
+        job: &mut Job,
+        target: &Target<'_>,
+    ) -> vcl_job::Result<Option<String>> {
+        let manifest = &target.revision.manifest;
+        let key = key_of(manifest);
+        let name = template_name(&key);
+        let there = job
+            .step(self, &FIND, name.clone())
+            .run(async |name, _| Ok(self.ours(&name).await?.is_some_and(|machine| machine.template)))
+            .await?;
+        if there {
+            return Ok(Some(name));
+        }
+        let mut disks = Vec::new();
+        for (n, disk) in manifest.disks.iter().enumerate() {
+            disks.push(self.send_image(job, target, n, disk).await?);
+        }
+        // It lives beside its first disk.
+        let directory =
+            disks.first().and_then(|disk| disk.rsplit_once('/')).map_or("", |(d, _)| d).to_owned();
+        job.step(self, &MAKE, Made { machine: name, directory })
+            .run(async |made, cx| {
+                let lock = self.making(&made.machine);
+                let _alone = tokio::select! {
+                    alone = lock.lock() => alone,
+                    () = cx.stopped() => return Err(cx.stop_error()),
+                };
+                let spec = MachineSpec {
+                    name: made.machine.clone(),
+                    directory: made.directory,
+                    tags: template_tags(&key),
+                    note: format!("vcld: template of {}", manifest.image_ref()),
+                    os: manifest.os,
+                    hardware: manifest.hardware.clone(),
+                    disks: disks.clone(),
+                    cards: Vec::new(),
+                };
+                cx.check().await?;
+                self.create_machine(&spec, &Watcher::of(&cx)).await?;
+                match self.mark_as_template(&made.machine).await {
+                    Err(e) if e.kind == ErrorKind::Unsupported => {
+                        let machine = self.must(&made.machine).await?;
+                        self.unregister(&made.machine, &machine).await?;
+                        cx.event("clone-unsupported", without(&e));
+                        Ok(None)
+                    }
+                    marked => Ok(Some(marked.map(|()| made.machine)?)),
+                }
+            })
+            .await
+    }
+
+    /// Makes a computer's machine from a template; `false` where the server does not clone.
+    pub(super) async fn machine_by_clone(
+        &self,
+        job: &mut Job,
+        target: &Target<'_>,
+        template: &str,
+        machine: &str,
+    ) -> vcl_job::Result<bool> {
+        let cloned = Cloned { from: template.to_owned(), machine: machine.to_owned() };
+        let limit = target.limits.copy;
+        let done = job
+            .step(self, &CLONE, cloned)
+            .run(async |cloned, cx| {
+                let watcher = Watcher::of(&cx).within(limit);
+                cx.check().await?;
+                // One that an earlier try began; whether it is whole nobody can tell.
+                self.remove_machine(&cloned.machine, &watcher).await?;
+                let from = self.must(&cloned.from).await?;
+                let tags = vec![(OWNER.to_owned(), target.computer.name.to_string())];
+                match self.clone_machine(&from, &cloned.machine, &tags, &watcher).await {
+                    Err(e) if e.kind == ErrorKind::Unsupported => {
+                        cx.event("clone-unsupported", without(&e));
+                        Ok(false)
+                    }
+                    cloned => Ok(cloned.map(|()| true).map_err(busy)?),
+                }
+            })
+            .await?;
+        if done {
+            job.step(self, &CONFIGURE, machine.to_owned())
+                .run(async |name, cx| {
+                    let (spec, machine) = (self.spec(target).await?, self.must(&name).await?);
+                    cx.check().await?;
+                    Ok(self.reconfigure(&machine, &spec, &Watcher::of(&cx)).await?)
+                })
+                .await?;
+        }
+        Ok(done)
+    }
+
+    /// Captures a computer into a template, and its disks into the staging.
+    pub(super) async fn capture_to_template(
+        &self,
+        job: &mut Job,
+        target: Target<'_>,
+        staging: &Staging,
+    ) -> vcl_job::Result<Captured> {
+        let machine = Self::machine_name(&target.computer.name);
+        let described = self.read_step(job, &machine).await?;
+        self.pre_capture(job, target, &machine).await?;
+        let growing = format!("vcl-{}", Self::growing(job, &target.computer.name));
+        let limit = target.limits.copy;
+        let kept = job
+            .step(self, &KEEP, Cloned { from: machine, machine: growing })
+            .run(async |cloned, cx| {
+                let watcher = Watcher::of(&cx).within(limit);
+                cx.check().await?;
+                self.remove_machine(&cloned.machine, &watcher).await?;
+                let from = self.must(&cloned.from).await?;
+                match self.clone_machine(&from, &cloned.machine, &template_tags("new"), &watcher).await {
+                    Err(e) if e.kind == ErrorKind::Unsupported => {
+                        cx.event("clone-unsupported", without(&e));
+                        return Ok(None);
+                    }
+                    made => made.map_err(busy)?,
+                }
+                let disks = self.must(&cloned.machine).await?.disks();
+                let disks = disks.into_iter().filter_map(|(path, _)| self.name_of(&path).map(str::to_owned));
+                Ok(Some((cloned.machine, disks.collect::<Vec<_>>())))
+            })
+            .await?;
+        let Some((growing, paths)) = kept else {
+            // A server that does not clone still copies disks.
+            return self.capture_disks(job, &target, &described, staging).await;
+        };
+        if paths.len() != described.disks.len() {
+            let (has, source) = (paths.len(), described.disks.len());
+            let message = format!("{growing} has {has} disks on this datastore, and its source {source}");
+            return Err(vcl_job::Error::new(Kind::Corrupt, message));
+        }
+        let (mut disks, mut contents) = (Vec::new(), Vec::new());
+        for (n, path) in paths.iter().enumerate() {
+            contents.push(self.fetch_disk(job, &target, n, path, staging).await?);
+            disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
+        }
+        let key = key(&contents);
+        job.step(self, &ENTER, Cloned { from: growing, machine: template_name(&key) })
+            .run(async |entering, cx| {
+                cx.check().await?;
+                Ok(self.enter_template(&target, &entering, &key, &Watcher::of(&cx)).await?)
+            })
+            .await?;
+        Ok(self.captured(&target, &described, disks))
+    }
+
+    /// Makes what was cloned from a captured machine the template of its content.
+    async fn enter_template(
+        &self,
+        target: &Target<'_>,
+        entering: &Cloned,
+        key: &str,
+        watcher: &Watcher,
+    ) -> Result<()> {
+        let name = &entering.machine;
+        let manifest = &target.revision.manifest;
+        if self.ours(name).await?.is_some() {
+            // Somebody has captured the same before; or this is a second try, and nothing is left under the old name.
+            self.remove_machine(&entering.from, watcher).await?;
+        } else {
+            let growing = self.must(&entering.from).await?;
+            let spec = MachineSpec {
+                name: name.clone(),
+                directory: String::new(),
+                tags: template_tags(key),
+                note: format!("vcld: template captured from {}", target.computer.name),
+                os: manifest.os,
+                hardware: manifest.hardware.clone(),
+                disks: Vec::new(),
+                cards: Vec::new(),
+            };
+            self.reconfigure(&growing, &spec, watcher).await?;
+            self.rename_machine(&growing, name, watcher).await?;
+        }
+        self.mark_as_template(name).await
+    }
+
+    async fn clone_machine(
+        &self,
+        from: &Machine,
+        name: &str,
+        tags: &[(String, String)],
+        watcher: &Watcher,
+    ) -> Result<()> {
+        let size = from.disks().iter().map(|(_, size)| size).sum();
+        let (place, watcher) = (self.place().await?, watcher.clone().bytes(size));
+        let _turn = self.turn(&watcher).await?;
+        let what = format!("cloning {} as {name}", from.reference);
+        let cloned = self.client.task(&what, &watcher, |_| {
+            Request::new("CloneVM_Task", &from.reference, |x| {
+                x.reference("folder", &place.folder).text("name", name);
+                x.element("spec", |x| {
+                    x.element("location", |x| {
+                        x.reference("datastore", &place.datastore).reference("pool", &place.pool);
+                    });
+                    x.text("template", false);
+                    x.element("config", |x| extra(x, tags));
+                    x.text("powerOn", false);
+                });
+            })
+        });
+        cloned.await.map(drop)
+    }
+
+    async fn mark_as_template(&self, name: &str) -> Result<()> {
+        let machine = self.must(name).await?;
+        if machine.template {
+            return Ok(());
+        }
+        let what = format!("making {name} a template");
+        let mark = |_: &_| Request::new("MarkAsTemplate", &machine.reference, |_| {});
+        self.client.call(&what, mark).await.map(drop)
+    }
+
+    /// Makes the server forget a machine whose files stay.
+    async fn unregister(&self, name: &str, machine: &Machine) -> Result<()> {
+        let what = format!("forgetting the machine {name}");
+        let forget = |_: &_| Request::new("UnregisterVM", &machine.reference, |_| {});
+        match self.client.call(&what, forget).await {
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            gone => gone.map(drop),
+        }
+    }
+
+    async fn rename_machine(&self, machine: &Machine, name: &str, watcher: &Watcher) -> Result<()> {
+        let what = format!("naming {} {name}", machine.reference);
+        let named = self.client.task(&what, watcher, |_| {
+            Request::new("Rename_Task", &machine.reference, |x| {
+                x.text("newName", name);
+            })
+        });
+        named.await.map(drop)
+    }
+}
+
+/// The name is taken by what an earlier try of ours goes on making at the server.
+fn busy(mut e: Error) -> Error {
+    if e.kind == ErrorKind::Exists {
+        e.kind = ErrorKind::Busy;
+    }
+    e
+}
+
+fn without(e: &Error) -> String {
+    let fault = fault_of(e).unwrap_or("refused");
+    format!("the server does not clone ({fault}): the disks are copied instead")
+}
+
+pub(super) fn planned_clone(target: &Target<'_>) -> Vec<PlannedStep> {
+    let machine = Site::machine_name(&target.computer.name);
+    let template = template_name(&key_of(&target.revision.manifest));
+    let step = |name: &str, what: String| PlannedStep { name: name.into(), what };
+    vec![
+        step(FIND.name(), template.clone()),
+        step(MAKE.name(), "over the revision's disks, which are sent first, unless it is there".into()),
+        step(CLONE.name(), format!("{template} as {machine}")),
+        step(CONFIGURE.name(), machine),
+    ]
+}
+
+pub(super) fn planned_capture(target: &Target<'_>) -> Vec<PlannedStep> {
+    let machine = Site::machine_name(&target.computer.name);
+    let step = |name: &str, what: String| PlannedStep { name: name.into(), what };
+    let mut steps = vec![step(KEEP.name(), machine)];
+    for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
+        let what = format!("{} into the library's staging", disk.virtual_size);
+        steps.push(step(&format!("fetch disk[{n}]"), what));
+    }
+    steps.push(step(ENTER.name(), "under the digest of its content".into()));
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_templates_name_fits_and_tells_all_disks() {
+        let one = "a".repeat(64);
+        assert_eq!(key(std::slice::from_ref(&one)), one);
+        let two = key(&[one.clone(), "b".repeat(64)]);
+        assert_eq!(two.len(), 64);
+        assert_ne!(two, key(&["b".repeat(64), one]));
+        assert!(template_name(&two).len() <= 80);
+    }
+}
