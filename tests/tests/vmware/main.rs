@@ -1,0 +1,8 @@
+//! The backends vmware and esx against the double of VMware's servers: whole jobs, every fault that a site meets, and
+//! nothing left over.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bench;
+mod faults;
+mod rounds;
+mod servers;
