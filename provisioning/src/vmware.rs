@@ -105,7 +105,8 @@ impl Provisioning for Vmware {
             None => false,
         };
         if !cloned {
-            self.site.machine_by_copy(job, &target, &machine).await?;
+            // A part of its own: the images may have been sent for the template already.
+            self.site.machine_by_copy(&mut job.part("copied"), &target, &machine).await?;
         }
         self.site.boot(job, target, &machine).await
     }

@@ -140,7 +140,11 @@ impl Site {
                 };
                 if !self.has_image(&sending.content, disk.virtual_size.bytes()).await? {
                     self.send(&cx, &sending, &path, disk, limit).await?;
+                } else if cx.again() {
+                    // An earlier try may have sent it whole without hearing so; or another was quicker.
+                    self.delete(&self.image(&sending.growing), &Watcher::of(&cx)).await?;
                 }
+                forget(&self.raw(&sending.growing))?;
                 // Losing this costs nothing but a word in a list.
                 let _ = self.write(&self.image(&format!("{}/{USED}", sending.content)), b"").await;
                 Ok(())
@@ -190,8 +194,7 @@ impl Site {
         let text = descriptor(&flat_of(DISK), disk.virtual_size.bytes());
         self.write(&format!("{growing}/{DISK}"), text.as_bytes()).await?;
         cx.check().await?;
-        self.enter(&sending.growing, &sending.content, &watcher).await?;
-        forget(&raw)
+        Ok(self.enter(&sending.growing, &sending.content, &watcher).await?)
     }
 
     /// Gives what grew its name. If another was quicker, theirs is as good.

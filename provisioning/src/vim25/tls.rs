@@ -5,6 +5,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use camino::{Utf8Path, Utf8PathBuf};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 /// How a server shows that it is the one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Its certificate is signed by one of the authorities in this PEM file, for the name it is dialled at.
+    /// Its certificate is signed by one of the authorities in this PEM file, for the name it is dialled at; or it is
+    /// itself in that file, as of a host that signed its own.
     Ca(Utf8PathBuf),
     /// Its certificate is this one.
     Fingerprint(Fingerprint),
@@ -79,7 +81,10 @@ pub(super) fn config(trust: &Trust) -> Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .map_err(failed("choosing versions of TLS".into()))?;
     Ok(match trust {
-        Trust::Ca(path) => builder.with_root_certificates(authorities(path)?).with_no_client_auth(),
+        Trust::Ca(path) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(authorities(path, provider)?))
+            .with_no_client_auth(),
         Trust::Fingerprint(wanted) => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned { wanted: *wanted, provider }))
@@ -87,20 +92,64 @@ pub(super) fn config(trust: &Trust) -> Result<ClientConfig> {
     })
 }
 
-fn authorities(path: &Utf8Path) -> Result<RootCertStore> {
+fn authorities(path: &Utf8Path, provider: Arc<CryptoProvider>) -> Result<Authorities> {
     let failed = |why: String| {
         Error::new(ErrorKind::Refused, format!("the authority's certificate ca = \"{path}\": {why}"))
     };
-    let read = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let listed = read.map_err(|e| failed(e.to_string()))?;
     let mut roots = RootCertStore::empty();
-    for certificate in read {
-        let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+    for certificate in &listed {
+        roots.add(certificate.clone()).map_err(|e| failed(e.to_string()))?;
     }
     if roots.is_empty() {
         return Err(failed("there is no certificate in it".into()));
     }
-    Ok(roots)
+    let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    Ok(Authorities { listed, signed: signed.map_err(|e| failed(e.to_string()))? })
+}
+
+/// Certificates that are trusted themselves, and to sign others.
+#[derive(Debug)]
+struct Authorities {
+    listed: Vec<CertificateDer<'static>>,
+    signed: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        // One that signed itself is refused as its own authority's; here somebody has named it.
+        if self.listed.iter().any(|listed| listed == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.signed.verify_server_cert(end_entity, intermediates, name, ocsp, now)
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, certificate, signed)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, certificate, signed)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
 }
 
 #[derive(Debug)]
