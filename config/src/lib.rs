@@ -34,8 +34,8 @@ mod sim;
 mod tree;
 mod upkeep;
 mod values;
-mod windows;
 mod vmware;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -59,5 +59,5 @@ pub use section::Section;
 pub use sim::{KEYS as SIM_KEYS, Sim, SimEndState, SimFailures};
 pub use upkeep::Upkeep;
 pub use values::{CredentialName, InvalidCredentialName, KeySource};
-pub use windows::Windows;
 pub use vmware::{ESX_KEYS, Esx, VMWARE_KEYS, Vmware, VmwareCapture, VmwareMethod, VmwareTrust};
+pub use windows::Windows;

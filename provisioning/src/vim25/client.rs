@@ -396,8 +396,8 @@ fn content(element: &Element) -> Option<Content> {
 
 fn session_cookie(answer: &reqwest::Response) -> Option<HeaderValue> {
     let cookies = answer.headers().get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.filter_map(|cookie| cookie.split(';').next().map(str::trim));
-    let found = pairs.filter(|pair| pair.starts_with("vmware_soap_session=")).last()?;
+    let mut pairs = cookies.filter_map(|cookie| cookie.split(';').next().map(str::trim));
+    let found = pairs.rfind(|pair| pair.starts_with("vmware_soap_session="))?;
     let mut value = HeaderValue::from_str(found).ok()?;
     value.set_sensitive(true);
     Some(value)

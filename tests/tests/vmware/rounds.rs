@@ -73,7 +73,8 @@ async fn two_loads_of_one_revision_send_it_once() {
     let bench = Bench::new(Way::Esx);
     let first = bench.import("debian").await;
     let (a, b) = tokio::join!(bench.load("a", &first), bench.load("b", &first));
-    (done(a), done(b));
+    done(a);
+    done(b);
     bench.same("a", &first);
     bench.same("b", &first);
     // The flat file, its descriptor, and a word that it was used by each of the two.
