@@ -140,6 +140,10 @@ pub struct Libvirt {
     pub accelerator: Accelerator,
     /// Whether the hypervisor is this machine.
     pub local: bool,
+    /// The storage pool of the host that disks are in, if the host does not share this node's file system.
+    pub pool: Option<String>,
+    /// Where the pool is made when it is missing.
+    pub pool_path: Option<Utf8PathBuf>,
 }
 
 impl Libvirt {
@@ -154,8 +158,27 @@ impl Libvirt {
         } else {
             uri.as_deref().map(|uri| host(uri).is_empty())
         };
-        Some(Self { uri: uri?, directory: directory?, accelerator: accelerator?, local: local? })
+        let pool = if table.has("pool") { Some(table.text("pool").filter(|name| is_pool(table, name))?) } else { None };
+        let pool_path = if table.has("pool_path") { Some(table.path("pool_path")?) } else { None };
+        if pool_path.is_some() && pool.is_none() {
+            let way_out = "write pool = \"vcl\" beside it, or take it out";
+            table.report("pool_path", "there is no `pool` that could be made there", way_out);
+            return None;
+        }
+        Some(Self { uri: uri?, directory: directory?, accelerator: accelerator?, local: local?, pool, pool_path })
     }
+}
+
+fn is_pool(table: &Section<'_>, name: &str) -> bool {
+    let ok = !name.is_empty()
+        && name.len() <= 60
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !name.starts_with(['.', '-']);
+    if !ok {
+        let way_out = "use letters, digits, `-`, `_` and `.`, as in \"vcl\"";
+        table.report("pool", format!("`{}` is not the name of a storage pool", shown(name)), way_out);
+    }
+    ok
 }
 
 fn is_libvirt_uri(table: &Section<'_>, uri: &str) -> bool {

@@ -501,6 +501,19 @@ pub const LIBVIRT: &[Key] = &[
         "true if the uri names no host",
         "Whether the hypervisor is this machine.",
     ),
+    Key::optional(
+        "pool",
+        Kind::Text,
+        "none: the host shares this node's file system",
+        "A storage pool of the host (type dir, fs or netfs) for a host that does not share this node's file system: \
+         revisions are sent there once, and machines' disks are made there instead of in `directory`. For vcld alone.",
+    ),
+    Key::optional(
+        "pool_path",
+        Kind::Path,
+        "none: a pool that is missing is an error",
+        "A directory of the host: where the pool is made when the host has none of that name.",
+    ),
 ];
 
 /// `[network.NAME]`.

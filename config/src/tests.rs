@@ -108,6 +108,31 @@ fn a_hypervisor_elsewhere_is_not_local_unless_it_says_so() {
 }
 
 #[test]
+fn a_host_that_shares_no_files_has_a_pool() {
+    let table = |more: &str| {
+        with(&format!("backend.x = {{ type = \"libvirt\", uri = \"qemu+ssh://root@kvm2/system\", {more} }}"))
+    };
+    let read = |more: &str| {
+        let config = good(&table(more));
+        let libvirt = config.backends[&"x".parse().unwrap()].libvirt().unwrap();
+        (libvirt.pool, libvirt.pool_path.map(String::from))
+    };
+    assert_eq!(read("pool = \"vcl\""), (Some("vcl".into()), None));
+    assert_eq!(
+        read("pool = \"vcl\", pool_path = \"/srv/vcl-pool\""),
+        (Some("vcl".into()), Some("/srv/vcl-pool".into()))
+    );
+    for (more, way_out) in [
+        ("pool = \"a b\"", "is not the name of a storage pool"),
+        ("pool = \"\"", "pool"),
+        ("pool_path = \"/srv/vcl-pool\"", "there is no `pool` that could be made there"),
+    ] {
+        let problems = bad(&table(more)).to_string();
+        assert!(problems.contains(way_out), "{more}: {problems}");
+    }
+}
+
+#[test]
 fn the_management_interface_comes_first_and_keeps_the_mac_of_its_place() {
     let config = good(&with(
         "[computers]\na = { backend = \"kvm1\", networks = [{ network = \"fix\", role = \"public\", address = \"10.0.0.9\" }, \"lab\"] }\n\

@@ -15,7 +15,7 @@ pub use differences::differences;
 pub use inspect::{Backing, Check, Extent, Info, chain, check, info, map};
 pub(crate) use inspect::{chain_inodes, checked, extents, look};
 pub use limits::Limits;
-pub use make::{create_overlay, resize};
+pub use make::{create_overlay, lay_on, resize};
 
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};

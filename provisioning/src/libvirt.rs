@@ -2,7 +2,8 @@
 //!
 //! A computer's machine exists while it is loaded: a domain `vcl-NAME` over overlays in `DIRECTORY/NAME/`, which is also
 //! where its console log and its firmware variables are. The library's revision lies beneath and is never opened for
-//! writing. Only domains that carry vcld's owner tag are ever changed; a domain of another owner under a name that is
+//! writing. On a host that does not share this node's file system all of that is in a storage pool of the host, and the
+//! revision is a copy that is sent there once; [`disks`] is the seam between the two. Only domains that carry vcld's owner tag are ever changed; a domain of another owner under a name that is
 //! needed is an error.
 //!
 //! State is libvirt's and the file system's: this type holds a connection and its settings, nothing else.
@@ -14,9 +15,11 @@ mod connection;
 mod console;
 mod definition;
 mod description;
+mod disks;
 mod domain;
 mod inspect;
 mod load;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod things;
@@ -26,32 +29,51 @@ use crate::{Captured, Error, ErrorKind, Network, Networks, Provisioning, Result,
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use connection::Connection;
+use pool::Pool;
+use pool::copies::Desk;
 use std::collections::BTreeMap;
 use vcl_images::Staging;
 use vcl_job::{AnyStep, Job, Undo, undo_in};
 use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
-use vcl_types::{Accelerator, BackendName, Computer, ComputerName, Endpoint, NetworkName};
+use vcl_types::{Accelerator, BackendName, Computer, ComputerName, Endpoint, Manifest, NetworkName};
 
 /// What a libvirt backend instance is made of.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The instance's name.
     pub name: BackendName,
-    /// The host's URI, such as `qemu:///system`. Disks are made where vcld runs, so it is a host that shares this
-    /// node's file system.
+    /// The host's URI, such as `qemu:///system` or `qemu+ssh://root@kvm2/system`. Without a pool it is a host that shares
+    /// this node's file system.
     pub uri: String,
-    /// Where overlays, consoles and firmware variables go.
+    /// Whether the hypervisor is this machine: then its ports of 127.0.0.1 are ours, and its bridges and processors are
+    /// looked at here.
+    pub local: bool,
+    /// Where overlays, consoles and firmware variables go; not used with a pool.
     pub directory: Utf8PathBuf,
+    /// The storage pool of the host that they go to, if the host does not share this node's file system.
+    pub pool: Option<PoolSettings>,
     /// How processors are run.
     pub accelerator: Accelerator,
     /// The site's networks.
     pub networks: Networks,
 }
 
+/// A storage pool of a host.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Its name.
+    pub name: String,
+    /// The directory on the host to make it in when it is missing; `None` where somebody else makes it.
+    pub path: Option<Utf8PathBuf>,
+    /// This node's library, whose revisions are sent there.
+    pub library: Utf8PathBuf,
+}
+
 /// A libvirt host as a backend.
 pub struct Libvirt {
     settings: Settings,
     connection: Connection,
+    pool: Option<Pool>,
 }
 
 impl Libvirt {
@@ -63,11 +85,19 @@ impl Libvirt {
     pub fn new(settings: Settings) -> Result<Self> {
         let io = |what: String| move |e: std::io::Error| Error::caused(ErrorKind::Failed, what, e);
         let directory = &settings.directory;
-        std::fs::create_dir_all(directory)
-            .map_err(io(format!("making the backend's directory {directory}")))?;
+        if settings.pool.is_none() {
+            std::fs::create_dir_all(directory)
+                .map_err(io(format!("making the backend's directory {directory}")))?;
+        }
         let connection = Connection::new(settings.name.as_str(), &settings.uri)
             .map_err(io("starting the libvirt threads".to_owned()))?;
-        Ok(Self { settings, connection })
+        let pool = settings.pool.clone().map(|pool| Pool {
+            desk: Desk::of(&settings.uri, &pool.name),
+            name: pool.name,
+            path: pool.path,
+            library: pool.library,
+        });
+        Ok(Self { settings, connection, pool })
     }
 
     fn network(&self, name: &NetworkName) -> Result<&Network> {
@@ -85,15 +115,12 @@ impl Libvirt {
     fn domain_name(computer: &ComputerName) -> String {
         format!("vcl-{computer}")
     }
-
-    fn computer_directory(&self, computer: &ComputerName) -> Utf8PathBuf {
-        self.settings.directory.join(computer.as_str())
-    }
 }
 
 /// Every step of the backend, those no longer used included.
 const STEPS: &[&dyn AnyStep<Libvirt>] = &[
     &load::PREPARE,
+    &pool::copies::SEND,
     &load::OVERLAY,
     &load::VARIABLES,
     &load::PORTS,
@@ -171,7 +198,7 @@ impl Provisioning for Libvirt {
         self.power_state(&Self::domain_name(&computer.name)).await
     }
     async fn console(&self, computer: &Computer, lines: usize) -> Result<String> {
-        self.console_tail(&computer.name, lines)
+        self.console_tail(&computer.name, lines).await
     }
     async fn screenshot(&self, computer: &Computer) -> Result<Vec<u8>> {
         self.display(&Self::domain_name(&computer.name)).await
@@ -189,10 +216,16 @@ impl Provisioning for Libvirt {
         self.all_powers().await
     }
     async fn free_space(&self) -> Result<Option<u64>> {
-        self.free_here()
+        self.free().await.map(Some)
+    }
+    fn keeps_copies(&self) -> bool {
+        self.pool.is_some()
+    }
+    async fn to_send(&self, chain: &[Manifest]) -> Result<u64> {
+        self.bytes_to_send(chain).await
     }
     async fn written(&self, computer: &Computer) -> Result<Option<u64>> {
-        Ok(self.written_here(&computer.name))
+        self.written_by(&computer.name).await
     }
     async fn version(&self) -> Result<Option<String>> {
         self.ask_version().await.map(Some)

@@ -26,7 +26,7 @@ use vcl_images::Staging;
 use vcl_job::{Job, Undo};
 use vcl_os::{EndState, Guest, Os, Remotes};
 use vcl_types::api::{Finding, FindingLevel, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
-use vcl_types::{Computer, ComputerName, DirectBoot, Endpoint, Hardware, Revision};
+use vcl_types::{Computer, ComputerName, DirectBoot, Endpoint, Hardware, Manifest, Revision};
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -372,6 +372,20 @@ pub trait Provisioning: Undo {
     /// The backend does not answer.
     async fn free_space(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+    /// Whether its host gets a copy of a revision before it is loaded, so that a load writes that too.
+    fn keeps_copies(&self) -> bool {
+        false
+    }
+    /// How many bytes a load of a revision has to send to the host first: what of its files the host has no copy of.
+    /// `chain` is the revision's manifest and those of what it lies on, topmost first. Asked only of a backend that
+    /// [`keeps_copies`](Self::keeps_copies).
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    async fn to_send(&self, chain: &[Manifest]) -> Result<u64> {
+        let _ = chain;
+        Ok(0)
     }
     /// How many bytes a loaded computer has written since it was loaded: what its overlays take. `None` where that is not
     /// known. Called before its capture is begun, which takes as much of the library.

@@ -28,6 +28,8 @@ pub struct Setup {
     pub network: String,
     /// Further lines of the configuration, such as `[deadlines]`.
     pub more: String,
+    /// Further lines of `[computers]`, for those of other backends.
+    pub more_computers: String,
     /// Where the library is, if not in the directory.
     pub library: Option<Utf8PathBuf>,
     /// The database's URL, if it is not a file in the directory. Two daemons of one world may name one server.
@@ -77,6 +79,7 @@ impl Setup {
             computers: computers.iter().map(|c| (*c).to_owned()).collect(),
             network: "user = true".into(),
             more: String::new(),
+            more_computers: String::new(),
             library: None,
             database: None,
             node: "test".into(),
@@ -102,13 +105,14 @@ impl Setup {
         let database = self.database_url();
         let machines = self.machines_directory();
         let library = self.library.clone().unwrap_or_else(|| directory.join("library"));
-        let computers: String = self
+        let mut computers: String = self
             .computers
             .iter()
             .map(|name| {
                 format!("\"{name}\" = {{ backend = \"kvm\", memory = \"256M\", networks = [\"net\"] }}\n")
             })
             .collect();
+        computers.push_str(&self.more_computers);
         let (jobs, backend) = match &self.simulated {
             None => {
                 (String::new(), format!("type = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{machines}\""))

@@ -31,9 +31,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::command::output_of;
 
+mod host;
 mod inside;
 mod outside;
 
+pub use host::{Host, hold_host};
 pub use inside::{run_inside, start_and_become};
 pub use outside::run;
 
@@ -176,17 +178,8 @@ impl World {
         let [a, b, c, last] = subnet.octets();
         ensure!(last == 0, "{subnet} is not the base of a /24");
         let network = Network { name: name.into(), bridge, gateway: Ipv4Addr::new(a, b, c, 1) };
-
-        // dnsmasq would ping each address for three seconds before it first hands it out, and in here nobody can have
-        // taken one behind its back.
         let definition = self.directory.join(format!("network-{name}.xml"));
-        let xml = format!(
-            "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>\n  <name>{name}</name>\n  <bridge name='{}' stp='off' delay='0'/>\n  \
-             <ip address='{}' netmask='255.255.255.0'>\n    \
-             <dhcp><range start='{a}.{b}.{c}.100' end='{a}.{b}.{c}.199'/></dhcp>\n  </ip>\n  \
-             <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>\n</network>\n",
-            network.bridge, network.gateway
-        );
+        let xml = network_xml(name, &network.bridge, subnet, None);
         fs::write(&definition, xml).with_context(|| format!("failed to write {definition}"))?;
         self.virsh(&["net-define", definition.as_str()])?;
         self.virsh(&["net-start", name])?;
@@ -235,6 +228,21 @@ impl World {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// A network with DHCP on the /24 that begins with `subnet`; with a way out where `forward` says which.
+fn network_xml(name: &str, bridge: &str, subnet: Ipv4Addr, forward: Option<&str>) -> String {
+    let [a, b, c, _] = subnet.octets();
+    let forward = forward.map(|mode| format!("<forward mode='{mode}'/>")).unwrap_or_default();
+    // dnsmasq would ping each address for three seconds before it first hands it out, and in here nobody can have taken
+    // one behind its back.
+    format!(
+        "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>\n  <name>{name}</name>\n  \
+         {forward}<bridge name='{bridge}' stp='off' delay='0'/>\n  \
+         <ip address='{a}.{b}.{c}.1' netmask='255.255.255.0'>\n    \
+         <dhcp><range start='{a}.{b}.{c}.100' end='{a}.{b}.{c}.199'/></dhcp>\n  </ip>\n  \
+         <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>\n</network>\n"
+    )
 }
 
 fn is_libvirtd(pid: u32) -> bool {

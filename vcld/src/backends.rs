@@ -32,12 +32,18 @@ pub(crate) const LIBVIRT: Factory = Factory { kind: BackendType::LIBVIRT, make: 
 
 #[cfg(feature = "libvirt")]
 fn libvirt(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
-    use vcl_provisioning::libvirt::{Libvirt, Settings};
+    use vcl_provisioning::libvirt::{Libvirt, PoolSettings, Settings};
     let table = making.table.libvirt()?;
     Ok(Arc::new(Libvirt::new(Settings {
         name: making.name.clone(),
         uri: table.uri,
+        local: table.local,
         directory: table.directory,
+        pool: table.pool.map(|name| PoolSettings {
+            name,
+            path: table.pool_path,
+            library: &making.config.library.path.to_owned(),
+        }),
         accelerator: table.accelerator,
         networks: making.networks.clone(),
     })?))

@@ -35,6 +35,29 @@ pub async fn create_overlay(
     run(cx, None, args, what, |_| {}).await.map(drop)
 }
 
+/// Lays a qcow2 overlay on `backing`, which must show a guest the same bytes as what it lay on before: only the name in
+/// its header is written, and neither file's content is looked at. It may be called again.
+///
+/// # Errors
+/// [`NotFound`](crate::ErrorKind::NotFound), [`InUse`](crate::ErrorKind::InUse) when the overlay is open elsewhere,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) when it is no qcow2.
+pub async fn lay_on(cx: &Cx, overlay: &Path, backing: &Path, backing_format: Format) -> Result<()> {
+    let args = args![
+        "rebase",
+        "-q",
+        "-u",
+        "-f",
+        "qcow2",
+        "-F",
+        backing_format.as_str(),
+        "-b",
+        absolute(backing)?,
+        absolute(overlay)?,
+    ];
+    let what = || format!("laying {} on {}", overlay.display(), backing.display());
+    run(cx, None, args, what, |_| {}).await.map(drop)
+}
+
 /// Grows what the guest sees to `size` bytes. An image of that size is left as it is.
 ///
 /// # Errors

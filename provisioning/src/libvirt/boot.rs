@@ -2,7 +2,7 @@
 
 use super::Libvirt;
 use super::connection::CALL;
-use super::console::{printed_keys, tail, with_console};
+use super::console::printed_keys;
 use super::definition::{DefinedNic, NicPlug};
 use crate::reach::ask_hook;
 use crate::{ErrorKind, Result, Target, ssh_speaks};
@@ -17,7 +17,7 @@ use virt::sys;
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) const ADDRESS: Step<Libvirt, String> = Step::new("find address").deadline(LONG).retry(TRANSIENT);
-pub(super) const HOST_KEYS: Step<Libvirt, String> = Step::new("wait for ssh").deadline(LONG);
+pub(super) const HOST_KEYS: Step<Libvirt, String> = Step::new("wait for ssh").deadline(LONG).retry(TRANSIENT);
 
 impl Libvirt {
     pub(super) async fn boot(
@@ -25,11 +25,11 @@ impl Libvirt {
         job: &mut Job,
         target: Target<'_>,
         domain: &str,
-        directory: &Utf8Path,
+        place: &Utf8Path,
         nic: Option<&DefinedNic>,
     ) -> vcl_job::Result<Endpoint> {
-        let console = directory.join("console.log");
-        self.start_step(job, domain, directory).await?;
+        let console = Self::console_file(place);
+        self.start_step(job, domain, place).await?;
         let (address, port) = match (nic, target.computer.management()) {
             (Some(DefinedNic { plug: NicPlug::User(port), .. }), _) => (IpAddr::from([127, 0, 0, 1]), *port),
             (_, Some(management)) => {
@@ -51,7 +51,9 @@ impl Libvirt {
         let endpoint = Endpoint { address, port, user: target.user.to_owned(), host_keys };
         let guest = target.guest(&endpoint);
         match target.os.post_load(&mut job.part("post_load"), guest).await {
-            Err(e) if matches!(e.kind, Kind::Deadline | Kind::Unreachable) => Err(with_console(e, &console)),
+            Err(e) if matches!(e.kind, Kind::Deadline | Kind::Unreachable) => {
+                Err(self.with_console(e, &console).await)
+            }
             result => result,
         }
     }
@@ -98,7 +100,8 @@ impl Libvirt {
                             "no {asked} told an address for {mac} on network {network} within {} s",
                             limit.as_secs()
                         );
-                        return Err(with_console(vcl_job::Error::new(Kind::Deadline, context), console));
+                        let error = vcl_job::Error::new(Kind::Deadline, context);
+                        return Err(self.with_console(error, console).await);
                     }
                     tokio::select! {
                         () = cx.stopped() => return Err(cx.stop_error()),
@@ -172,15 +175,17 @@ impl Libvirt {
                     }
                     if tokio::time::Instant::now() >= deadline {
                         let context = format!("no ssh server spoke at {at} within {} s (the last try: {last})", limit.as_secs());
-                        return Err(with_console(vcl_job::Error::new(Kind::Deadline, context), console));
+                        let error = vcl_job::Error::new(Kind::Deadline, context);
+                        return Err(self.with_console(error, console).await);
                     }
                     tokio::select! {
                         () = cx.stopped() => return Err(cx.stop_error()),
                         () = tokio::time::sleep(Duration::from_millis(150)) => {} // why: a booting guest announces itself to nobody
                     }
                 }
-                let said = tail(console, 1024 * 1024).map_err(|e| {
-                    vcl_job::Error::caused(Kind::Fatal, format!("reading the console {console}"), e)
+                let said = self.waiting(|| self.read_console(console, 1024 * 1024)).await?;
+                let said = said.ok_or_else(|| {
+                    vcl_job::Error::new(Kind::Fatal, format!("the console {console} is gone"))
                 })?;
                 let keys = printed_keys(&said);
                 if keys.is_empty() {

@@ -3,7 +3,8 @@
 use super::Libvirt;
 use super::away::STEP;
 use super::description::Description;
-use super::load::{FileCopy, remove_directory, remove_file};
+use super::disks::remove_file;
+use super::load::FileCopy;
 use crate::{Captured, CapturedDisk, CapturedFirmware, Provisioning, Target};
 use camino::Utf8PathBuf;
 use std::path::Path;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use vcl_images::{Format, Progress, Staging, qemu_img, with_room};
 use vcl_job::{Cx, Error, Job, Kind, Step, TRANSIENT};
 use vcl_types::api::PowerState;
-use vcl_types::{Computer, DirectBoot, Endpoint};
+use vcl_types::{Computer, DirectBoot, Endpoint, Revision};
 
 const LONG: Duration = Duration::from_secs(24 * 3600);
 /// How often a machine that loses its power in the middle is started again.
 const RESTARTS: u32 = 2;
+/// No firmware has more.
+const VARIABLES_AT_MOST: u64 = 64 << 20;
 
 pub(super) const READ: Step<Libvirt, String> = Step::new("read domain").deadline(STEP).retry(TRANSIENT);
 /// Whether the machine is on, after `pre_capture` failed in it.
@@ -30,7 +33,8 @@ pub(super) const COPY_FILE: Step<Libvirt, FileCopy> =
 pub(super) const STOP: Step<Libvirt, String> = Step::new("power off").deadline(STEP).retry(TRANSIENT);
 pub(super) const UNDEFINE: Step<Libvirt, String> =
     Step::new("undefine domain").deadline(STEP).retry(TRANSIENT);
-pub(super) const DELETE: Step<Libvirt, Utf8PathBuf> = Step::new("delete files");
+pub(super) const DELETE: Step<Libvirt, Utf8PathBuf> =
+    Step::new("delete files").deadline(STEP).retry(TRANSIENT);
 
 /// Copies a machine's disk: only what it holds itself where it lies right on the revision's that was lent for it,
 /// everything otherwise.
@@ -79,7 +83,7 @@ impl Libvirt {
         let machine = self.read(job, &domain).await?;
         self.pre_capture(job, target, endpoint, &domain).await?;
         self.off(job, &domain, target.limits.shutdown).await?;
-        self.copy_machine(job, machine, staging, target.limits.copy).await
+        self.copy_machine(job, machine, staging, Some(target.revision), target.limits.copy).await
     }
 
     /// Runs `pre_capture`. A machine that loses its power meanwhile, as one does that somebody switches off while nobody
@@ -156,14 +160,17 @@ impl Libvirt {
             .await
     }
 
-    /// Copies what a machine that is off consists of into the staging.
+    /// Copies what a machine that is off consists of into the staging. `origin` is the revision that it was loaded with:
+    /// where its files are in a pool, the disks come back as overlays on that.
     pub(super) async fn copy_machine(
         &self,
         job: &mut Job,
         machine: Description,
         staging: &Staging,
+        origin: Option<&Revision>,
         limit: Duration,
     ) -> vcl_job::Result<Captured> {
+        let far = origin.filter(|_| self.pool.is_some());
         let mut disks = Vec::new();
         for (n, disk) in machine.disks.iter().filter(|d| !d.read_only).enumerate() {
             let copy = FileCopy { from: disk.path.clone(), to: utf8(staging.disk(n))? };
@@ -172,20 +179,45 @@ impl Libvirt {
                 .key(n)
                 .run(async |copy, cx| {
                     let staging = staging.directory();
-                    let needs = || data_of(&cx, &copy.from, base.is_some());
-                    with_room(&cx, staging, needs, || copy_disk(&cx, &copy, base.as_ref(), limit)).await
+                    let Some(origin) = far else {
+                        let needs = || data_of(&cx, &copy.from, base.is_some());
+                        return with_room(&cx, staging, needs, || copy_disk(&cx, &copy, base.as_ref(), limit))
+                            .await;
+                    };
+                    // It comes as it is, and is then copied as if it had been here all the time.
+                    let came = format!("{}.came", copy.to);
+                    let here = FileCopy { from: came.clone(), to: copy.to.clone() };
+                    let made = with_room(&cx, staging, async || None, async || {
+                        self.fetch_disk(&cx, &copy.from, came.as_ref(), n, origin).await?;
+                        copy_disk(&cx, &here, base.as_ref(), limit).await
+                    })
+                    .await;
+                    remove_file(&came)?;
+                    made
                 })
                 .await?;
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
         }
         let firmware = match &machine.variables {
             Some(path) => {
-                self.copy_file(job, "variables", path, staging).await?;
+                match far {
+                    None => self.copy_file(job, "variables", path, staging).await?,
+                    Some(_) => self.fetch_variables(job, path, staging).await?,
+                }
                 Some(CapturedFirmware { file: "variables".into(), format: "raw".into() })
             }
             None => None,
         };
         let boot = match machine.boot {
+            // What it was started with is still in the library.
+            Some(boot) if let (Some(origin), Some(made)) = (far, far.and_then(|o| o.manifest.boot.clone())) => {
+                self.copy_file(job, "kernel", &origin.path(&made.kernel), staging).await?;
+                if let Some(initrd) = &made.initrd {
+                    self.copy_file(job, "initrd", &origin.path(initrd), staging).await?;
+                }
+                let initrd = made.initrd.map(|_| "initrd".to_owned());
+                Some(DirectBoot { kernel: "kernel".into(), initrd, cmdline: boot.cmdline })
+            }
             Some(boot) => {
                 self.copy_file(job, "kernel", &boot.kernel, staging).await?;
                 if let Some(initrd) = &boot.initrd {
@@ -217,9 +249,20 @@ impl Libvirt {
             .await
     }
 
+    async fn fetch_variables(&self, job: &mut Job, from: &str, staging: &Staging) -> vcl_job::Result<()> {
+        let copy = FileCopy { from: from.to_owned(), to: utf8(staging.path("variables")?)? };
+        job.step(self, &COPY_FILE, copy)
+            .key("variables")
+            .run(async |copy, cx| {
+                cx.check().await?;
+                self.fetch_file(&cx, &copy.from, copy.to.as_ref(), VARIABLES_AT_MOST).await
+            })
+            .await
+    }
+
     pub(super) async fn unload_computer(&self, job: &mut Job, computer: &Computer) -> vcl_job::Result<()> {
         let domain = Self::domain_name(&computer.name);
-        self.take_away(job, &domain, self.computer_directory(&computer.name)).await
+        self.take_away(job, &domain, self.computer_place(&computer.name)).await
     }
 
     /// Removes a machine of ours and its files.
@@ -247,7 +290,7 @@ impl Libvirt {
         job.step(self, &DELETE, directory)
             .run(async |directory, cx| {
                 cx.check().await?;
-                remove_directory(&directory)
+                self.clear_place(&directory).await
             })
             .await
     }

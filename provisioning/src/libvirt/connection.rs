@@ -3,24 +3,40 @@
 //! libvirt's calls block, for minutes if the hypervisor likes. So a few named threads own them: a call is a closure
 //! sent over a channel, and its answer comes back over another. libvirt multiplexes calls over one connection, which
 //! all threads share; when it breaks it is dropped and the next call opens a new one. A call that does not come back
-//! within its limit is given up on: its thread stays with it and the connection is replaced.
+//! within its limit is given up on: its thread stays with it and the connection is replaced. One that was given up on
+//! before it began is not begun any more.
+//!
+//! A stream carries gigabytes and has a thread and a connection of its own, so that no call waits behind it. It has no
+//! limit as a whole; one that stands still is given up on. To a host that is reached over a network each side asks the
+//! other whether it is there (keepalive, which takes libvirt's event loop): a cable that is pulled ends in an error
+//! within half a minute, and not in a call that never comes back.
 
 use crate::{Error, ErrorKind, Result};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 use virt::error::ErrorNumber;
 
 /// How long an ordinary call may take.
 pub(super) const CALL: Duration = Duration::from_secs(60);
 const THREADS: usize = 4;
+/// How long a stream may stand still.
+const QUIET: Duration = Duration::from_secs(90);
+/// How often it is looked whether a stream moves.
+const LOOK: Duration = Duration::from_millis(250);
+/// Seconds between two questions whether the other side is there, and how many may stay without an answer.
+const KEEPALIVE: (i32, u32) = (5, 5);
 
 type Call = Box<dyn FnOnce(&Shared) + Send>;
 
 struct Shared {
     uri: String,
+    /// Whether a network lies between.
+    far: bool,
     connect: Mutex<Option<Arc<Connect>>>,
 }
 
@@ -30,7 +46,75 @@ pub(super) struct Connection {
     calls: std_mpsc::Sender<Call>,
 }
 
+/// What a stream's thread tells while it runs, and what it is told.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    moved: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Pulse {
+    /// So many more bytes have gone through.
+    ///
+    /// # Errors
+    /// [`Broken::Stopped`] when it is to stop.
+    pub(super) fn beat(&self, bytes: u64) -> Result<(), Broken> {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        if self.stop.load(Ordering::Relaxed) { Err(Broken::Stopped) } else { Ok(()) }
+    }
+}
+
+/// Why a stream ended before its end.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// libvirt says so.
+    Virt(virt::error::Error),
+    /// The file on this side.
+    Io(std::io::Error),
+    /// It was told to.
+    Stopped,
+    /// What came is not what should have come.
+    Wrong(String),
+}
+impl From<virt::error::Error> for Broken {
+    fn from(e: virt::error::Error) -> Self {
+        Self::Virt(e)
+    }
+}
+impl From<std::io::Error> for Broken {
+    fn from(e: std::io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+/// Runs libvirt's event loop for as long as the process lives. To be called before the first connection is opened that
+/// is to be kept alive.
+fn run_events() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if virt::event::event_register_default_impl().is_err() {
+            tracing::warn!("libvirt's event loop cannot be had; a host that goes silent is noticed late");
+            return;
+        }
+        let turn = || {
+            while virt::event::event_run_default_impl().is_ok() {}
+            tracing::error!("libvirt's event loop has ended");
+        };
+        if let Err(error) = std::thread::Builder::new().name("libvirt-events".into()).spawn(turn) {
+            tracing::error!(%error, "no thread for libvirt's event loop");
+        }
+    });
+}
+
 impl Shared {
+    fn open(&self) -> Result<Connect, virt::error::Error> {
+        let connect = Connect::open(Some(&self.uri))?;
+        if self.far {
+            // Where the driver knows none, a dead host is noticed by the limits alone.
+            let _ = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1);
+        }
+        Ok(connect)
+    }
     fn get(&self) -> Result<Arc<Connect>, virt::error::Error> {
         let mut slot = self.connect.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connect) = slot.as_ref() {
@@ -39,7 +123,7 @@ impl Shared {
             }
             *slot = None;
         }
-        let connect = Arc::new(Connect::open(Some(&self.uri))?);
+        let connect = Arc::new(self.open()?);
         *slot = Some(connect.clone());
         Ok(connect)
     }
@@ -53,7 +137,11 @@ impl Connection {
     pub(super) fn new(name: &str, uri: &str) -> std::io::Result<Self> {
         // Without this libvirt prints every error to standard error, whoever handles it.
         virt::error::clear_error_callback();
-        let shared = Arc::new(Shared { uri: uri.to_owned(), connect: Mutex::new(None) });
+        let far = uri.split_once("://").is_some_and(|(_, rest)| !rest.starts_with('/'));
+        if far {
+            run_events();
+        }
+        let shared = Arc::new(Shared { uri: uri.to_owned(), far, connect: Mutex::new(None) });
         let (calls, queue) = std_mpsc::channel::<Call>();
         let queue = Arc::new(Mutex::new(queue));
         for n in 0..THREADS {
@@ -88,6 +176,9 @@ impl Connection {
         let what = what.into();
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |shared| {
+            if answer.is_closed() {
+                return;
+            }
             let result = shared.get().map_err(|e| (true, e)).and_then(|c| work(&c).map_err(|e| (false, e)));
             let _ = answer.send(result);
         });
@@ -105,18 +196,90 @@ impl Connection {
         }
     }
 
+    /// Lets bytes flow, on a thread and over a connection of their own. `progress` is told how many have. Told to stop
+    /// it waits for the thread, which notices at the next bytes or when the connection breaks.
+    pub(super) async fn stream<T: Send + 'static>(
+        &self,
+        what: impl Into<String>,
+        stop: &CancellationToken,
+        progress: impl Fn(u64) + Send,
+        work: impl FnOnce(&Connect, &Pulse) -> Result<T, Broken> + Send + 'static,
+    ) -> Result<T> {
+        let what = what.into();
+        let (answer, mut answered) = oneshot::channel();
+        let (pulse, shared) = (Arc::new(Pulse::default()), self.shared.clone());
+        let beat = pulse.clone();
+        let flow = move || {
+            let result = match shared.open() {
+                Ok(connect) => work(&connect, &beat).map_err(|e| (false, e)),
+                Err(e) => Err((true, Broken::Virt(e))),
+            };
+            let _ = answer.send(result);
+        };
+        std::thread::Builder::new()
+            .name("libvirt-stream".into())
+            .spawn(flow)
+            .map_err(|e| Error::caused(ErrorKind::Failed, format!("{what}: starting a thread"), e))?;
+        let (mut moved, mut quiet_since) = (0, tokio::time::Instant::now());
+        let result = loop {
+            tokio::select! {
+                result = &mut answered => break result,
+                () = stop.cancelled(), if !pulse.stop.load(Ordering::Relaxed) => {
+                    pulse.stop.store(true, Ordering::Relaxed);
+                }
+                () = tokio::time::sleep(LOOK) => {} // why: the thread counts and does not signal
+            }
+            let now = pulse.moved.load(Ordering::Relaxed);
+            if now != moved {
+                (moved, quiet_since) = (now, tokio::time::Instant::now());
+                progress(moved);
+            } else if quiet_since.elapsed() > QUIET {
+                pulse.stop.store(true, Ordering::Relaxed);
+                let uri = self.uri();
+                let context = format!("{what}: not one byte went to or from {uri} for {QUIET:?}");
+                return Err(Error::new(ErrorKind::Deadline, context));
+            }
+        };
+        match result {
+            Ok(Ok(value)) => {
+                progress(pulse.moved.load(Ordering::Relaxed));
+                Ok(value)
+            }
+            Ok(Err((connecting, Broken::Virt(e)))) => Err(self.explain(what, connecting, e)),
+            Ok(Err((_, Broken::Io(e)))) => {
+                let full = e.kind() == std::io::ErrorKind::StorageFull;
+                let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Failed };
+                Err(Error::caused(kind, what, e))
+            }
+            Ok(Err((_, Broken::Stopped))) => Err(Error::new(ErrorKind::Failed, format!("{what}: told to stop"))),
+            Ok(Err((_, Broken::Wrong(why)))) => Err(Error::new(ErrorKind::Failed, format!("{what}: {why}"))),
+            Err(_) => Err(Error::new(ErrorKind::Failed, format!("{what}: the stream's thread panicked"))),
+        }
+    }
+
     fn explain(&self, what: String, connecting: bool, e: virt::error::Error) -> Error {
         let code = match e.code() {
             virt::enumutil::Enum::Known(code) => Some(code),
             virt::enumutil::Enum::Unknown(_) => None,
         };
         let text = e.message().to_lowercase();
-        let broken =
-            ["broken pipe", "end of file", "connection reset", "client socket is closed", "keepalive"];
+        let broken = [
+            "broken pipe",
+            "end of file",
+            "connection reset",
+            "client socket is closed",
+            "keepalive",
+            "hangup",
+            "no route to host",
+            "connection timed out",
+            "cannot recv data",
+            "cannot write data",
+        ];
         let kind = match code {
             _ if connecting || broken.iter().any(|b| text.contains(b)) => ErrorKind::Unreachable,
             Some(ErrorNumber::NoConnect | ErrorNumber::InvalidConn) => ErrorKind::Unreachable,
-            Some(ErrorNumber::NoDomain | ErrorNumber::NoNetwork) => ErrorKind::NotFound,
+            _ if text.contains("no space left on device") => ErrorKind::NoSpace,
+            Some(ErrorNumber::NoDomain | ErrorNumber::NoNetwork | ErrorNumber::NoStorageVolume) => ErrorKind::NotFound,
             Some(ErrorNumber::NoSupport | ErrorNumber::ConfigUnsupported) => ErrorKind::Unsupported,
             _ => ErrorKind::Failed,
         };

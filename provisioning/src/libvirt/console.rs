@@ -2,6 +2,7 @@
 //!
 //! What is on a console is untrusted. A guest's user can write anything there, after the guest has booted.
 
+use super::Libvirt;
 use camino::Utf8Path;
 use vcl_types::HostKey;
 
@@ -17,17 +18,6 @@ pub(super) fn printed_keys(console: &str) -> Vec<HostKey> {
     }
     keys.truncate(8);
     keys
-}
-
-/// The last bytes of a file as text.
-pub(super) fn tail(path: &Utf8Path, bytes: u64) -> std::io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
-    let mut buffer = Vec::new();
-    file.take(bytes).read_to_end(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer).into_owned())
 }
 
 /// The last lines of a console, with what could drive a terminal taken out.
@@ -55,10 +45,19 @@ fn strip_escapes(line: &str) -> String {
     out
 }
 
-/// The error with the console's last lines: what an admin would look at next.
-pub(super) fn with_console(error: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
+/// How much of a console is read for an error's last lines.
+const SHOWN: u64 = 16 * 1024;
+
+impl Libvirt {
+    /// The error with the console's last lines: what an admin would look at next.
+    pub(super) async fn with_console(&self, error: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
+        with_text(&error, self.read_console(console, SHOWN).await.map_err(|e| e.chain()))
+    }
+}
+
+fn with_text(error: &vcl_job::Error, text: Result<Option<String>, String>) -> vcl_job::Error {
     let failure = error.failure();
-    let shown = match tail(console, 16 * 1024).map(|text| last_lines(&text, 12)) {
+    let shown = match text.map(|text| last_lines(&text.unwrap_or_default(), 12)) {
         Err(e) => format!("its console cannot be read: {e}"),
         Ok(shown) if shown.is_empty() => {
             "its console has shown nothing yet: it is still in its firmware, has no boot \

@@ -54,19 +54,19 @@ pub(super) struct Definition {
     pub(super) boot: Option<DirectBoot>,
 }
 
-type W = Writer<Vec<u8>>;
+pub(super) type W = Writer<Vec<u8>>;
 
-fn leaf(w: &mut W, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
+pub(super) fn leaf(w: &mut W, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
     w.create_element(name).with_attributes(attributes.iter().copied()).write_empty()?;
     Ok(())
 }
-fn text(w: &mut W, name: &str, attributes: &[(&str, &str)], content: &str) -> io::Result<()> {
+pub(super) fn text(w: &mut W, name: &str, attributes: &[(&str, &str)], content: &str) -> io::Result<()> {
     w.create_element(name)
         .with_attributes(attributes.iter().copied())
         .write_text_content(BytesText::new(content))?;
     Ok(())
 }
-fn element(
+pub(super) fn element(
     w: &mut W,
     name: &str,
     attributes: &[(&str, &str)],

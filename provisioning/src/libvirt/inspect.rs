@@ -2,7 +2,7 @@
 
 use super::Libvirt;
 use super::connection::CALL;
-use super::console::{last_lines, tail};
+use super::console::last_lines;
 use super::description::Description;
 use crate::{Error, ErrorKind, Plug, Result};
 use std::io::Cursor;
@@ -83,15 +83,32 @@ impl Libvirt {
         self.connection.call(what, CALL, move |c| see(&c.lookup_domain_by_name(&name)?)).await.map(view)
     }
 
-    pub(super) fn console_tail(&self, computer: &ComputerName, lines: usize) -> Result<String> {
-        let path = self.computer_directory(computer).join("console.log");
-        match tail(&path, 256 * 1024) {
-            Ok(text) => Ok(last_lines(&text, lines)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+    pub(super) async fn console_tail(&self, computer: &ComputerName, lines: usize) -> Result<String> {
+        let console = Self::console_file(&self.computer_place(computer));
+        match self.read_console(&console, 256 * 1024).await? {
+            Some(text) => Ok(last_lines(&text, lines)),
+            None => {
                 Err(Error::new(ErrorKind::NotFound, format!("{computer} has no console: it is not loaded")))
             }
-            Err(e) => Err(Error::caused(ErrorKind::Failed, format!("reading the console {path}"), e)),
         }
+    }
+
+    /// Whether a host that is not this one can run KVM guests: libvirt lists KVM wherever /dev/kvm is, and without the
+    /// processor's flag guests hang on it.
+    pub(super) async fn host_has_kvm(&self) -> Result<bool> {
+        let asked = self.connection.call("asking what the host can do", CALL, |c| {
+            let text = c.capabilities()?;
+            let start = text.find("<cpu>").zip(text.find("</cpu>"));
+            // A model of libvirt's may have the flag in it without saying so.
+            let all = start.and_then(|(from, to)| {
+                let flags = virt::sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+                c.baseline_cpu(&[text.get(from..to + "</cpu>".len())?], flags).ok()
+            });
+            Ok((text, all.unwrap_or_default()))
+        });
+        let (host, all) = asked.await?;
+        let flag = |text: &str| ["vmx", "svm"].iter().any(|f| text.contains(&format!("feature name='{f}'")));
+        Ok(host.contains("<domain type='kvm'") && (flag(&host) || flag(&all)))
     }
 
     pub(super) async fn display(&self, domain: &str) -> Result<Vec<u8>> {
@@ -141,7 +158,7 @@ impl Libvirt {
                 add("libvirt", FindingLevel::Error, e.chain(), Some(way_out.into()));
             }
         }
-        match (self.kvm(), self.settings.accelerator) {
+        match (self.kvm().await, self.settings.accelerator) {
             (Ok(true), _) => {
                 add("processor", FindingLevel::Ok, "KVM".into(), None);
             }
@@ -162,7 +179,19 @@ impl Libvirt {
             }
         }
         let directory = &self.settings.directory;
-        match tempfile_in(directory) {
+        match &self.pool {
+            Some(_) if !reachable => {}
+            Some(pool) => match self.pool_well().await {
+                Ok(found) => add("pool", FindingLevel::Ok, found, None),
+                Err(e) => {
+                    let way_out = format!(
+                        "make it on the host (virsh pool-define-as {0} dir --target DIRECTORY; virsh pool-start {0}), or write pool_path = \"DIRECTORY\"",
+                        pool.name
+                    );
+                    add("pool", FindingLevel::Error, e.chain(), Some(way_out));
+                }
+            },
+            None => match tempfile_in(directory) {
             Ok(()) => add("directory", FindingLevel::Ok, directory.to_string(), None),
             Err(e) => {
                 let way_out = format!("make it writable for vcld's user: chown vcld {directory}");
@@ -173,6 +202,7 @@ impl Libvirt {
                     Some(way_out),
                 );
             }
+            },
         }
         if reachable {
             for (name, network) in &self.settings.networks {
@@ -180,6 +210,8 @@ impl Libvirt {
                     Plug::Libvirt(libvirt) => {
                         (self.network_active(libvirt).await, format!("virsh net-start {libvirt}"))
                     }
+                    // Only the host itself sees its bridges.
+                    Plug::Bridge(_) if !self.settings.local => continue,
                     Plug::Bridge(bridge) => {
                         let there = camino::Utf8Path::new("/sys/class/net").join(bridge).exists();
                         (

@@ -4,14 +4,15 @@ use super::Libvirt;
 use super::away::STEP;
 use super::boot;
 use super::definition::{DefinedDisk, DefinedNic, Definition, NicPlug};
+use super::pool::copies::{SEND, files};
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
-use vcl_images::qemu_img;
 use vcl_job::{Job, Kind, Step, TRANSIENT};
 use vcl_types::api::PlannedStep;
-use vcl_types::{Accelerator, Computer, DirectBoot, Endpoint, Firmware, Hardware};
+use vcl_types::{Accelerator, Computer, Endpoint, Firmware, Hardware};
 
+/// What stands for a file is told in [`disks`](super::disks).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) domain: String,
@@ -34,13 +35,13 @@ pub(super) const PREPARE: Step<Libvirt, Place> =
     Step::new("prepare host").deadline(STEP).retry(TRANSIENT).undo(|host, place| {
         Box::pin(async move {
             host.waiting(|| host.remove_if_ours(&place.domain)).await?;
-            remove_directory(&place.directory)
+            host.clear_place(&place.directory).await
         })
     });
 pub(super) const OVERLAY: Step<Libvirt, Overlay> =
-    Step::new("create overlay").undo(|_, overlay| Box::pin(async move { remove_file(&overlay.path) }));
+    Step::new("create overlay").deadline(STEP).retry(TRANSIENT).undo(|host, overlay| Box::pin(async move { host.discard(&overlay.path).await }));
 pub(super) const VARIABLES: Step<Libvirt, FileCopy> =
-    Step::new("copy firmware variables").undo(|_, copy| Box::pin(async move { remove_file(&copy.to) }));
+    Step::new("copy firmware variables").deadline(STEP).retry(TRANSIENT).undo(|host, copy| Box::pin(async move { host.discard(&copy.to).await }));
 /// Chooses free ports for user networking. Nothing to undo: a port is taken when the machine starts.
 pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
 pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
@@ -63,52 +64,32 @@ pub(super) const START: Step<Libvirt, Start> = Step::<Libvirt, Start>::new("star
         })
     });
 
-// What another has made under a name since must not be removed by one that stood still, nor by the end of a child process
-// that the other has ended.
-pub(super) fn remove_file(path: &str) -> vcl_job::Result<()> {
-    vcl_job::held()?;
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(vcl_job::Error::caused(Kind::Fatal, format!("removing {path}"), e))
-        }
-        _ => Ok(()),
-    }
-}
-pub(super) fn remove_directory(path: &Utf8Path) -> vcl_job::Result<()> {
-    vcl_job::held()?;
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(vcl_job::Error::caused(Kind::Fatal, format!("removing {path}"), e))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Libvirt {
     pub(super) async fn load_computer(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
         let computer = target.computer;
         let manifest = &target.revision.manifest;
         let domain = Self::domain_name(&computer.name);
-        let directory = self.computer_directory(&computer.name);
+        let place = self.computer_place(&computer.name);
         let hardware = machine_hardware(computer, &manifest.hardware);
 
-        self.prepare(job, &domain, &directory).await?;
+        let at = self.prepare(job, &domain, &place).await?;
+        let brought = self.bring(job, target.revision).await?;
         let mut disks = Vec::new();
-        for (n, disk) in manifest.disks.iter().enumerate() {
+        for (n, (disk, backing)) in manifest.disks.iter().zip(&brought.disks).enumerate() {
             let overlay = Overlay {
-                path: directory.join(format!("disk{n}.qcow2")).into(),
-                backing: target.revision.path(&disk.file),
+                path: Self::file(&place, &format!("disk{n}.qcow2")),
+                backing: backing.clone(),
                 format: disk.format.clone(),
             };
             disks.push(self.overlay(job, n, overlay).await?);
         }
         let variables = match &manifest.firmware {
             Some(record) => {
-                Some(self.copy_variables(job, &target.revision.path(&record.file), &directory).await?)
+                Some(self.copy_variables(job, &target.revision.path(&record.file), &place).await?)
             }
             None if hardware.firmware == Firmware::Bios => None,
             // A revision that was imported without its variables: the host's template makes new ones there.
-            None => Some(directory.join("variables").into()),
+            None => Some(Self::host_path(at.as_deref(), &Self::file(&place, "variables"))),
         };
         let plugs: Vec<_> = computer
             .nics
@@ -121,21 +102,19 @@ impl Libvirt {
         let definition = Definition {
             domain: domain.clone(),
             owner: computer.name.to_string(),
-            kvm: self.kvm()?,
+            kvm: self.kvm().await?,
             hardware,
             disks,
             nics: nics.clone(),
-            console: directory.join("console.log").into(),
+            console: Self::host_path(at.as_deref(), Self::console_file(&place).as_str()),
             variables,
-            boot: manifest.boot.as_ref().map(|boot| DirectBoot {
-                kernel: target.revision.path(&boot.kernel),
-                initrd: boot.initrd.as_ref().map(|i| target.revision.path(i)),
-                cmdline: boot.cmdline.clone(),
-            }),
+            boot: brought.boot.clone(),
         };
         self.define_step(job, definition).await?;
+        // The domain names what the machine lies on.
+        drop(brought);
         let management = computer.management().and_then(|nic| nics.iter().find(|n| n.mac == nic.mac));
-        self.boot(job, target, &domain, &directory, management).await
+        self.boot(job, target, &domain, &place, management).await
     }
 
     /// Powers a computer on that is defined already, and makes it ready again.
@@ -145,7 +124,7 @@ impl Libvirt {
         target: Target<'_>,
     ) -> vcl_job::Result<Endpoint> {
         let domain = Self::domain_name(&target.computer.name);
-        let directory = self.computer_directory(&target.computer.name);
+        let place = self.computer_place(&target.computer.name);
         let nics = match target.endpoint {
             // User networking has its port in the definition; the endpoint knows it.
             Some(e) if e.address.is_loopback() => {
@@ -154,16 +133,17 @@ impl Libvirt {
             }
             _ => None,
         };
-        self.boot(job, target, &domain, &directory, nics.as_ref()).await
+        self.boot(job, target, &domain, &place, nics.as_ref()).await
     }
 
+    /// Answers the pool's directory on the host, where the machine's files are in one.
     pub(super) async fn prepare(
         &self,
         job: &mut Job,
         domain: &str,
-        directory: &Utf8Path,
-    ) -> vcl_job::Result<()> {
-        let place = Place { domain: domain.to_owned(), directory: directory.to_owned() };
+        place: &Utf8Path,
+    ) -> vcl_job::Result<Option<String>> {
+        let place = Place { domain: domain.to_owned(), directory: place.to_owned() };
         job.step(self, &PREPARE, place)
             .run(async |place, cx| {
                 cx.check().await?;
@@ -174,10 +154,7 @@ impl Libvirt {
                     );
                     self.waiting(|| self.remove(&place.domain)).await?;
                 }
-                remove_directory(&place.directory)?;
-                std::fs::create_dir_all(&place.directory).map_err(|e| {
-                    vcl_job::Error::caused(Kind::Fatal, format!("making directory {}", place.directory), e)
-                })
+                self.make_place(&place.directory).await
             })
             .await
     }
@@ -190,16 +167,7 @@ impl Libvirt {
     ) -> vcl_job::Result<DefinedDisk> {
         job.step(self, &OVERLAY, overlay)
             .key(n)
-            .run(async |overlay, cx| {
-                remove_file(&overlay.path)?;
-                let (path, backing) = (overlay.path.as_ref(), overlay.backing.as_ref());
-                qemu_img::create_overlay(&cx, path, backing, format(&overlay.format)?, None).await?;
-                Ok(DefinedDisk {
-                    path: overlay.path,
-                    backing: overlay.backing,
-                    backing_format: overlay.format,
-                })
-            })
+            .run(async |overlay, cx| self.make_overlay(&cx, overlay).await)
             .await
     }
 
@@ -207,22 +175,10 @@ impl Libvirt {
         &self,
         job: &mut Job,
         from: &str,
-        directory: &Utf8Path,
+        place: &Utf8Path,
     ) -> vcl_job::Result<String> {
-        let copy = FileCopy { from: from.to_owned(), to: directory.join("variables").into() };
-        job.step(self, &VARIABLES, copy)
-            .run(async |copy, cx| {
-                cx.check().await?;
-                // The library's file is read-only; the machine writes to its copy.
-                let bytes = tokio::fs::read(&copy.from).await;
-                let bytes = bytes
-                    .map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("reading {}", copy.from), e))?;
-                let written = tokio::fs::write(&copy.to, bytes).await;
-                written
-                    .map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("writing {}", copy.to), e))?;
-                Ok(copy.to)
-            })
-            .await
+        let copy = FileCopy { from: from.to_owned(), to: Self::file(place, "variables") };
+        job.step(self, &VARIABLES, copy).run(async |copy, cx| self.put(&cx, copy).await).await
     }
 
     /// Gives each card its plug; user networking gets a free port.
@@ -233,6 +189,13 @@ impl Libvirt {
     ) -> vcl_job::Result<Vec<DefinedNic>> {
         let wanted = cards.iter().filter(|(_, plug)| *plug == Plug::User).count();
         let mut ports = Vec::new();
+        if wanted > 0 && !self.settings.local {
+            let context = format!(
+                "user networking forwards a port of its host's 127.0.0.1, and {} is another host; give the computer a network with a bridge or a libvirt network",
+                self.settings.uri
+            );
+            return Err(vcl_job::Error::new(Kind::Refused, context));
+        }
         if wanted > 0 {
             ports = job.step(self, &PORTS, wanted).run(async |wanted, _| free_ports(wanted)).await?;
         }
@@ -261,29 +224,34 @@ impl Libvirt {
         &self,
         job: &mut Job,
         domain: &str,
-        directory: &Utf8Path,
+        place: &Utf8Path,
     ) -> vcl_job::Result<()> {
-        let start = Start { domain: domain.to_owned(), console: directory.join("console.log") };
+        let start = Start { domain: domain.to_owned(), console: Self::console_file(place) };
         job.step(self, &START, start)
             .run(async |start, cx| {
                 cx.check().await?;
                 let power = self.waiting(|| self.power_state(&start.domain)).await?;
                 if power != vcl_types::api::PowerState::On {
-                    new_console(&start.console)?;
+                    self.new_console(&start.console).await?;
                 }
                 self.waiting(|| self.start(&start.domain)).await.map(drop)
             })
             .await
     }
 
-    pub(super) fn kvm(&self) -> Result<bool> {
+    /// Whether processors are run by KVM.
+    pub(super) async fn kvm(&self) -> Result<bool> {
         let flag = || {
             let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
             let flags = info.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
             flags.split_ascii_whitespace().any(|f| f == "vmx" || f == "svm")
         };
         // libvirt lists KVM wherever /dev/kvm is; without the processor's flag guests hang on it.
-        let there = Utf8Path::new("/dev/kvm").exists() && flag();
+        let there = match self.settings.accelerator {
+            Accelerator::Tcg => false,
+            _ if self.settings.local => Utf8Path::new("/dev/kvm").exists() && flag(),
+            _ => self.host_has_kvm().await?,
+        };
         match self.settings.accelerator {
             Accelerator::Tcg => Ok(false),
             Accelerator::Auto => Ok(there),
@@ -323,9 +291,15 @@ impl Libvirt {
         };
         match work {
             Work::Load => {
-                let directory = self.computer_directory(&target.computer.name);
+                let directory = self.computer_place(&target.computer.name);
                 let hardware = machine_hardware(target.computer, &manifest.hardware);
                 let mut steps = vec![step(PREPARE.name(), format!("make {directory}"))];
+                if self.pool.is_some() {
+                    for file in files(std::slice::from_ref(manifest)) {
+                        let what = format!("{} ({}), if it has none", file.copy, vcl_types::ByteSize(file.size));
+                        steps.push(step(SEND.name(), what));
+                    }
+                }
                 for disk in &manifest.disks {
                     steps.push(step(
                         OVERLAY.name(),
@@ -356,7 +330,7 @@ impl Libvirt {
             Work::Unload => vec![
                 step("power off", format!("cut the power of {domain}")),
                 step("undefine domain", domain.clone()),
-                step("delete files", self.computer_directory(&target.computer.name).into()),
+                step("delete files", self.computer_place(&target.computer.name).into()),
             ],
         }
     }
@@ -369,26 +343,6 @@ fn machine_hardware(computer: &Computer, hardware: &Hardware) -> Hardware {
         memory: computer.memory.unwrap_or(hardware.memory),
         ..hardware.clone()
     }
-}
-
-/// A disk format by its recorded name.
-pub(super) fn format(name: &str) -> vcl_job::Result<vcl_images::Format> {
-    name.parse().map_err(|_| {
-        let context = format!("disks of format `{name}` are not known here: qcow2, raw and vmdk are");
-        vcl_job::Error::new(Kind::Refused, context)
-    })
-}
-
-/// Begins a console's log anew: host keys are read from it, and they are this boot's only if it begins with the boot.
-/// It is made here, so that it is ours: libvirt's log daemon appends to a file that is there, and makes one that only
-/// root can read where there is none.
-fn new_console(path: &Utf8Path) -> vcl_job::Result<()> {
-    let failed = |e| vcl_job::Error::caused(Kind::Fatal, format!("making the console's log {path}"), e);
-    match std::fs::rename(path, format!("{path}.1")) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    std::fs::File::create(path).map(drop).map_err(failed)
 }
 
 /// Free ports of 127.0.0.1. All are held until all are found, so that they differ.

@@ -49,7 +49,9 @@ impl Bench {
         let settings = Settings {
             name: "test".parse().unwrap(),
             uri: format!("test://{node}"),
+            local: true,
             directory: path.join("machines"),
+            pool: None,
             accelerator: Accelerator::Tcg,
             networks: Networks::new(),
         };
@@ -225,7 +227,9 @@ async fn a_host_that_is_not_there_is_named_with_the_way_out() {
     let settings = Settings {
         name: "gone".parse().unwrap(),
         uri: format!("qemu+unix:///system?socket={}/no-socket", directory.path().display()),
+        local: true,
         directory: Utf8PathBuf::try_from(directory.path().join("machines")).unwrap(),
+        pool: None,
         accelerator: Accelerator::Auto,
         networks: Networks::new(),
     };

@@ -1,21 +1,26 @@
 //! What vcld has made on the host, for whoever looks for what nobody needs any more, and the power of all machines at
 //! once.
 //!
-//! A domain is vcld's by its owner tag, a directory by where it lies: the backend's directory has nothing else in it.
+//! A domain is vcld's by its owner tag, a directory by where it lies: the backend's directory has nothing else in it. A
+//! volume is vcld's by its name.
 
 use super::Libvirt;
 use super::connection::CALL;
 use super::description::Description;
 use super::domain::state_of;
+use super::pool::copies::{Named, halves};
+use super::pool::{IMAGE, MACHINE, machine_of};
 use crate::{Error, ErrorKind, Result};
 use camino::Utf8Path;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vcl_types::api::{PowerState, Thing};
 use vcl_types::{ComputerName, JobId};
 use virt::domain::DomainState;
 
 const DOMAIN: &str = "domain";
 const OVERLAYS: &str = "overlays";
+/// A copy of a revision's file in a pool.
+const COPY: &str = "copy";
 
 /// The job whose throw-away machine bears this name: `capture-job12-token3`.
 fn job_of(name: &str) -> Option<JobId> {
@@ -47,6 +52,11 @@ impl Libvirt {
             let computer = owner.parse().ok().filter(|_| job.is_none());
             things.push(Thing { kind: DOMAIN.into(), name, computer, job, bytes: None });
         }
+        if self.pool.is_some() {
+            self.pool_things(&mut things).await?;
+            things.sort();
+            return Ok(things);
+        }
         let directory = &self.settings.directory;
         let failed =
             |e| Error::caused(ErrorKind::Failed, format!("reading the backend's directory {directory}"), e);
@@ -70,6 +80,48 @@ impl Libvirt {
         Ok(things)
     }
 
+    /// What is vcld's among the volumes of the pool. A copy that is whole and of use is nobody's leftover, whatever job
+    /// has sent it.
+    async fn pool_things(&self, things: &mut Vec<Thing>) -> Result<()> {
+        let volumes = self.volumes().await?;
+        let mut machines: BTreeMap<&str, u64> = BTreeMap::new();
+        for volume in &volumes {
+            if let Some((machine, _)) = volume.name.strip_prefix(MACHINE).and_then(|n| n.split_once('.')) {
+                *machines.entry(machine).or_default() += volume.taken;
+            }
+        }
+        for (name, bytes) in machines {
+            let job = job_of(name);
+            let computer = name.parse().ok().filter(|_| job.is_none());
+            things.push(Thing { kind: OVERLAYS.into(), computer, job, bytes: Some(bytes), name: name.into() });
+        }
+        for half in halves(&volumes) {
+            let job = Named::parse(&half.name).map(|n| n.job);
+            let (name, bytes) = (half.name.clone(), Some(half.taken));
+            things.push(Thing { kind: COPY.into(), name, computer: None, job, bytes });
+        }
+        for copy in self.idle_copies(&volumes).await?.into_iter().filter(|copy| !copy.at_home) {
+            let bytes = Some(copy.taken);
+            things.push(Thing { kind: COPY.into(), name: copy.name, computer: None, job: None, bytes });
+        }
+        Ok(())
+    }
+
+    /// The paths on the host that domains name, whoever's they are.
+    pub(super) async fn used_paths(&self) -> Result<BTreeSet<String>> {
+        let domains = self.connection.call("listing the machines", CALL, |c| {
+            let seen = |d: &virt::domain::Domain| d.xml_desc(virt::sys::VIR_DOMAIN_XML_INACTIVE).ok();
+            Ok(c.list_all_domains(0)?.iter().filter_map(seen).collect::<Vec<_>>())
+        });
+        let mut paths = BTreeSet::new();
+        for description in domains.await?.iter().filter_map(|xml| Description::parse(xml).ok()) {
+            paths.extend(description.disks.into_iter().map(|d| d.path));
+            paths.extend(description.variables);
+            paths.extend(description.boot.into_iter().flat_map(|b| [Some(b.kernel), b.initrd]).flatten());
+        }
+        Ok(paths)
+    }
+
     pub(super) async fn unmake(&self, thing: &Thing) -> Result<()> {
         let name = &thing.name;
         match thing.kind.as_str() {
@@ -82,11 +134,16 @@ impl Libvirt {
                         format!("`{name}` is not a directory of a machine"),
                     ));
                 }
-                let directory = self.settings.directory.join(name);
+                let directory = self.place(name);
                 let domain = format!("vcl-{name}");
                 if self.domain_state(&domain).await?.is_some() {
                     let message = format!("domain {domain} lies over {directory}; delete the domain first");
                     return Err(Error::new(ErrorKind::Refused, message));
+                }
+                if self.pool.is_some() {
+                    let volumes = self.volumes().await?;
+                    let of_it = machine_of(&volumes, name).map(|v| v.name.clone()).collect();
+                    return self.delete_volumes(of_it).await;
                 }
                 match tokio::fs::remove_dir_all(&directory).await {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -95,6 +152,7 @@ impl Libvirt {
                     _ => Ok(()),
                 }
             }
+            COPY if name.starts_with(IMAGE) => self.drop_copy(name).await,
             kind => Err(Error::new(ErrorKind::Refused, format!("a libvirt backend makes no {kind}"))),
         }
     }
@@ -116,25 +174,10 @@ impl Libvirt {
         };
         Ok(listed.await?.into_iter().map(|(name, state)| (name, power(state))).collect())
     }
-
-    pub(super) fn free_here(&self) -> Result<Option<u64>> {
-        let directory = &self.settings.directory;
-        let stat = rustix::fs::statvfs(directory.as_std_path()).map_err(|e| {
-            let what = format!("measuring the file system of {directory}");
-            Error::caused(ErrorKind::Failed, what, std::io::Error::from(e))
-        })?;
-        Ok(Some(stat.f_bavail * stat.f_frsize))
-    }
-
-    /// What a computer's overlays take, where they are on this machine.
-    pub(super) fn written_here(&self, name: &ComputerName) -> Option<u64> {
-        let overlays = self.computer_directory(name);
-        overlays.is_dir().then(|| taken(&overlays))
-    }
 }
 
 /// What the files right in a directory take on disk.
-fn taken(directory: &Utf8Path) -> u64 {
+pub(super) fn taken(directory: &Utf8Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let files = directory.read_dir().into_iter().flatten().flatten();
     files.filter_map(|f| f.metadata().ok()).filter(std::fs::Metadata::is_file).map(|m| m.blocks() * 512).sum()

@@ -8,7 +8,6 @@
 use super::Libvirt;
 use super::away::STEP;
 use super::connection::CALL;
-use super::console::with_console;
 use super::definition::{Definition, NicPlug};
 use super::description::{DescribedNic, Description};
 use super::load::Overlay;
@@ -63,6 +62,7 @@ impl Libvirt {
         target: VmTarget<'_>,
         staging: &Staging,
     ) -> vcl_job::Result<Captured> {
+        self.shares_files()?;
         let source = job
             .step(self, &READ_SOURCE, target.vm.to_owned())
             .run(async |vm, _| self.waiting(|| self.read_source(&vm)).await)
@@ -93,7 +93,7 @@ impl Libvirt {
         let definition = Definition {
             domain: domain.clone(),
             owner: format!("throw-away copy of {}", target.vm),
-            kvm: self.kvm()?,
+            kvm: self.kvm().await?,
             hardware: described.hardware.clone(),
             disks,
             nics: nics.clone(),
@@ -122,7 +122,10 @@ impl Libvirt {
             .step(self, &WAIT_LOGIN, endpoint.to_string())
             .run(async |_, cx| {
                 let guest = guest(&target, &computer, &endpoint);
-                target.os.wait_ready(guest, cx.token()).await.map_err(|e| with_login_hint(e.into(), &console))
+                match target.os.wait_ready(guest, cx.token()).await {
+                    Ok(endpoint) => Ok(endpoint),
+                    Err(e) => Err(self.with_login_hint(e.into(), &console).await),
+                }
             })
             .await?;
         let guest = guest(&target, &computer, &endpoint);
@@ -141,7 +144,7 @@ impl Libvirt {
             variables,
             ..described.clone()
         };
-        let captured = self.copy_machine(job, copied, staging, target.limits.copy).await?;
+        let captured = self.copy_machine(job, copied, staging, None, target.limits.copy).await?;
         self.take_away(job, &domain, directory).await?;
         if source.ran {
             job.step(self, &START_SOURCE, target.vm.to_owned())
@@ -154,6 +157,26 @@ impl Libvirt {
                 .await?;
         }
         Ok(captured)
+    }
+
+    /// A source's disks are read where they lie.
+    fn shares_files(&self) -> Result<()> {
+        if self.pool.is_none() {
+            return Ok(());
+        }
+        let (name, uri) = (&self.settings.name, &self.settings.uri);
+        let message = format!(
+            "backend {name} keeps its disks in a pool of {uri}, so a machine's own disks there cannot be read from here; run vcld on that host for it, or copy the disk here and: vclctl image import"
+        );
+        Err(Error::new(ErrorKind::Refused, message))
+    }
+
+    async fn with_login_hint(&self, e: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
+        if matches!(e.kind, Kind::Deadline | Kind::Unreachable) {
+            self.with_console(e, console).await
+        } else {
+            e
+        }
     }
 
     async fn read_source(&self, vm: &str) -> Result<SourceMachine> {
@@ -241,7 +264,10 @@ impl Libvirt {
         for thing in &description.peculiar {
             preview.notes.push(format!("the image will not have: {thing}"));
         }
-        for disk in &description.disks {
+        if let Err(e) = self.shares_files() {
+            preview.missing.push(e.chain());
+        }
+        for disk in description.disks.iter().filter(|_| self.pool.is_none()) {
             if !Utf8Path::new(&disk.path).exists() {
                 preview
                     .missing
@@ -377,8 +403,4 @@ fn guest<'a>(target: &VmTarget<'a>, computer: &'a Computer, endpoint: &'a Endpoi
         limits: vcl_os::Limits { boot: target.limits.boot, command: target.limits.command },
         generalised: false,
     }
-}
-
-fn with_login_hint(e: vcl_job::Error, console: &Utf8Path) -> vcl_job::Error {
-    if matches!(e.kind, Kind::Deadline | Kind::Unreachable) { with_console(e, console) } else { e }
 }

@@ -13,12 +13,14 @@ it when COMMAND ends, and exits with its code. COMMAND finds the world's directo
 
   --dir DIR   keep what the world wrote (logs, libvirt's definitions) in DIR; otherwise it is temporary";
 
-/// Which of the processes of a world this one is. `vcl-world` itself starts the inner two.
+/// Which of the processes of a world this one is. `vcl-world` itself starts the inner two, and
+/// a test the last.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Outside,
     First,
     Command,
+    Host,
 }
 
 struct Arguments {
@@ -31,12 +33,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     let mut arguments = Arguments { directory: None, role: Role::Outside, command: Vec::new() };
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--dir" | "--inside" | "--start" => {
+            "--dir" | "--inside" | "--start" | "--host" => {
                 let directory = words.next().with_context(|| format!("{word} takes a directory"))?;
                 arguments.directory = Some(directory.into());
                 arguments.role = match word.as_str() {
                     "--inside" => Role::First,
                     "--start" => Role::Command,
+                    "--host" => Role::Host,
                     _ => Role::Outside,
                 };
             }
@@ -47,7 +50,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
             other => bail!("unexpected {other:?} before --\n{USAGE}"),
         }
     }
-    if arguments.command.is_empty() {
+    if arguments.command.is_empty() && arguments.role != Role::Host {
         bail!("no command\n{USAGE}");
     }
     Ok(arguments)
@@ -58,6 +61,8 @@ async fn run() -> Result<u8> {
     let command = &arguments.command;
     match (arguments.role, arguments.directory) {
         (Role::First, Some(directory)) => vcl_tests::world::run_inside(&directory, command).await,
+        // What stands where a command would are directories that the host is not to see.
+        (Role::Host, Some(directory)) => vcl_tests::world::hold_host(&directory, command).map(|()| 0),
         (Role::Command, _) => match vcl_tests::world::start_and_become(command)? {},
         (_, directory) => vcl_tests::world::run(directory.as_deref(), command).await,
     }

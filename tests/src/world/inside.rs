@@ -150,7 +150,7 @@ fn listen_outside(directory: &Utf8Path) -> Result<mpsc::UnboundedReceiver<Reques
 }
 
 /// Puts the world's directories over the host's. The mount namespace is private, so the host sees none of it.
-fn mount_private(directory: &Utf8Path) -> Result<()> {
+pub(super) fn mount_private(directory: &Utf8Path) -> Result<()> {
     // The host's /run has the sockets of its libvirtd, D-Bus and systemd, and libvirt would use each of them.
     mount(["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
     for empty in ["/run/libvirt", "/run/lock", "/run/sshd"] {
@@ -202,6 +202,6 @@ fn configure_libvirt(private: &Utf8Path) -> Result<()> {
     Ok(())
 }
 
-fn mount<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Result<()> {
+pub(super) fn mount<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Result<()> {
     output_of(Command::new("mount").args(arguments)).map(drop)
 }

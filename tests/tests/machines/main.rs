@@ -14,6 +14,7 @@ mod insight;
 mod kills;
 mod lifecycle;
 mod outages;
+mod remote;
 mod stopping;
 
 use anyhow::{Context, Result};

@@ -102,7 +102,9 @@ impl Node {
                         bytes
                     }
                 };
-                needs.push(Need { at: At::Backend(backend), bytes: bytes.saturating_add(LOAD) });
+                let sent = self.bytes_to_send(&backend, image).await?;
+                let bytes = bytes.saturating_add(LOAD).saturating_add(sent);
+                needs.push(Need { at: At::Backend(backend), bytes });
             }
             JobRequest::Capture {
                 computer, into: CaptureInto::Next | CaptureInto::New(_), whole, ..
@@ -138,6 +140,18 @@ impl Node {
         }
         needs.retain(|need| need.bytes > 0);
         Ok(needs)
+    }
+
+    /// What a load has to send to its backend's host first.
+    async fn bytes_to_send(&self, backend: &BackendName, image: &ImageRef) -> Result<u64, Refusal> {
+        let backend = self.backend(backend)?;
+        if !backend.keeps_copies() {
+            return Ok(0);
+        }
+        let chain = self.chain(self.queue.manifest(image).await?).await?;
+        let asked = tokio::time::timeout(ASKED, backend.to_send(&chain)).await;
+        // One that does not answer is the job's to find out.
+        Ok(asked.ok().transpose()?.unwrap_or(0))
     }
 
     /// What a capture is going to store: what the computer wrote, where its backend tells and nobody wants it whole.

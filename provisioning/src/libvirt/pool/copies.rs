@@ -1,0 +1,576 @@
+//! Copies of revisions in the host's pool: sent once, used by every overlay, removed when nothing needs them.
+//!
+//! A copy is told by its revision, its file, and the digest of that file with those of everything it lies on: a revision
+//! that was rewritten whole has another. Who sends one has it to himself in this process, whatever instance or job he
+//! sends it for; another node may send the same at the same time under a name of its own, and both are good.
+
+use super::super::Libvirt;
+use super::super::away::PATIENCE;
+use super::stream::Source;
+use super::{IMAGE, Pool, Volume, read_back, send, xml::NewVolume};
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+use vcl_job::{Cx, Job, Kind, Step, doing};
+use vcl_types::{ByteSize, Digest, ImageRef, JobId, Manifest};
+
+/// Sending has no limit but that it moves; and a host that is away is waited for.
+const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
+/// How often it is looked whether the pool has room again.
+const LOOK: Duration = Duration::from_secs(2);
+/// By how much room has to have grown before it is tried again.
+const GROWN: u64 = 16 << 20;
+/// The end of the name of a volume that says that a copy is whole.
+const WHOLE: &str = ".whole";
+
+/// A file of a revision that the host is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in super::super) struct Wanted {
+    /// What every copy of it is called, before who sent it.
+    pub(in super::super) copy: String,
+    /// The file here, absolute.
+    pub(in super::super) path: String,
+    pub(in super::super) size: u64,
+    /// SHA-256 of the file as it lies here.
+    pub(in super::super) digest: Option<Digest>,
+    /// The path on the host of what it lies on.
+    pub(in super::super) over: Option<String>,
+}
+
+/// Sends a file of a revision, if the host has no copy of it.
+pub(in super::super) const SEND: Step<Libvirt, Wanted> = Step::<Libvirt, Wanted>::new("send to host")
+    .deadline(LONG)
+    .undo(|host, wanted| Box::pin(async move { host.unsend(&wanted.copy).await }))
+    .holds(|host, wanted, output| {
+        Box::pin(async move {
+            let turn = host.pool()?.desk.turn(&wanted.copy);
+            let _turn = turn.lock().await;
+            let there = host.waiting(|| host.copy_of(&wanted.copy)).await?;
+            Ok(there.is_some_and(|there| serde_json::Value::String(there.path) == output))
+        })
+    });
+
+/// Who sends what, and what is about to be needed, in this process: one for every pool, whatever instances name it.
+#[derive(Debug, Default)]
+pub(in super::super) struct Desk {
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    held: Mutex<BTreeMap<String, usize>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    /// That of a pool.
+    pub(in super::super) fn of(uri: &str, pool: &str) -> Arc<Self> {
+        type Desks = Mutex<HashMap<(String, String), Arc<Desk>>>;
+        static DESKS: OnceLock<Desks> = OnceLock::new();
+        let mut desks = lock(DESKS.get_or_init(Desks::default));
+        desks.entry((uri.to_owned(), pool.to_owned())).or_default().clone()
+    }
+    fn turn(&self, copy: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = lock(&self.turns);
+        if let Some(turn) = turns.get(copy).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        turns.insert(copy.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+    fn is_held(&self, copy: &str) -> bool {
+        lock(&self.held).contains_key(copy)
+    }
+}
+
+/// Keeps copies from being removed until there is an overlay on them.
+#[derive(Debug)]
+pub(in super::super) struct Hold {
+    desk: Arc<Desk>,
+    copy: String,
+}
+impl Hold {
+    fn on(desk: &Arc<Desk>, copy: &str) -> Self {
+        *lock(&desk.held).entry(copy.to_owned()).or_default() += 1;
+        Self { desk: desk.clone(), copy: copy.to_owned() }
+    }
+}
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = lock(&self.desk.held);
+        if let Some(n) = held.get_mut(&self.copy) {
+            *n -= 1;
+            if *n == 0 {
+                held.remove(&self.copy);
+            }
+        }
+    }
+}
+
+/// A revision's files as copies are called, the disks' whole chains among them: which, how long, by which digest. The
+/// manifests are those of the chain, topmost first.
+pub(in super::super) fn files(chain: &[Manifest]) -> Vec<Filed> {
+    let mut filed: Vec<Filed> = Vec::new();
+    for (at, manifest) in chain.iter().enumerate().rev() {
+        for disk in &manifest.disks {
+            let under = disk.over.as_ref().and_then(|over| {
+                let below = filed.iter().rev().find(|f| f.file == over.file && f.image == over.image)?;
+                Some(below.copy.clone())
+            });
+            filed.push(Filed::new(manifest, &disk.file, &disk.file_digest, disk.file_size, under, at));
+        }
+    }
+    // Kernel and initrd are the topmost one's alone.
+    let top = chain.first().into_iter();
+    for (manifest, record) in top.flat_map(|m| m.boot_files.iter().map(move |r| (m, r))) {
+        filed.push(Filed::new(manifest, &record.file, &record.digest, record.size, None, 0));
+    }
+    filed
+}
+
+/// A file of a chain of revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Filed {
+    pub(in super::super) image: ImageRef,
+    pub(in super::super) file: String,
+    pub(in super::super) copy: String,
+    pub(in super::super) size: u64,
+    pub(in super::super) digest: Digest,
+    /// What the copy lies on is called.
+    pub(in super::super) under: Option<String>,
+    /// How deep in the chain.
+    pub(in super::super) depth: usize,
+}
+
+impl Filed {
+    fn new(
+        manifest: &Manifest,
+        file: &str,
+        digest: &Digest,
+        size: ByteSize,
+        under: Option<String>,
+        depth: usize,
+    ) -> Self {
+        let image = manifest.image_ref();
+        let mut hash = Sha256::new();
+        hash.update(digest.as_str());
+        hash.update(under.as_deref().unwrap_or_default());
+        let id = Digest::from_bytes(hash.finalize().into());
+        let copy = format!("{}{}", of_file(&image, file), &id.as_str()[..16]);
+        Self { image, file: file.to_owned(), copy, size: size.bytes(), digest: digest.clone(), under, depth }
+    }
+}
+
+/// What the copies of a revision's file begin with, whatever its digest is.
+pub(in super::super) fn of_file(image: &ImageRef, file: &str) -> String {
+    format!("{IMAGE}{image}.{file}.")
+}
+
+/// What a volume's name tells of a copy.
+#[derive(Debug, PartialEq, Eq)]
+pub(in super::super) struct Named<'a> {
+    /// Without who sent it.
+    pub(in super::super) copy: &'a str,
+    pub(in super::super) image: ImageRef,
+    pub(in super::super) job: JobId,
+}
+
+impl<'a> Named<'a> {
+    pub(in super::super) fn parse(name: &'a str) -> Option<Self> {
+        let data = name.strip_suffix(WHOLE).unwrap_or(name);
+        let (copy, sender) = data.rsplit_once(".job")?;
+        let (job, token) = sender.split_once("-token")?;
+        token.parse::<i64>().ok()?;
+        // IMAGE@N.FILE.DIGEST: neither a revision nor a digest has a dot in it, and an image may.
+        let rest = copy.strip_prefix(IMAGE)?;
+        let (at, _) = rest.match_indices('@').next()?;
+        let end = rest[at..].find('.')? + at;
+        Some(Self { copy, image: rest[..end].parse().ok()?, job: job.parse().ok()? })
+    }
+}
+
+/// The whole copies among volumes, by the name of the volume with their bytes.
+fn whole(volumes: &[Volume]) -> BTreeMap<&str, &Volume> {
+    let marked: BTreeSet<&str> = volumes.iter().filter_map(|v| v.name.strip_suffix(WHOLE)).collect();
+    let data = volumes.iter().filter(|v| marked.contains(v.name.as_str()));
+    data.map(|v| (v.name.as_str(), v)).collect()
+}
+
+/// The whole copy of that name; the first one where several nodes have sent it.
+pub(in super::super) fn whole_of<'v>(volumes: &'v [Volume], copy: &str) -> Option<&'v Volume> {
+    whole(volumes).into_values().find(|v| Named::parse(&v.name).is_some_and(|n| n.copy == copy))
+}
+
+/// What is there of copies that are not whole, and says nothing or of nothing that they are.
+pub(in super::super) fn halves(volumes: &[Volume]) -> impl Iterator<Item = &Volume> {
+    let whole = whole(volumes);
+    volumes.iter().filter(move |v| {
+        let data = v.name.strip_suffix(WHOLE).unwrap_or(&v.name);
+        Named::parse(&v.name).is_some() && !whole.contains_key(data)
+    })
+}
+
+/// The paths of everything that a machine lies on, through as many layers as there are. `used` are paths that domains
+/// name.
+fn needed<'a>(volumes: &'a [Volume], used: &'a BTreeSet<String>) -> BTreeSet<&'a str> {
+    let by_path: HashMap<&str, &Volume> = volumes.iter().map(|v| (v.path.as_str(), v)).collect();
+    // Whatever is no copy may be somebody's disk.
+    let machines = volumes.iter().filter(|v| !v.name.starts_with(IMAGE)).map(|v| v.path.as_str());
+    let mut todo: Vec<&str> = machines.chain(used.iter().map(String::as_str)).collect();
+    let mut needed = BTreeSet::new();
+    while let Some(path) = todo.pop() {
+        if needed.insert(path)
+            && let Some(under) = by_path.get(path).and_then(|v| v.backing.as_deref())
+        {
+            todo.push(under);
+        }
+    }
+    needed
+}
+
+/// A copy that nothing lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Unneeded {
+    pub(in super::super) name: String,
+    pub(in super::super) taken: u64,
+    pub(in super::super) written: u64,
+    /// Whether this node's library still has what it is a copy of.
+    pub(in super::super) at_home: bool,
+}
+
+/// The copies that no machine needs, those first that can go first: what the library has no longer, then the oldest.
+fn unneeded(
+    volumes: &[Volume],
+    used: &BTreeSet<String>,
+    held: impl Fn(&str) -> bool,
+    at_home: impl Fn(&Named<'_>) -> bool,
+) -> Vec<Unneeded> {
+    let needed = needed(volumes, used);
+    let whole = whole(volumes);
+    let idle = whole.values().filter(|v| !needed.contains(v.path.as_str()));
+    let mut idle: Vec<_> = idle
+        .filter_map(|v| {
+            let named = Named::parse(&v.name)?;
+            (!held(named.copy)).then(|| Unneeded {
+                name: v.name.clone(),
+                taken: v.taken,
+                written: v.written,
+                at_home: at_home(&named),
+            })
+        })
+        .collect();
+    // What another copy lies on goes after it.
+    let over: BTreeSet<&str> = idle
+        .iter()
+        .filter_map(|u| whole.get(u.name.as_str())?.backing.as_deref())
+        .filter_map(|path| volumes.iter().find(|v| v.path == path).map(|v| v.name.as_str()))
+        .collect();
+    let under: BTreeSet<String> = over.into_iter().map(str::to_owned).collect();
+    idle.sort_by(|a, b| {
+        let key = |u: &Unneeded| (under.contains(&u.name), u.at_home, u.written);
+        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    idle
+}
+
+impl Pool {
+    /// Whether this node's library has the file that a copy is of, with the bytes that it was made from.
+    fn has_at_home(&self, named: &Named<'_>) -> bool {
+        let Ok(library) = vcl_images::Library::open(&self.library) else { return true };
+        let Ok(chain) = library.ancestry(&named.image) else {
+            // One that is there and cannot be read is not one that is gone.
+            return !matches!(library.get(&named.image), Err(e) if e.kind == vcl_images::ErrorKind::NotFound);
+        };
+        let manifests: Vec<_> = chain.into_iter().map(|r| r.manifest).collect();
+        files(&manifests).iter().any(|f| f.copy == named.copy)
+    }
+    pub(in super::super) fn hold(&self, copy: &str) -> Hold {
+        Hold::on(&self.desk, copy)
+    }
+}
+
+impl Libvirt {
+    /// [`whole_of`] what is there now.
+    pub(in super::super) async fn copy_of(&self, copy: &str) -> Result<Option<Volume>> {
+        Ok(whole_of(&self.volumes().await?, copy).cloned())
+    }
+
+    /// The host has a whole copy of the file when this is done; answers its path there.
+    pub(in super::super) async fn send_step(
+        &self,
+        job: &mut Job,
+        key: &str,
+        wanted: Wanted,
+    ) -> vcl_job::Result<String> {
+        job.step(self, &SEND, wanted)
+            .key(key)
+            .run(async |wanted, cx| {
+                let turn = self.pool()?.desk.turn(&wanted.copy);
+                // Another job that sends it is as good as this one.
+                let _turn = tokio::select! {
+                    turn = turn.lock() => turn,
+                    () = cx.stopped() => return Err(cx.stop_error()),
+                };
+                if let Some(there) = self.waiting(|| self.copy_of(&wanted.copy)).await? {
+                    return Ok(there.path);
+                }
+                self.send_copy(&cx, &wanted).await
+            })
+            .await
+    }
+
+    async fn send_copy(&self, cx: &Cx, wanted: &Wanted) -> vcl_job::Result<String> {
+        let doing = doing().map_or((0, 0), |d| (d.job, d.token));
+        let name = format!("{}.job{}-token{}", wanted.copy, doing.0, doing.1);
+        let source = Source::open(Path::new(&wanted.path), wanted.over.as_deref());
+        let source = Arc::new(source.map_err(|e| unread(&wanted.path, &e))?);
+        let (stop, hashed) = (cx.token().clone(), source.clone());
+        let digests = tokio::task::spawn_blocking(move || hashed.digests(|| stop.is_cancelled())).await;
+        cx.check().await?;
+        let digests = digests.map_err(|e| vcl_job::Error::caused(Kind::Fatal, "digesting", e))?;
+        let (here, there) = digests.map_err(|e| unread(&wanted.path, &e))?;
+        if wanted.digest.as_ref().is_some_and(|digest| *digest != here) {
+            let context = format!(
+                "{} is not what its manifest says (SHA-256 {here}); see: vclctl image verify",
+                wanted.path
+            );
+            return Err(vcl_job::Error::new(Kind::Corrupt, context));
+        }
+        self.with_pool_room(cx, source.length, || async {
+            let sent = self.send_whole(cx, &name, &source, &there).await;
+            if let Err(e) = &sent
+                && !matches!(e.kind, Kind::Cancelled | Kind::LeaseLost)
+            {
+                // What is there of it holds room, and nobody goes on with it.
+                self.waiting(|| self.delete_volumes(vec![name.clone()])).await?;
+            }
+            sent
+        })
+        .await
+    }
+
+    async fn send_whole(
+        &self,
+        cx: &Cx,
+        name: &str,
+        source: &Arc<Source>,
+        digest: &Digest,
+    ) -> vcl_job::Result<String> {
+        cx.check().await?;
+        let new = NewVolume { name: name.to_owned(), size: Some(source.length), over: None, readable: true };
+        let path = self.waiting(|| self.make_volume(new.clone())).await?;
+        let (confirmed, length) = (Arc::new(AtomicU64::new(0)), source.length);
+        let stopped = |e: vcl_job::Error| if cx.token().is_cancelled() { cx.stop_error() } else { e };
+        self.waiting(|| {
+            let (pool, source, confirmed) = (self.pool(), source.clone(), confirmed.clone());
+            let (volume, what) = (name.to_owned(), format!("sending {name}"));
+            let progress = |done: u64| cx.progress(done.min(length), length);
+            async move {
+                let pool = pool?.clone();
+                let flow = move |c: &_, pulse: &_| send(c, &pool, &volume, &source, &confirmed, pulse);
+                self.connection.stream(what, cx.token(), progress, flow).await
+            }
+        })
+        .await
+        .map_err(stopped)?;
+        let (found, long) = self
+            .waiting(|| {
+                let (pool, volume, what) = (self.pool(), name.to_owned(), format!("reading {name} back"));
+                async move {
+                    let pool = pool?.clone();
+                    let flow = move |c: &_, pulse: &_| read_back(c, &pool, &volume, pulse);
+                    self.connection.stream(what, cx.token(), |_| {}, flow).await
+                }
+            })
+            .await
+            .map_err(stopped)?;
+        if (long, &found) != (length, digest) {
+            let context = format!(
+                "{name} was sent and reads back as {long} bytes with SHA-256 {found}, not {length} with {digest}"
+            );
+            return Err(vcl_job::Error::new(Kind::Corrupt, context));
+        }
+        // From here on it may be used. Only who still has the job says so.
+        cx.check().await?;
+        let mark = NewVolume { name: format!("{name}{WHOLE}"), size: Some(0), over: None, readable: false };
+        self.waiting(|| self.make_volume(mark.clone())).await?;
+        cx.event("sent", format!("{name}: {} sent to {} and read back", ByteSize(length), self.connection.uri()));
+        Ok(path)
+    }
+
+    /// Removes what this job has sent of a copy and is not whole. A whole one stays: it is everybody's.
+    async fn unsend(&self, copy: &str) -> vcl_job::Result<()> {
+        let job = JobId(doing().map_or(0, |d| d.job));
+        let volumes = self.waiting(|| self.volumes()).await?;
+        let of_this = |name: &str| Named::parse(name).is_some_and(|n| n.copy == copy && n.job == job);
+        let halves: Vec<_> = halves(&volumes).map(|v| v.name.clone()).filter(|name| of_this(name)).collect();
+        self.waiting(|| self.delete_volumes(halves.clone())).await
+    }
+
+    /// Copies that no machine needs, in the order in which they can go.
+    pub(in super::super) async fn idle_copies(&self, volumes: &[Volume]) -> Result<Vec<Unneeded>> {
+        let used = self.used_paths().await?;
+        let pool = self.pool()?;
+        Ok(unneeded(volumes, &used, |copy| pool.desk.is_held(copy), |named| pool.has_at_home(named)))
+    }
+
+    /// Removes a copy that nothing needs: first what says that it is whole. Nobody can find it whole meanwhile.
+    pub(in super::super) async fn drop_copy(&self, name: &str) -> Result<()> {
+        let copy = Named::parse(name).map_or(name, |named| named.copy);
+        let turn = self.pool()?.desk.turn(copy);
+        let _turn = turn.lock().await;
+        let volumes = self.volumes().await?;
+        if whole(&volumes).contains_key(name) && !self.idle_copies(&volumes).await?.iter().any(|u| u.name == name) {
+            let message = format!("{name} is needed by a machine, or is about to be");
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        self.delete_volumes(vec![format!("{name}{WHOLE}"), name.to_owned()]).await
+    }
+
+    /// Does something that writes into the pool. Where there is no room for it, copies that nothing needs make way, one
+    /// after the other; then it is waited until somebody else makes room. `work` removes what it had written before it
+    /// answers [`Kind::NoSpace`].
+    pub(in super::super) async fn with_pool_room<T, Fut>(
+        &self,
+        cx: &Cx,
+        needs: u64,
+        work: impl Fn() -> Fut + Send,
+    ) -> vcl_job::Result<T>
+    where
+        Fut: Future<Output = vcl_job::Result<T>> + Send,
+    {
+        let (began, mut told) = (tokio::time::Instant::now(), false);
+        loop {
+            let free = self.waiting(|| self.pool_room()).await?;
+            let error = if free < needs {
+                let (free, needs) = (ByteSize(free), ByteSize(needs));
+                vcl_job::Error::new(Kind::NoSpace, format!("{free} are free and {needs} are needed"))
+            } else {
+                match work().await {
+                    Err(e) if e.kind == Kind::NoSpace => e,
+                    result => {
+                        if told {
+                            let waited = began.elapsed().as_secs();
+                            cx.event("space-back", format!("the host has room again, after {waited} s"));
+                        }
+                        return result;
+                    }
+                }
+            };
+            cx.check().await?;
+            let idle = self
+                .waiting(|| async { self.idle_copies(&self.volumes().await?).await })
+                .await?;
+            if let Some(first) = idle.first() {
+                self.waiting(|| self.drop_copy(&first.name)).await?;
+                cx.event("copy-removed", format!("{} made way for what needs the room: no machine lies on it", first.name));
+                continue;
+            }
+            let pool = &self.pool()?.name;
+            if !told {
+                told = true;
+                let uri = self.connection.uri();
+                let why = error.failure();
+                let message = format!("no room in the storage pool {pool} of {uri}; goes on when there is ({why})");
+                cx.event("no-space", message);
+            }
+            let enough = needs.max(free + GROWN);
+            loop {
+                tokio::select! {
+                    () = cx.stopped() => return Err(cx.stop_error()),
+                    () = tokio::time::sleep(LOOK) => {} // why: a pool tells nobody that it has room
+                }
+                if self.waiting(|| self.pool_room()).await? >= enough {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn unread(path: &str, e: &super::super::connection::Broken) -> vcl_job::Error {
+    use super::super::connection::Broken;
+    match e {
+        Broken::Stopped => vcl_job::Error::new(Kind::Cancelled, "told to stop"),
+        Broken::Io(e) => vcl_job::Error::new(Kind::Fatal, format!("reading {path}: {e}")),
+        Broken::Wrong(why) => vcl_job::Error::new(Kind::Corrupt, format!("{path}: {why}")),
+        Broken::Virt(e) => vcl_job::Error::new(Kind::Fatal, format!("reading {path}: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str, backing: Option<&str>, written: u64) -> Volume {
+        let path = |name: &str| format!("/p/{name}");
+        Volume { name: name.into(), path: path(name), taken: 5, backing: backing.map(path), written }
+    }
+
+    const OLD: &str = "vcl-image.win.x@1.disk0.qcow2.00aa.job3-token1";
+    const NEW: &str = "vcl-image.win.x@2.disk0.qcow2.00bb.job4-token1";
+    const IDLE: &str = "vcl-image.debian@7.disk0.qcow2.00cc.job5-token2";
+    const HALF: &str = "vcl-image.debian@8.disk0.qcow2.00dd.job6-token1";
+
+    #[test]
+    fn a_copy_s_name_tells_what_it_is_of() {
+        let named = Named::parse(OLD).unwrap();
+        assert_eq!((named.copy, named.job), ("vcl-image.win.x@1.disk0.qcow2.00aa", JobId(3)));
+        assert_eq!(named.image, "win.x@1".parse().unwrap());
+        for other in ["vcl-machine.a.disk0.qcow2", "vcl-image.a@1.disk0.qcow2.00", "vcl-image.x.job1-token1", ""] {
+            assert_eq!(Named::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_whole_copies_under_no_machine_can_go_and_deltas_before_what_they_lie_on() {
+        let mark = |name: &str| volume(&format!("{name}{WHOLE}"), None, 9);
+        let mut volumes = vec![
+            volume(OLD, None, 1),
+            mark(OLD),
+            volume(NEW, Some(OLD), 2),
+            mark(NEW),
+            volume(IDLE, None, 3),
+            mark(IDLE),
+            volume(HALF, None, 4),
+            volume("vcl-machine.a.disk0.qcow2", Some(NEW), 5),
+        ];
+        let names = |volumes: &[Volume], used: &[&str], held: &str, home: &str| {
+            let used = used.iter().map(|n| format!("/p/{n}")).collect();
+            let found = unneeded(volumes, &used, |c| c == held, |n| n.image.to_string() == home);
+            found.into_iter().map(|u| u.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&volumes, &[], "", ""), [IDLE], "the machine's chain stays");
+        assert_eq!(names(&volumes, &[IDLE], "", ""), [""; 0], "a domain names it");
+        volumes.push(volume(&format!("{HALF}x{WHOLE}"), None, 6));
+        let half: Vec<_> = halves(&volumes).map(|v| v.name.as_str()).collect();
+        assert_eq!(half.len(), 2, "{half:?}");
+        volumes.pop();
+        volumes.pop();
+        assert_eq!(names(&volumes, &[], "", ""), [NEW, IDLE, OLD]);
+        assert_eq!(names(&volumes, &[], "", "win.x@2"), [IDLE, NEW, OLD], "what is of no use goes first");
+        assert_eq!(names(&volumes, &[], "vcl-image.debian@7.disk0.qcow2.00cc", ""), [NEW, OLD]);
+    }
+
+    #[tokio::test]
+    async fn one_sends_at_a_time_and_what_is_held_is_known() {
+        let desk = Desk::of("qemu:///x", "p");
+        let other = Desk::of("qemu:///x", "p");
+        let turn = desk.turn("c");
+        let first = turn.lock().await;
+        assert!(other.turn("c").try_lock().is_err() && other.turn("d").try_lock().is_ok());
+        drop(first);
+        assert!(other.turn("c").try_lock().is_ok());
+        let (one, two) = (Hold::on(&desk, "c"), Hold::on(&other, "c"));
+        drop(one);
+        assert!(desk.is_held("c"));
+        drop(two);
+        assert!(!desk.is_held("c"));
+    }
+}
