@@ -317,6 +317,11 @@ impl Libvirt {
                     turn = turn.lock() => turn,
                     () = cx.stopped() => return Err(cx.stop_error()),
                 };
+                if cx.again() {
+                    // What an earlier life of this job has begun. It has another name, so that who stood still and goes
+                    // on does not write into what is sent now.
+                    self.unsend(&wanted.copy).await?;
+                }
                 if let Some(there) = self.waiting(|| self.copy_of(&wanted.copy)).await? {
                     return Ok(there.path);
                 }
