@@ -158,14 +158,25 @@ impl Libvirt {
         } else {
             uri.as_deref().map(|uri| host(uri).is_empty())
         };
-        let pool = if table.has("pool") { Some(table.text("pool").filter(|name| is_pool(table, name))?) } else { None };
+        let pool = if table.has("pool") {
+            Some(table.text("pool").filter(|name| is_pool(table, name))?)
+        } else {
+            None
+        };
         let pool_path = if table.has("pool_path") { Some(table.path("pool_path")?) } else { None };
         if pool_path.is_some() && pool.is_none() {
             let way_out = "write pool = \"vcl\" beside it, or take it out";
             table.report("pool_path", "there is no `pool` that could be made there", way_out);
             return None;
         }
-        Some(Self { uri: uri?, directory: directory?, accelerator: accelerator?, local: local?, pool, pool_path })
+        Some(Self {
+            uri: uri?,
+            directory: directory?,
+            accelerator: accelerator?,
+            local: local?,
+            pool,
+            pool_path,
+        })
     }
 }
 

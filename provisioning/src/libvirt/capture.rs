@@ -181,19 +181,30 @@ impl Libvirt {
                     let staging = staging.directory();
                     let Some(origin) = far else {
                         let needs = || data_of(&cx, &copy.from, base.is_some());
-                        return with_room(&cx, staging, needs, || copy_disk(&cx, &copy, base.as_ref(), limit))
-                            .await;
+                        return with_room(&cx, staging, needs, || {
+                            copy_disk(&cx, &copy, base.as_ref(), limit)
+                        })
+                        .await;
                     };
                     // It comes as it is, and is then copied as if it had been here all the time.
                     let came = format!("{}.came", copy.to);
                     let here = FileCopy { from: came.clone(), to: copy.to.clone() };
-                    let made = with_room(&cx, staging, async || None, async || {
-                        self.fetch_disk(&cx, &copy.from, came.as_ref(), n, origin).await?;
-                        copy_disk(&cx, &here, base.as_ref(), limit).await
-                    })
-                    .await;
-                    remove_file(&came)?;
-                    made
+                    with_room(
+                        &cx,
+                        staging,
+                        async || None,
+                        async || {
+                            let fetched = self.fetch_disk(&cx, &copy.from, came.as_ref(), n, origin).await;
+                            let made = match fetched {
+                                Ok(()) => copy_disk(&cx, &here, base.as_ref(), limit).await,
+                                Err(e) => Err(e),
+                            };
+                            // Whatever waits for room now must not hold any.
+                            remove_file(&came)?;
+                            made
+                        },
+                    )
+                    .await
                 })
                 .await?;
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
@@ -210,7 +221,9 @@ impl Libvirt {
         };
         let boot = match machine.boot {
             // What it was started with is still in the library.
-            Some(boot) if let (Some(origin), Some(made)) = (far, far.and_then(|o| o.manifest.boot.clone())) => {
+            Some(boot)
+                if let (Some(origin), Some(made)) = (far, far.and_then(|o| o.manifest.boot.clone())) =>
+            {
                 self.copy_file(job, "kernel", &origin.path(&made.kernel), staging).await?;
                 if let Some(initrd) = &made.initrd {
                     self.copy_file(job, "initrd", &origin.path(initrd), staging).await?;

@@ -251,7 +251,9 @@ impl Connection {
                 let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Failed };
                 Err(Error::caused(kind, what, e))
             }
-            Ok(Err((_, Broken::Stopped))) => Err(Error::new(ErrorKind::Failed, format!("{what}: told to stop"))),
+            Ok(Err((_, Broken::Stopped))) => {
+                Err(Error::new(ErrorKind::Failed, format!("{what}: told to stop")))
+            }
             Ok(Err((_, Broken::Wrong(why)))) => Err(Error::new(ErrorKind::Failed, format!("{what}: {why}"))),
             Err(_) => Err(Error::new(ErrorKind::Failed, format!("{what}: the stream's thread panicked"))),
         }
@@ -279,7 +281,9 @@ impl Connection {
             _ if connecting || broken.iter().any(|b| text.contains(b)) => ErrorKind::Unreachable,
             Some(ErrorNumber::NoConnect | ErrorNumber::InvalidConn) => ErrorKind::Unreachable,
             _ if text.contains("no space left on device") => ErrorKind::NoSpace,
-            Some(ErrorNumber::NoDomain | ErrorNumber::NoNetwork | ErrorNumber::NoStorageVolume) => ErrorKind::NotFound,
+            Some(ErrorNumber::NoDomain | ErrorNumber::NoNetwork | ErrorNumber::NoStorageVolume) => {
+                ErrorKind::NotFound
+            }
             Some(ErrorNumber::NoSupport | ErrorNumber::ConfigUnsupported) => ErrorKind::Unsupported,
             _ => ErrorKind::Failed,
         };

@@ -13,7 +13,8 @@
 use super::Libvirt;
 use super::definition::DefinedDisk;
 use super::load::{FileCopy, Overlay};
-use super::pool::copies::{Hold, Wanted, files, of_file, whole_of};
+use super::pool::copies::{Hold, Wanted};
+use super::pool::named::{files, of_file, whole_of};
 use super::pool::{MACHINE, NewVolume, Volume, receive};
 use crate::{Error, ErrorKind, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -126,9 +127,9 @@ impl Libvirt {
         if !place.is_absolute() {
             return self.waiting(|| self.pool_directory()).await.map(Some);
         }
-        std::fs::create_dir_all(place).map(|()| None).map_err(|e| {
-            vcl_job::Error::caused(Kind::Fatal, format!("making directory {place}"), e)
-        })
+        std::fs::create_dir_all(place)
+            .map(|()| None)
+            .map_err(|e| vcl_job::Error::caused(Kind::Fatal, format!("making directory {place}"), e))
     }
 
     /// Removes all files of a machine; none is well.
@@ -193,7 +194,8 @@ impl Libvirt {
             let found = top.iter().find(|(name, _)| name == file).map(|(_, path)| path.clone());
             found.ok_or_else(|| {
                 let image = manifest.image_ref();
-                let context = format!("the manifest of {image} has no digest of {file}, which is not sent without");
+                let context =
+                    format!("the manifest of {image} has no digest of {file}, which is not sent without");
                 vcl_job::Error::new(Kind::Refused, context)
             })
         };
@@ -255,12 +257,10 @@ impl Libvirt {
     async fn put_volume(&self, cx: &Cx, copy: FileCopy) -> vcl_job::Result<String> {
         use super::pool::{Source, send};
         let source = Source::open(Path::new(&copy.from), None);
-        let source = source.map_err(|_| {
-            vcl_job::Error::new(Kind::Fatal, format!("{} cannot be read", copy.from))
-        })?;
+        let source =
+            source.map_err(|_| vcl_job::Error::new(Kind::Fatal, format!("{} cannot be read", copy.from)))?;
         let source = std::sync::Arc::new(source);
-        let new =
-            NewVolume { name: copy.to.clone(), size: Some(source.length), over: None, readable: false };
+        let new = NewVolume { name: copy.to.clone(), size: Some(source.length), over: None, readable: false };
         self.waiting(|| {
             let (pool, source, new, volume) = (self.pool(), source.clone(), new.clone(), copy.to.clone());
             let what = format!("sending {volume}");
@@ -317,7 +317,8 @@ impl Libvirt {
         let under = find(disk).and_then(|v| v.backing.as_deref()).and_then(find);
         if !under.is_some_and(|u| u.name.starts_with(&of_file(&image, &record.file))) {
             let lies = under.map_or("nothing that vcld has sent", |u| u.name.as_str());
-            let context = format!("{disk} lies on {lies}, and not on {image}; what it shows cannot be told here");
+            let context =
+                format!("{disk} lies on {lies}, and not on {image}; what it shows cannot be told here");
             return Err(vcl_job::Error::new(Kind::Refused, context));
         }
         // Its tables come with it, and qemu may have left gaps.

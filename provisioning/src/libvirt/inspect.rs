@@ -192,16 +192,16 @@ impl Libvirt {
                 }
             },
             None => match tempfile_in(directory) {
-            Ok(()) => add("directory", FindingLevel::Ok, directory.to_string(), None),
-            Err(e) => {
-                let way_out = format!("make it writable for vcld's user: chown vcld {directory}");
-                add(
-                    "directory",
-                    FindingLevel::Error,
-                    format!("{directory} cannot be written: {e}"),
-                    Some(way_out),
-                );
-            }
+                Ok(()) => add("directory", FindingLevel::Ok, directory.to_string(), None),
+                Err(e) => {
+                    let way_out = format!("make it writable for vcld's user: chown vcld {directory}");
+                    add(
+                        "directory",
+                        FindingLevel::Error,
+                        format!("{directory} cannot be written: {e}"),
+                        Some(way_out),
+                    );
+                }
             },
         }
         if reachable {

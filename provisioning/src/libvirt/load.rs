@@ -4,7 +4,8 @@ use super::Libvirt;
 use super::away::STEP;
 use super::boot;
 use super::definition::{DefinedDisk, DefinedNic, Definition, NicPlug};
-use super::pool::copies::{SEND, files};
+use super::pool::copies::SEND;
+use super::pool::named::files;
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -38,10 +39,14 @@ pub(super) const PREPARE: Step<Libvirt, Place> =
             host.clear_place(&place.directory).await
         })
     });
-pub(super) const OVERLAY: Step<Libvirt, Overlay> =
-    Step::new("create overlay").deadline(STEP).retry(TRANSIENT).undo(|host, overlay| Box::pin(async move { host.discard(&overlay.path).await }));
-pub(super) const VARIABLES: Step<Libvirt, FileCopy> =
-    Step::new("copy firmware variables").deadline(STEP).retry(TRANSIENT).undo(|host, copy| Box::pin(async move { host.discard(&copy.to).await }));
+pub(super) const OVERLAY: Step<Libvirt, Overlay> = Step::new("create overlay")
+    .deadline(STEP)
+    .retry(TRANSIENT)
+    .undo(|host, overlay| Box::pin(async move { host.discard(&overlay.path).await }));
+pub(super) const VARIABLES: Step<Libvirt, FileCopy> = Step::new("copy firmware variables")
+    .deadline(STEP)
+    .retry(TRANSIENT)
+    .undo(|host, copy| Box::pin(async move { host.discard(&copy.to).await }));
 /// Chooses free ports for user networking. Nothing to undo: a port is taken when the machine starts.
 pub(super) const PORTS: Step<Libvirt, usize> = Step::new("choose ports");
 pub(super) const DEFINE: Step<Libvirt, String> = Step::new("define domain")
@@ -296,7 +301,8 @@ impl Libvirt {
                 let mut steps = vec![step(PREPARE.name(), format!("make {directory}"))];
                 if self.pool.is_some() {
                     for file in files(std::slice::from_ref(manifest)) {
-                        let what = format!("{} ({}), if it has none", file.copy, vcl_types::ByteSize(file.size));
+                        let what =
+                            format!("{} ({}), if it has none", file.copy, vcl_types::ByteSize(file.size));
                         steps.push(step(SEND.name(), what));
                     }
                 }

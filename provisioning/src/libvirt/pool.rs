@@ -16,6 +16,7 @@
 
 pub(super) mod copies;
 mod header;
+pub(super) mod named;
 mod stream;
 mod xml;
 
@@ -152,7 +153,9 @@ impl Libvirt {
         xml::directory(&text).ok_or_else(|| {
             Error::new(
                 ErrorKind::Refused,
-                format!("the storage pool {name} is no directory; vcld needs a pool of type dir, fs or netfs"),
+                format!(
+                    "the storage pool {name} is no directory; vcld needs a pool of type dir, fs or netfs"
+                ),
             )
         })
     }

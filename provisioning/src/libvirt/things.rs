@@ -8,7 +8,7 @@ use super::Libvirt;
 use super::connection::CALL;
 use super::description::Description;
 use super::domain::state_of;
-use super::pool::copies::{Named, halves};
+use super::pool::named::{Named, halves};
 use super::pool::{IMAGE, MACHINE, machine_of};
 use crate::{Error, ErrorKind, Result};
 use camino::Utf8Path;
@@ -93,7 +93,13 @@ impl Libvirt {
         for (name, bytes) in machines {
             let job = job_of(name);
             let computer = name.parse().ok().filter(|_| job.is_none());
-            things.push(Thing { kind: OVERLAYS.into(), computer, job, bytes: Some(bytes), name: name.into() });
+            things.push(Thing {
+                kind: OVERLAYS.into(),
+                computer,
+                job,
+                bytes: Some(bytes),
+                name: name.into(),
+            });
         }
         for half in halves(&volumes) {
             let job = Named::parse(&half.name).map(|n| n.job);

@@ -65,7 +65,15 @@ impl World {
         let directory = self.directory().join(format!("host-{name}"));
         fs::create_dir_all(&directory)?;
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--net", "--propagation", "private", vcl_world, "--host", directory.as_str()]);
+        command.args([
+            "--mount",
+            "--net",
+            "--propagation",
+            "private",
+            vcl_world,
+            "--host",
+            directory.as_str(),
+        ]);
         command.args(["--"]).args(hide.iter().map(|path| path.as_str())).stdin(Stdio::piped());
         // The holder's own variables say that it is in the world.
         command.env_remove("XDG_RUNTIME_DIR");
@@ -93,7 +101,8 @@ impl World {
         host.run(&["ip", "route", "add", "default", "via", "10.77.0.1"])?;
         let conf = host.directory.join("etc/libvirtd.conf");
         let text = fs::read_to_string(&conf)?;
-        let listen = format!("listen_tls = 0\nlisten_tcp = 1\nlisten_addr = \"{FAR}\"\nauth_tcp = \"none\"\n");
+        let listen =
+            format!("listen_tls = 0\nlisten_tcp = 1\nlisten_addr = \"{FAR}\"\nauth_tcp = \"none\"\n");
         fs::write(&conf, text + &listen)?;
         host.start_libvirtd()?;
         Ok(host)

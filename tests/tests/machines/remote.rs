@@ -26,8 +26,9 @@ fn site(case: &Case, pool_path: &str) -> Result<(Host, Setup)> {
         setup.more,
         host.uri()
     );
-    setup.more_computers =
-        ["r", "s"].map(|c| format!("\"{c}\" = {{ backend = \"far\", memory = \"256M\", networks = [\"lan\"] }}\n")).concat();
+    setup.more_computers = ["r", "s"]
+        .map(|c| format!("\"{c}\" = {{ backend = \"far\", memory = \"256M\", networks = [\"lan\"] }}\n"))
+        .concat();
     Ok((host, setup))
 }
 
@@ -214,7 +215,8 @@ fn killed_and_cut_off_in_mid_upload_it_goes_on() -> Result<()> {
     let _: JobView = daemon.json(&["unload", "s"])?;
 
     // The cable is pulled: no side is told. It is noticed, waited for, and gone on with.
-    let _: JobView = daemon.json(&["image", "import", "third", case.guest.disk().as_str(), "--memory", "256M"])?;
+    let _: JobView =
+        daemon.json(&["image", "import", "third", case.guest.disk().as_str(), "--memory", "256M"])?;
     let job = daemon.queue(&["load", "r", "third"])?;
     hold_in_upload(&host, &pool, "third@1", 8 << 20)?;
     host.plug(false)?;
@@ -228,7 +230,8 @@ fn killed_and_cut_off_in_mid_upload_it_goes_on() -> Result<()> {
     tidy(&host, &daemon, &pool)?;
 
     // Called off in the middle: the stream ends, and what was there of the copy goes.
-    let _: JobView = daemon.json(&["image", "import", "fourth", case.guest.disk().as_str(), "--memory", "256M"])?;
+    let _: JobView =
+        daemon.json(&["image", "import", "fourth", case.guest.disk().as_str(), "--memory", "256M"])?;
     let job = daemon.queue(&["load", "r", "fourth"])?;
     hold_in_upload(&host, &pool, "fourth@1", 8 << 20)?;
     let _: serde_json::Value = daemon.json(&["job", "cancel", &job.to_string()])?;
@@ -248,12 +251,15 @@ fn a_full_pool_lets_idle_copies_go_and_then_waits() -> Result<()> {
     let daemon = Daemon::start(setup)?;
     case.import(&daemon, "debian", "")?;
     case.import(&daemon, "other", "")?;
-    let _: JobView = daemon.json(&["image", "import", "third", case.guest.disk().as_str(), "--memory", "256M"])?;
+    let _: JobView =
+        daemon.json(&["image", "import", "third", case.guest.disk().as_str(), "--memory", "256M"])?;
     // What a load of it writes: its files, and what is reckoned for overlays and consoles.
     let manifest = daemon.image("debian")?.revisions[0].manifest.clone();
-    let files = manifest.disks[0].file_size.bytes() + manifest.boot_files.iter().map(|f| f.size.bytes()).sum::<u64>();
+    let files =
+        manifest.disks[0].file_size.bytes() + manifest.boot_files.iter().map(|f| f.size.bytes()).sum::<u64>();
     let room = files + (files / 2) + (64 << 20);
-    host.run(&["mkdir", "/var/lib/libvirt/small"])?;
+    // The daemon has made the pool already; what is mounted over it is the pool then.
+    host.run(&["mkdir", "-p", "/var/lib/libvirt/small"])?;
     host.run(&["mount", "-t", "tmpfs", "-o", &format!("size={room}"), "tmpfs", "/var/lib/libvirt/small"])?;
     let there = || host.run(&["ls", "/var/lib/libvirt/small"]);
 

@@ -1,23 +1,22 @@
 //! Copies of revisions in the host's pool: sent once, used by every overlay, removed when nothing needs them.
 //!
-//! A copy is told by its revision, its file, and the digest of that file with those of everything it lies on: a revision
-//! that was rewritten whole has another. Who sends one has it to himself in this process, whatever instance or job he
+//! What they are called is told in [`named`](super::named). Who sends one has it to himself in this process, whatever instance or job he
 //! sends it for; another node may send the same at the same time under a name of its own, and both are good.
 
 use super::super::Libvirt;
 use super::super::away::PATIENCE;
+use super::named::{Named, Unneeded, WHOLE, files, halves, unneeded, whole, whole_of};
 use super::stream::Source;
-use super::{IMAGE, Pool, Volume, read_back, send, xml::NewVolume};
+use super::{Pool, Volume, read_back, send, xml::NewVolume};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use vcl_job::{Cx, Job, Kind, Step, doing};
-use vcl_types::{ByteSize, Digest, ImageRef, JobId, Manifest};
+use vcl_types::{ByteSize, Digest, JobId};
 
 /// Sending has no limit but that it moves; and a host that is away is waited for.
 const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
@@ -25,8 +24,6 @@ const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
 const LOOK: Duration = Duration::from_secs(2);
 /// By how much room has to have grown before it is tried again.
 const GROWN: u64 = 16 << 20;
-/// The end of the name of a volume that says that a copy is whole.
-const WHOLE: &str = ".whole";
 
 /// A file of a revision that the host is to have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,172 +108,6 @@ impl Drop for Hold {
             }
         }
     }
-}
-
-/// A revision's files as copies are called, the disks' whole chains among them: which, how long, by which digest. The
-/// manifests are those of the chain, topmost first.
-pub(in super::super) fn files(chain: &[Manifest]) -> Vec<Filed> {
-    let mut filed: Vec<Filed> = Vec::new();
-    for (at, manifest) in chain.iter().enumerate().rev() {
-        for disk in &manifest.disks {
-            let under = disk.over.as_ref().and_then(|over| {
-                let below = filed.iter().rev().find(|f| f.file == over.file && f.image == over.image)?;
-                Some(below.copy.clone())
-            });
-            filed.push(Filed::new(manifest, &disk.file, &disk.file_digest, disk.file_size, under, at));
-        }
-    }
-    // Kernel and initrd are the topmost one's alone.
-    let top = chain.first().into_iter();
-    for (manifest, record) in top.flat_map(|m| m.boot_files.iter().map(move |r| (m, r))) {
-        filed.push(Filed::new(manifest, &record.file, &record.digest, record.size, None, 0));
-    }
-    filed
-}
-
-/// A file of a chain of revisions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Filed {
-    pub(in super::super) image: ImageRef,
-    pub(in super::super) file: String,
-    pub(in super::super) copy: String,
-    pub(in super::super) size: u64,
-    pub(in super::super) digest: Digest,
-    /// What the copy lies on is called.
-    pub(in super::super) under: Option<String>,
-    /// How deep in the chain.
-    pub(in super::super) depth: usize,
-}
-
-impl Filed {
-    fn new(
-        manifest: &Manifest,
-        file: &str,
-        digest: &Digest,
-        size: ByteSize,
-        under: Option<String>,
-        depth: usize,
-    ) -> Self {
-        let image = manifest.image_ref();
-        let mut hash = Sha256::new();
-        hash.update(digest.as_str());
-        hash.update(under.as_deref().unwrap_or_default());
-        let id = Digest::from_bytes(hash.finalize().into());
-        let copy = format!("{}{}", of_file(&image, file), &id.as_str()[..16]);
-        Self { image, file: file.to_owned(), copy, size: size.bytes(), digest: digest.clone(), under, depth }
-    }
-}
-
-/// What the copies of a revision's file begin with, whatever its digest is.
-pub(in super::super) fn of_file(image: &ImageRef, file: &str) -> String {
-    format!("{IMAGE}{image}.{file}.")
-}
-
-/// What a volume's name tells of a copy.
-#[derive(Debug, PartialEq, Eq)]
-pub(in super::super) struct Named<'a> {
-    /// Without who sent it.
-    pub(in super::super) copy: &'a str,
-    pub(in super::super) image: ImageRef,
-    pub(in super::super) job: JobId,
-}
-
-impl<'a> Named<'a> {
-    pub(in super::super) fn parse(name: &'a str) -> Option<Self> {
-        let data = name.strip_suffix(WHOLE).unwrap_or(name);
-        let (copy, sender) = data.rsplit_once(".job")?;
-        let (job, token) = sender.split_once("-token")?;
-        token.parse::<i64>().ok()?;
-        // IMAGE@N.FILE.DIGEST: neither a revision nor a digest has a dot in it, and an image may.
-        let rest = copy.strip_prefix(IMAGE)?;
-        let (at, _) = rest.match_indices('@').next()?;
-        let end = rest[at..].find('.')? + at;
-        Some(Self { copy, image: rest[..end].parse().ok()?, job: job.parse().ok()? })
-    }
-}
-
-/// The whole copies among volumes, by the name of the volume with their bytes.
-fn whole(volumes: &[Volume]) -> BTreeMap<&str, &Volume> {
-    let marked: BTreeSet<&str> = volumes.iter().filter_map(|v| v.name.strip_suffix(WHOLE)).collect();
-    let data = volumes.iter().filter(|v| marked.contains(v.name.as_str()));
-    data.map(|v| (v.name.as_str(), v)).collect()
-}
-
-/// The whole copy of that name; the first one where several nodes have sent it.
-pub(in super::super) fn whole_of<'v>(volumes: &'v [Volume], copy: &str) -> Option<&'v Volume> {
-    whole(volumes).into_values().find(|v| Named::parse(&v.name).is_some_and(|n| n.copy == copy))
-}
-
-/// What is there of copies that are not whole, and says nothing or of nothing that they are.
-pub(in super::super) fn halves(volumes: &[Volume]) -> impl Iterator<Item = &Volume> {
-    let whole = whole(volumes);
-    volumes.iter().filter(move |v| {
-        let data = v.name.strip_suffix(WHOLE).unwrap_or(&v.name);
-        Named::parse(&v.name).is_some() && !whole.contains_key(data)
-    })
-}
-
-/// The paths of everything that a machine lies on, through as many layers as there are. `used` are paths that domains
-/// name.
-fn needed<'a>(volumes: &'a [Volume], used: &'a BTreeSet<String>) -> BTreeSet<&'a str> {
-    let by_path: HashMap<&str, &Volume> = volumes.iter().map(|v| (v.path.as_str(), v)).collect();
-    // Whatever is no copy may be somebody's disk.
-    let machines = volumes.iter().filter(|v| !v.name.starts_with(IMAGE)).map(|v| v.path.as_str());
-    let mut todo: Vec<&str> = machines.chain(used.iter().map(String::as_str)).collect();
-    let mut needed = BTreeSet::new();
-    while let Some(path) = todo.pop() {
-        if needed.insert(path)
-            && let Some(under) = by_path.get(path).and_then(|v| v.backing.as_deref())
-        {
-            todo.push(under);
-        }
-    }
-    needed
-}
-
-/// A copy that nothing lies on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Unneeded {
-    pub(in super::super) name: String,
-    pub(in super::super) taken: u64,
-    pub(in super::super) written: u64,
-    /// Whether this node's library still has what it is a copy of.
-    pub(in super::super) at_home: bool,
-}
-
-/// The copies that no machine needs, those first that can go first: what the library has no longer, then the oldest.
-fn unneeded(
-    volumes: &[Volume],
-    used: &BTreeSet<String>,
-    held: impl Fn(&str) -> bool,
-    at_home: impl Fn(&Named<'_>) -> bool,
-) -> Vec<Unneeded> {
-    let needed = needed(volumes, used);
-    let whole = whole(volumes);
-    let idle = whole.values().filter(|v| !needed.contains(v.path.as_str()));
-    let mut idle: Vec<_> = idle
-        .filter_map(|v| {
-            let named = Named::parse(&v.name)?;
-            (!held(named.copy)).then(|| Unneeded {
-                name: v.name.clone(),
-                taken: v.taken,
-                written: v.written,
-                at_home: at_home(&named),
-            })
-        })
-        .collect();
-    // What another copy lies on goes after it.
-    let over: BTreeSet<&str> = idle
-        .iter()
-        .filter_map(|u| whole.get(u.name.as_str())?.backing.as_deref())
-        .filter_map(|path| volumes.iter().find(|v| v.path == path).map(|v| v.name.as_str()))
-        .collect();
-    let under: BTreeSet<String> = over.into_iter().map(str::to_owned).collect();
-    idle.sort_by(|a, b| {
-        let key = |u: &Unneeded| (under.contains(&u.name), u.at_home, u.written);
-        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
-    });
-    idle
 }
 
 impl Pool {
@@ -405,7 +236,10 @@ impl Libvirt {
         cx.check().await?;
         let mark = NewVolume { name: format!("{name}{WHOLE}"), size: Some(0), over: None, readable: false };
         self.waiting(|| self.make_volume(mark.clone())).await?;
-        cx.event("sent", format!("{name}: {} sent to {} and read back", ByteSize(length), self.connection.uri()));
+        cx.event(
+            "sent",
+            format!("{name}: {} sent to {} and read back", ByteSize(length), self.connection.uri()),
+        );
         Ok(path)
     }
 
@@ -431,7 +265,9 @@ impl Libvirt {
         let turn = self.pool()?.desk.turn(copy);
         let _turn = turn.lock().await;
         let volumes = self.volumes().await?;
-        if whole(&volumes).contains_key(name) && !self.idle_copies(&volumes).await?.iter().any(|u| u.name == name) {
+        if whole(&volumes).contains_key(name)
+            && !self.idle_copies(&volumes).await?.iter().any(|u| u.name == name)
+        {
             let message = format!("{name} is needed by a machine, or is about to be");
             return Err(Error::new(ErrorKind::Refused, message));
         }
@@ -469,12 +305,13 @@ impl Libvirt {
                 }
             };
             cx.check().await?;
-            let idle = self
-                .waiting(|| async { self.idle_copies(&self.volumes().await?).await })
-                .await?;
+            let idle = self.waiting(|| async { self.idle_copies(&self.volumes().await?).await }).await?;
             if let Some(first) = idle.first() {
                 self.waiting(|| self.drop_copy(&first.name)).await?;
-                cx.event("copy-removed", format!("{} made way for what needs the room: no machine lies on it", first.name));
+                cx.event(
+                    "copy-removed",
+                    format!("{} made way for what needs the room: no machine lies on it", first.name),
+                );
                 continue;
             }
             let pool = &self.pool()?.name;
@@ -482,7 +319,8 @@ impl Libvirt {
                 told = true;
                 let uri = self.connection.uri();
                 let why = error.failure();
-                let message = format!("no room in the storage pool {pool} of {uri}; goes on when there is ({why})");
+                let message =
+                    format!("no room in the storage pool {pool} of {uri}; goes on when there is ({why})");
                 cx.event("no-space", message);
             }
             let enough = needs.max(free + GROWN);
@@ -512,56 +350,6 @@ fn unread(path: &str, e: &super::super::connection::Broken) -> vcl_job::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn volume(name: &str, backing: Option<&str>, written: u64) -> Volume {
-        let path = |name: &str| format!("/p/{name}");
-        Volume { name: name.into(), path: path(name), taken: 5, backing: backing.map(path), written }
-    }
-
-    const OLD: &str = "vcl-image.win.x@1.disk0.qcow2.00aa.job3-token1";
-    const NEW: &str = "vcl-image.win.x@2.disk0.qcow2.00bb.job4-token1";
-    const IDLE: &str = "vcl-image.debian@7.disk0.qcow2.00cc.job5-token2";
-    const HALF: &str = "vcl-image.debian@8.disk0.qcow2.00dd.job6-token1";
-
-    #[test]
-    fn a_copy_s_name_tells_what_it_is_of() {
-        let named = Named::parse(OLD).unwrap();
-        assert_eq!((named.copy, named.job), ("vcl-image.win.x@1.disk0.qcow2.00aa", JobId(3)));
-        assert_eq!(named.image, "win.x@1".parse().unwrap());
-        for other in ["vcl-machine.a.disk0.qcow2", "vcl-image.a@1.disk0.qcow2.00", "vcl-image.x.job1-token1", ""] {
-            assert_eq!(Named::parse(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn only_whole_copies_under_no_machine_can_go_and_deltas_before_what_they_lie_on() {
-        let mark = |name: &str| volume(&format!("{name}{WHOLE}"), None, 9);
-        let mut volumes = vec![
-            volume(OLD, None, 1),
-            mark(OLD),
-            volume(NEW, Some(OLD), 2),
-            mark(NEW),
-            volume(IDLE, None, 3),
-            mark(IDLE),
-            volume(HALF, None, 4),
-            volume("vcl-machine.a.disk0.qcow2", Some(NEW), 5),
-        ];
-        let names = |volumes: &[Volume], used: &[&str], held: &str, home: &str| {
-            let used = used.iter().map(|n| format!("/p/{n}")).collect();
-            let found = unneeded(volumes, &used, |c| c == held, |n| n.image.to_string() == home);
-            found.into_iter().map(|u| u.name).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&volumes, &[], "", ""), [IDLE], "the machine's chain stays");
-        assert_eq!(names(&volumes, &[IDLE], "", ""), [""; 0], "a domain names it");
-        volumes.push(volume(&format!("{HALF}x{WHOLE}"), None, 6));
-        let half: Vec<_> = halves(&volumes).map(|v| v.name.as_str()).collect();
-        assert_eq!(half.len(), 2, "{half:?}");
-        volumes.pop();
-        volumes.pop();
-        assert_eq!(names(&volumes, &[], "", ""), [NEW, IDLE, OLD]);
-        assert_eq!(names(&volumes, &[], "", "win.x@2"), [IDLE, NEW, OLD], "what is of no use goes first");
-        assert_eq!(names(&volumes, &[], "vcl-image.debian@7.disk0.qcow2.00cc", ""), [NEW, OLD]);
-    }
 
     #[tokio::test]
     async fn one_sends_at_a_time_and_what_is_held_is_known() {

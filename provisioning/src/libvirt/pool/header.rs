@@ -68,7 +68,10 @@ mod tests {
             std::fs::write(&delta, &bytes).unwrap();
             let said = img(&["info", "-U", "--output=json", "-f", "qcow2", &delta]);
             let info: serde_json::Value = serde_json::from_str(&said).unwrap();
-            assert_eq!((&info["backing-filename"], &info["backing-filename-format"]), (&name.into(), &"qcow2".into()));
+            assert_eq!(
+                (&info["backing-filename"], &info["backing-filename-format"]),
+                (&name.into(), &"qcow2".into())
+            );
         }
     }
 
