@@ -101,7 +101,9 @@ impl LibvirtWorld {
         Settings {
             name: name.parse().unwrap(),
             uri,
+            local: true,
             directory: self.root().join(machines),
+            pool: None,
             accelerator: Accelerator::Tcg,
             networks: Networks::from(networks),
         }

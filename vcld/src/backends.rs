@@ -42,7 +42,7 @@ fn libvirt(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
         pool: table.pool.map(|name| PoolSettings {
             name,
             path: table.pool_path,
-            library: &making.config.library.path.to_owned(),
+            library: making.config.library.path.clone(),
         }),
         accelerator: table.accelerator,
         networks: making.networks.clone(),
