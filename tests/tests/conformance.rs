@@ -275,6 +275,10 @@ impl Kit for LibvirtWorld {
 
 #[test]
 fn libvirt_does_what_a_backend_has_to() -> Result<()> {
+    if std::env::var_os("VCL_FULL").is_none() {
+        println!("left out: VCL_FULL=1 or ./check --full has it");
+        return Ok(());
+    }
     let cache = guest::cache_directory();
     let key = guest::cached_key(&cache)?;
     let public = std::fs::read_to_string(format!("{key}.pub"))?;
