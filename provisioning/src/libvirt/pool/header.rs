@@ -28,7 +28,9 @@ pub(super) fn retarget(first: &mut [u8], backing: &str) -> Result<(), String> {
     let bits = u32::from_be_bytes(number(first, 20).ok_or_else(broken)?);
     let at = usize::try_from(at).ok().filter(|at| *at >= 72).ok_or_else(broken)?;
     let cluster = 1usize.checked_shl(bits).filter(|_| (9..=21).contains(&bits)).ok_or_else(broken)?;
-    let (end, room) = (at + backing.len(), cluster.min(first.len()));
+    let room = cluster.min(first.len());
+    // What a header says may be anything.
+    let end = at.checked_add(backing.len()).ok_or_else(broken)?;
     if backing.len() > LONGEST || end > room {
         return Err(format!("its header has no room for the name {backing}"));
     }
