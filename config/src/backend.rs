@@ -31,6 +31,7 @@ impl Default for Known<'static> {
                 BackendType::VMWARE,
                 BackendType::ESX,
                 BackendType::LAB,
+                BackendType::XCAT,
                 BackendType::SIM,
             ],
         }

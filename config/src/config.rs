@@ -5,6 +5,7 @@ use crate::computers;
 use crate::credentials;
 use crate::error::Error;
 use crate::exchange;
+use crate::inbox;
 use crate::keys::ROOT;
 use crate::network::{self, Networks};
 use crate::problem::{Findings, Position, Problems, shown};
@@ -41,6 +42,8 @@ pub struct Config {
     pub node: Node,
     /// `[exchange]`, where it is there.
     pub exchange: Option<exchange::Exchange>,
+    /// Where machines fetch and leave things, where they can.
+    pub inbox: Option<crate::Inbox>,
     /// `[log]`.
     pub log: Log,
     /// Every `[backend.NAME]`.
@@ -234,6 +237,10 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         false => Some(None),
         true => root.section("exchange").and_then(|table| exchange::read(&table)).map(Some),
     };
+    let inbox = match root.has("inbox") {
+        false => Some(None),
+        true => root.section("inbox").and_then(|table| inbox::read(&table)).map(Some),
+    };
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
     let (networks, links) = network::read(root);
@@ -248,6 +255,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         deadlines: deadlines?,
         node: node?,
         exchange: exchange?,
+        inbox: inbox?,
         log: log?,
         backends,
         networks,

@@ -1,6 +1,7 @@
 //! `[exchange]`: how nodes give each other revisions.
 
 use crate::field::Field;
+use crate::keys::{Key, Kind};
 use crate::problem::shown;
 use crate::section::Section;
 use crate::tree::Value;
@@ -8,6 +9,39 @@ use crate::values::{self, KeySource};
 use camino::Utf8PathBuf;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+
+/// What `[exchange]` has.
+pub(crate) const KEYS: &[Key] = &[
+    Key::default(
+        "listen",
+        Kind::Text,
+        "0.0.0.0:8443",
+        "The address and port that other nodes are answered on.",
+    ),
+    Key::optional(
+        "address",
+        Kind::Text,
+        "the node's name with the port it listens on",
+        "What the other nodes dial: a host name or an address, with the port.",
+    ),
+    Key::required(
+        "ca",
+        Kind::Path,
+        "The certificate authority of the nodes, in PEM. Both ends are checked against it.",
+    ),
+    Key::required(
+        "certificate",
+        Kind::Path,
+        "This node's certificate, in PEM. It has to hold the node's name as a DNS name.",
+    ),
+    Key::required("key", Kind::KeySource, "The private key of the certificate, in PEM."),
+    Key::optional(
+        "peers",
+        Kind::Peers,
+        "those that the database knows",
+        "Other nodes by their names, each with what it is dialled at: `{ node2 = \"10.0.0.2:8443\" }`.",
+    ),
+];
 
 /// How this node gives revisions to others, and has them from others.
 #[derive(Debug, Clone, PartialEq, Eq)]

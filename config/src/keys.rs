@@ -87,6 +87,8 @@ pub enum Kind {
     Tags,
     /// Nodes by their names, each with what they are dialled at: `{ node2 = "host:port" }`.
     Peers,
+    /// Names by names: `{ ours = "theirs" }`.
+    Names,
     /// A list whose items are each a network's name or a table with these keys.
     Interfaces(&'static [Key]),
     /// A table with these keys.
@@ -138,6 +140,7 @@ impl Kind {
             Self::KeySource => "a file or a credential",
             Self::Tags => "a list of tags",
             Self::Peers => "a table of nodes",
+            Self::Names => "a table of names",
             Self::Interfaces(_) => "a list of networks",
             Self::Table(_) | Self::Tables(_) | Self::Computers(_) => "a table",
         }
@@ -169,6 +172,7 @@ impl Kind {
             Self::KeySource => "write { file = \"/path\" } or { credential = \"name\" }".to_owned(),
             Self::Tags => "write a list, as in [\"room-b12\", \"gpu\"]".to_owned(),
             Self::Peers => "write { node2 = \"host:port\" }".to_owned(),
+            Self::Names => "write { ours = \"theirs\" }".to_owned(),
             Self::Interfaces(_) => {
                 "write a list, as in [\"lab\"] or [{ network = \"lab\", role = \"management\" }]".to_owned()
             }
@@ -216,9 +220,15 @@ pub const ROOT: &[Key] = &[
     Key::optional("node", Kind::Table(NODE), "the defaults", "This management node."),
     Key::optional(
         "exchange",
-        Kind::Table(EXCHANGE),
+        Kind::Table(crate::exchange::KEYS),
         "this node neither gives revisions to others nor has any from them",
         "How several nodes give each other the revisions that one of them lacks.",
+    ),
+    Key::optional(
+        "inbox",
+        Kind::Table(crate::inbox::KEYS),
+        "machines can neither fetch nor leave anything; backends of the type xcat need it for images of their disks",
+        "Where machines fetch imaging tasks and leave the bytes of their disks.",
     ),
     Key::optional("log", Kind::Table(LOG), "the defaults", "What the daemon writes about what it does."),
     Key::optional(
@@ -295,39 +305,6 @@ pub const RETENTION: &[Key] = &[
         Kind::Integer { min: 1, max: 36_500 },
         "no such rule",
         "Only revisions older than so many days go.",
-    ),
-];
-
-/// `[exchange]`.
-pub const EXCHANGE: &[Key] = &[
-    Key::default(
-        "listen",
-        Kind::Text,
-        "0.0.0.0:8443",
-        "The address and port that other nodes are answered on.",
-    ),
-    Key::optional(
-        "address",
-        Kind::Text,
-        "the node's name with the port it listens on",
-        "What the other nodes dial: a host name or an address, with the port.",
-    ),
-    Key::required(
-        "ca",
-        Kind::Path,
-        "The certificate authority of the nodes, in PEM. Both ends are checked against it.",
-    ),
-    Key::required(
-        "certificate",
-        Kind::Path,
-        "This node's certificate, in PEM. It has to hold the node's name as a DNS name.",
-    ),
-    Key::required("key", Kind::KeySource, "The private key of the certificate, in PEM."),
-    Key::optional(
-        "peers",
-        Kind::Peers,
-        "those that the database knows",
-        "Other nodes by their names, each with what it is dialled at: `{ node2 = \"10.0.0.2:8443\" }`.",
     ),
 ];
 

@@ -20,6 +20,7 @@ pub mod credentials;
 mod error;
 mod exchange;
 mod field;
+mod inbox;
 pub mod keys;
 mod lab;
 mod load;
@@ -36,6 +37,7 @@ mod upkeep;
 mod values;
 mod vmware;
 mod windows;
+mod xcat;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ pub use config::{
 };
 pub use error::{Error, ErrorKind};
 pub use exchange::Exchange;
+pub use inbox::Inbox;
 pub use keys::{Key, Kind, Presence};
 pub use lab::{KEYS as LAB_KEYS, Lab};
 pub use load::load;
@@ -61,3 +64,4 @@ pub use upkeep::Upkeep;
 pub use values::{CredentialName, InvalidCredentialName, KeySource};
 pub use vmware::{ESX_KEYS, Esx, VMWARE_KEYS, Vmware, VmwareCapture, VmwareMethod, VmwareTrust};
 pub use windows::Windows;
+pub use xcat::{KEYS as XCAT_KEYS, Xcat};

@@ -69,6 +69,9 @@ fn kind(kind: &Kind, known: &Known<'_>) -> Value {
         Kind::Credential => credential(),
         Kind::KeySource => json!({ "oneOf": [only("file", text("^/")), credential()] }),
         Kind::Tags => json!({ "type": "array", "items": text("^[A-Za-z0-9_.:-]{1,63}$") }),
+        Kind::Names => {
+            json!({ "type": "object", "additionalProperties": text("^[A-Za-z0-9_-][A-Za-z0-9._-]*$") })
+        }
         Kind::Peers => json!({ "type": "object", "additionalProperties": text("^.+:[0-9]+$") }),
         Kind::Interfaces(keys) => {
             json!({ "type": "array", "minItems": 1, "items": { "oneOf": [text(NAME), table(keys, known)] } })

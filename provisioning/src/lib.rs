@@ -4,9 +4,9 @@
 //! and it keeps control: it decides when the guest is ready and calls the OS module itself (`post_load`,
 //! `pre_capture`). Backends know neither SQL nor HTTP nor each other.
 //!
-//! Each backend is a cargo feature: `libvirt`, `vmware` (a vCenter), `esx` (one ESXi host), `lab` for PCs that are lent as
-//! they are, and `sim` for simulated machines. The feature `conformance` has the kit that tries whether a backend does what
-//! the trait says.
+//! Each backend is a cargo feature: `libvirt`, `vmware` (a vCenter), `esx` (one ESXi host), `xcat` for nodes of an xCAT
+//! management node, `lab` for PCs that are lent as they are, and `sim` for simulated machines. The feature `conformance`
+//! has the kit that tries whether a backend does what the trait says.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
@@ -16,6 +16,7 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "esx")]
 pub mod esx;
+pub mod inbox;
 #[cfg(feature = "lab")]
 pub mod lab;
 #[cfg(feature = "libvirt")]
@@ -32,6 +33,8 @@ pub mod sim;
 pub mod vim25;
 #[cfg(feature = "vmware")]
 pub mod vmware;
+#[cfg(feature = "xcat")]
+pub mod xcat;
 
 pub use capabilities::{Capabilities, Capability};
 pub use error::{Error, ErrorKind, Result};

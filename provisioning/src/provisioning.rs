@@ -72,6 +72,8 @@ pub struct Target<'a> {
     pub limits: Limits,
     /// Where the computer answers, when it is loaded.
     pub endpoint: Option<&'a Endpoint>,
+    /// Where its machine can fetch and leave things, where the daemon has such a place.
+    pub inbox: Option<&'a dyn crate::inbox::Inbox>,
 }
 
 impl<'a> Target<'a> {

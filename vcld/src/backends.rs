@@ -160,6 +160,39 @@ fn sim(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
     })?))
 }
 
+/// The xcat backend.
+#[cfg(feature = "xcat")]
+pub(crate) const XCAT: Factory = Factory { kind: BackendType::XCAT, make: xcat };
+
+#[cfg(feature = "xcat")]
+fn xcat(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
+    use anyhow::Context as _;
+    use vcl_provisioning::xcat::{Settings, Xcat};
+    let table = making.table.xcat()?;
+    let ca = std::fs::read(&table.ca).with_context(|| format!("ca = \"{}\"", table.ca))?;
+    let computers = making.config.computers.iter().filter(|c| &c.backend == making.name);
+    Ok(Arc::new(Xcat::new(Settings {
+        name: making.name.clone(),
+        url: table.url,
+        ca,
+        user: table.user,
+        password: making.config.credential(&table.password)?,
+        nodes: table.nodes,
+        osimages: table.osimages,
+        computers: computers.map(|c| c.name.clone()).collect(),
+        inbox: making.config.inbox.is_some(),
+        disk: table.disk.map(Into::into),
+        largest_disk: table.largest_disk,
+        net_boot: table.net_boot,
+        power_off: table.power_off,
+        poll: table.poll,
+        call: table.call,
+        contact: table.contact,
+        no_progress: table.no_progress,
+        install: table.install,
+    })?))
+}
+
 /// The configuration's networks as backends know them.
 pub(crate) fn networks(config: &Config) -> Networks {
     use vcl_config::Link;

@@ -72,6 +72,8 @@ impl Builder {
         let this = this.backend(crate::backends::ESX);
         #[cfg(feature = "sim")]
         let this = this.backend(crate::backends::SIM);
+        #[cfg(feature = "xcat")]
+        let this = this.backend(crate::backends::XCAT);
         this
     }
 
@@ -153,6 +155,14 @@ impl Builder {
             }
             _ => None,
         };
+        let minding = match (&node.inbox, &node.config.inbox) {
+            (Some(boxes), Some(table)) => {
+                let listener = tokio::net::TcpListener::bind(table.listen).await;
+                let listener = listener.with_context(|| format!("inbox.listen = \"{}\"", table.listen))?;
+                Some(tokio::spawn(crate::inbox::serve(boxes.clone(), listener, closing.clone())))
+            }
+            _ => None,
+        };
         let feeding = tokio::spawn({
             let (queue, closing) = (node.queue.clone(), closing.clone());
             notify::watchdog(closing, queue)
@@ -203,6 +213,9 @@ impl Builder {
         let _ = tokio::time::timeout(Duration::from_secs(1), looking_once).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), looking).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), keeping).await;
+        if let Some(minding) = minding {
+            let _ = tokio::time::timeout(Duration::from_secs(1), minding).await;
+        }
         if let Some(exchanging) = exchanging {
             let _ = tokio::time::timeout(Duration::from_secs(1), exchanging).await;
         }
@@ -239,6 +252,14 @@ impl Builder {
         let name = node_name(&config);
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
         let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
+        let inbox = match &config.inbox {
+            None => None,
+            Some(table) => {
+                let by_name = || format!("http://{name}:{}", table.listen.port());
+                let url = table.url.clone().unwrap_or_else(by_name);
+                Some(Arc::new(crate::inbox::Boxes::new(&table.directory, &url)?))
+            }
+        };
         Ok(Node {
             name,
             config_path,
@@ -251,6 +272,7 @@ impl Builder {
             linux: Node::linux(),
             windows,
             exchange,
+            inbox,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,

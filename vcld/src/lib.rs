@@ -25,6 +25,7 @@ mod evidence;
 pub mod exchange;
 mod flow;
 pub mod http;
+pub mod inbox;
 mod instances;
 pub mod node;
 mod notify;

@@ -43,6 +43,8 @@ pub struct Node {
     pub windows: Arc<dyn Os>,
     /// Its end of the exchange of revisions with other nodes, where it takes part.
     pub exchange: Option<Arc<crate::exchange::Exchange>>,
+    /// Where machines fetch and leave things, where the configuration has such a place.
+    pub inbox: Option<Arc<crate::inbox::Boxes>>,
     /// When the daemon started.
     pub since: DateTime<Utc>,
     /// What its reconcilers remember.
@@ -201,6 +203,7 @@ impl Node {
             hooks: Some(&self.config.hooks.directory),
             limits: self.limits(),
             endpoint,
+            inbox: self.inbox.as_deref().map(|inbox| inbox as _),
         })
     }
 

@@ -63,6 +63,7 @@ pub(crate) async fn node_of(
         linux: Arc::new(os),
         windows: Node::windows(&config).unwrap(),
         exchange,
+        inbox: None,
         since: chrono::Utc::now(),
         insight: crate::reconcile::Insight::default(),
         config,

@@ -337,6 +337,7 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
+            inbox: None,
         };
         let ended = execute(run, flow, async { Ok(()) }, |job, ()| work(&*backend, job, deed, target)).await;
         if let Ok(records) = journal.read().await
@@ -374,6 +375,7 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
+            inbox: None,
         };
         self.backend.plan(work, &target)
     }

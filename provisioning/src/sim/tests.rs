@@ -123,7 +123,17 @@ impl Bench {
         endpoint: Option<&'a Endpoint>,
     ) -> Target<'a> {
         let limits = crate::Limits::default();
-        Target { computer, revision, os: &self.sim.os, remotes, user: "root", hooks: None, limits, endpoint }
+        Target {
+            computer,
+            revision,
+            os: &self.sim.os,
+            remotes,
+            user: "root",
+            hooks: None,
+            limits,
+            endpoint,
+            inbox: None,
+        }
     }
     async fn write(&self, machine: &str, path: &str, text: &str) {
         let effect = Effect::Write { path: path.into(), text: text.into() };

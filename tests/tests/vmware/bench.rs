@@ -267,6 +267,7 @@ impl Bench {
             hooks: None,
             limits: Limits::default(),
             endpoint: at,
+            inbox: None,
         }
     }
     pub async fn load(&self, on: &str, revision: &Revision) -> Outcome<Endpoint> {

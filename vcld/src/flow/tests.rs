@@ -64,6 +64,7 @@ impl Case {
             linux: Arc::new(os),
             windows: Node::windows(&config).unwrap(),
             exchange: None,
+            inbox: None,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,

@@ -79,6 +79,7 @@ impl Lab {
             linux: Node::linux(),
             windows: Node::windows(&config).unwrap(),
             exchange,
+            inbox: None,
             since: chrono::Utc::now(),
             insight: crate::reconcile::Insight::default(),
             config,
