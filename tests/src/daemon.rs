@@ -42,6 +42,8 @@ pub struct Setup {
     pub machines: Option<Utf8PathBuf>,
     /// libvirt's URI.
     pub uri: String,
+    /// What stands under `[backend.kvm]`, where it is neither libvirt's nor sim's.
+    pub backend: Option<String>,
     /// Whether the machines are simulated.
     pub simulated: Option<Simulated>,
     /// Whether it shares machines, library and database with other nodes. It has a password for the database then, in
@@ -86,6 +88,7 @@ impl Setup {
             drain: "5s".into(),
             machines: None,
             uri: "qemu:///system".into(),
+            backend: None,
             simulated: None,
             shared: None,
             environment: Vec::new(),
@@ -114,6 +117,7 @@ impl Setup {
             .collect();
         computers.push_str(&self.more_computers);
         let (jobs, backend) = match &self.simulated {
+            None if self.backend.is_some() => (String::new(), self.backend.clone().unwrap_or_default()),
             None => {
                 (String::new(), format!("type = \"libvirt\"\nuri = \"{uri}\"\ndirectory = \"{machines}\""))
             }
