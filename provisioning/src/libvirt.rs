@@ -3,8 +3,8 @@
 //! A computer's machine exists while it is loaded: a domain `vcl-NAME` over overlays in `DIRECTORY/NAME/`, which is also
 //! where its console log and its firmware variables are. The library's revision lies beneath and is never opened for
 //! writing. On a host that does not share this node's file system all of that is in a storage pool of the host, and the
-//! revision is a copy that is sent there once; [`disks`] is the seam between the two. Only domains that carry vcld's owner tag are ever changed; a domain of another owner under a name that is
-//! needed is an error.
+//! revision is a copy that is sent there once; `disks` is the seam between the two. Only domains that carry vcld's owner
+//! tag are ever changed; a domain of another owner under a name that is needed is an error.
 //!
 //! State is libvirt's and the file system's: this type holds a connection and its settings, nothing else.
 

@@ -8,7 +8,7 @@
 //!  request dom fault tls                       XML out, XML in, what went wrong, whom we talk to
 //! ```
 //!
-//! Standalone hosts and vCenters of every version speak it. State is the server's: a [`Site`] holds a session, its
+//! Standalone hosts and vCenters of every version speak it. State is the server's: a `Site` holds a session, its
 //! settings and what it has looked up with that session.
 //!
 //! A machine of ours is called `vcl-COMPUTER`, lies in a directory of that name on the datastore, and carries the key
