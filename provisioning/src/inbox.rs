@@ -81,7 +81,7 @@ pub struct Report {
     pub ok: bool,
     /// The size of the disk in bytes.
     pub size: u64,
-    /// The SHA-256 of the list of its chunks' digests, see [`disk_digest`].
+    /// The SHA-256 of the list of its chunks' digests, in order.
     pub digest: String,
     /// What went wrong, in the machine's words: untrusted, at most 500 characters, no control characters.
     pub text: String,

@@ -4,6 +4,7 @@ use crate::database::{Db, DbRow, json, parsed, parsed_or_null, to_json};
 use crate::engine::{exclusive, locked};
 use crate::jobs::holder_of;
 use crate::{Claim, Error, Kind, Queue, Result, guard, names};
+use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::{Applied, ComputerView, PowerState};
@@ -191,7 +192,12 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], naming near ones.
     pub async fn computer(&self, name: &ComputerName) -> Result<ComputerRow> {
-        get(&mut *self.readers().acquire().await?, name).await
+        let name = name.clone();
+        self.read(move |db| {
+            let name = name.clone();
+            async move { get(db, &name).await }.boxed()
+        })
+        .await
     }
 
     /// How many computers are in each state, in the order of the diagram; states without one are left out.

@@ -3,6 +3,7 @@
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::engine::{exclusive, number, number_or_null};
 use crate::{Claim, Error, Kind, Queue, Result, guard, names, retention};
+use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::RevisionView;
@@ -183,9 +184,16 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], naming near ones.
     pub async fn revision(&self, image: &ImageRef) -> Result<RevisionRow> {
-        let mut db = self.readers().acquire().await?;
-        let found = find(&mut db, image).await?;
-        with_users(&mut db, found).await
+        let image = image.clone();
+        self.read(move |db| {
+            let image = image.clone();
+            async move {
+                let found = find(&mut *db, &image).await?;
+                with_users(db, found).await
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// What a revision's manifest says, without who uses it, which costs more the more do; the newest where the reference
@@ -194,7 +202,12 @@ impl Queue {
     /// # Errors
     /// [`Kind::NotFound`], naming near ones.
     pub async fn manifest(&self, image: &ImageRef) -> Result<Manifest> {
-        Ok(find(&mut *self.readers().acquire().await?, image).await?.manifest)
+        let image = image.clone();
+        self.read(move |db| {
+            let image = image.clone();
+            async move { Ok(find(db, &image).await?.manifest) }.boxed()
+        })
+        .await
     }
 
     /// The computers that are loaded from the revision; from any of the image where the reference has no number.
@@ -211,9 +224,13 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn next_revision(&self, image: &ImageName) -> Result<u32> {
-        let greatest: Option<i64> = sqlx::query_scalar("SELECT MAX(number) FROM revisions WHERE image = ?")
-            .bind(image.as_str())
-            .fetch_one(self.readers())
+        let name = image.as_str().to_owned();
+        let greatest: Option<i64> = self
+            .read(move |db| {
+                let greatest = sqlx::query_scalar("SELECT MAX(number) FROM revisions WHERE image = ?");
+                let greatest = greatest.bind(name.clone()).fetch_one(db);
+                async move { Ok(greatest.await?) }.boxed()
+            })
             .await?;
         let next = greatest.unwrap_or(0).saturating_add(1);
         u32::try_from(next).map_err(|e| Error::corrupt(format!("a revision {next} of {image}"), e))
