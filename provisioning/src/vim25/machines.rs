@@ -75,6 +75,7 @@ impl Machine {
         disks.into_iter().map(|(_, disk)| disk).collect()
     }
     /// Its network cards' keys and MAC addresses.
+    #[cfg(feature = "vmware")]
     pub(crate) fn cards(&self) -> Vec<(u64, String)> {
         let cards = self.devices.iter().filter(|d| d.child("macAddress").is_some());
         cards
@@ -184,6 +185,7 @@ impl Site {
     }
 
     /// Changes a machine of ours: tags, note, processors, memory; its cards are replaced.
+    #[cfg(feature = "vmware")]
     pub(crate) async fn reconfigure(
         &self,
         machine: &Machine,
