@@ -296,7 +296,9 @@ pub(crate) fn table<'a>(findings: &Findings, path: &str, entry: &'a Entry) -> Op
 
 fn example(key: &Key) -> String {
     let value = match key.kind {
-        Kind::Path => "\"/srv/vcl\"".to_owned(),
+        Kind::Path if key.name == "path" => "\"/srv/vcl\"".to_owned(),
+        Kind::Path => format!("\"/etc/vcld/{}.pem\"", key.name),
+        Kind::Credential => "{ credential = \"name\" }".to_owned(),
         Kind::BackendType => "\"libvirt\"".to_owned(),
         Kind::Interfaces(_) => "[\"…\"]".to_owned(),
         Kind::KeySource => "{ file = \"/path\" }".to_owned(),
