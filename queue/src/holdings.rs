@@ -4,6 +4,7 @@
 use crate::database::{Db, DbRow, now, parsed, time};
 use crate::{Claim, Error, Kind, Queue, Result, guard};
 use chrono::{DateTime, Utc};
+use futures::{FutureExt, TryFutureExt};
 use sqlx::Row;
 use std::collections::{BTreeMap, BTreeSet};
 use vcl_types::{ImageName, ImageRef};
@@ -130,10 +131,14 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn holders(&self, image: &ImageRef) -> Result<Vec<String>> {
-        let nodes = sqlx::query_scalar(
-            "SELECT node FROM holdings WHERE image = ? AND number = ? ORDER BY since, node",
-        );
-        Ok(nodes.bind(image.name.as_str()).bind(number(image)?).fetch_all(self.readers()).await?)
+        let (name, number) = (image.name.clone(), number(image)?);
+        self.read(move |db| {
+            let nodes = sqlx::query_scalar(
+                "SELECT node FROM holdings WHERE image = ? AND number = ? ORDER BY since, node",
+            );
+            nodes.bind(name.as_str().to_owned()).bind(number).fetch_all(db).map_err(Error::from).boxed()
+        })
+        .await
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::engine::{number, number_or_null};
 use crate::{Claim, Error, Kind, Queue, Result, guard, images};
+use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::{ByteSize, ComputerName, ImageName, ImageRef, JobId, Manifest};
@@ -141,48 +142,7 @@ impl Queue {
     /// # Errors
     /// When the database cannot be read.
     pub async fn standings(&self) -> Result<Vec<Standing>> {
-        let mut db = self.readers().acquire().await?;
-        let rows = sqlx::query(
-            "SELECT r.image, r.number, r.manifest, r.size, j.requester FROM revisions r \
-             LEFT JOIN jobs j ON j.id = r.job_id WHERE r.deleted_at IS NULL ORDER BY r.image, r.number",
-        )
-        .fetch_all(&mut *db)
-        .await?;
-        let produced = productions(&mut db).await?;
-        let key = |row: &DbRow, image: &'static str, column: &'static str| {
-            Ok::<_, Error>((row.try_get::<String, _>(image)?, number::<u32>(row, column)?))
-        };
-        let mut loaded: BTreeMap<(String, u32), Vec<ComputerName>> = BTreeMap::new();
-        let users = sqlx::query(
-            "SELECT name, loaded_image, loaded_revision FROM computers \
-             WHERE loaded_image IS NOT NULL AND loaded_revision IS NOT NULL ORDER BY name",
-        );
-        for row in &users.fetch_all(&mut *db).await? {
-            loaded
-                .entry(key(row, "loaded_image", "loaded_revision")?)
-                .or_default()
-                .push(parsed(row, "name")?);
-        }
-        let mut readers: BTreeMap<(String, u32), Vec<JobId>> = BTreeMap::new();
-        let reading = format!(
-            "SELECT id, image, revision FROM jobs WHERE {LIVE} AND image IS NOT NULL AND revision IS NOT NULL ORDER BY id"
-        );
-        for row in &sqlx::query(sqlx::AssertSqlSafe(reading)).fetch_all(&mut *db).await? {
-            readers.entry(key(row, "image", "revision")?).or_default().push(JobId(row.try_get("id")?));
-        }
-        let standing = |row: &DbRow| {
-            let key = key(row, "image", "number")?;
-            let size: i64 = row.try_get("size")?;
-            Ok(Standing {
-                manifest: json(row, "manifest")?,
-                size: ByteSize(size.unsigned_abs()),
-                owner: row.try_get("requester")?,
-                production: produced.get(&key.0) == Some(&key.1),
-                loaded: loaded.remove(&key).unwrap_or_default(),
-                readers: readers.remove(&key).unwrap_or_default(),
-            })
-        };
-        rows.iter().map(standing).collect()
+        self.read(|db| standings(db).boxed()).await
     }
 
     /// Says that a revision does not exist any more, if nothing needs it. One that does not is not an error.
@@ -293,4 +253,45 @@ async fn mark(db: &mut Db, image: &ImageRef, deleted_at: Option<i64>) -> Result<
         .execute(db)
         .await?;
     Ok(())
+}
+
+async fn standings(db: &mut Db) -> Result<Vec<Standing>> {
+    let rows = sqlx::query(
+        "SELECT r.image, r.number, r.manifest, r.size, j.requester FROM revisions r \
+         LEFT JOIN jobs j ON j.id = r.job_id WHERE r.deleted_at IS NULL ORDER BY r.image, r.number",
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let produced = productions(db).await?;
+    let key = |row: &DbRow, image: &'static str, column: &'static str| {
+        Ok::<_, Error>((row.try_get::<String, _>(image)?, number::<u32>(row, column)?))
+    };
+    let mut loaded: BTreeMap<(String, u32), Vec<ComputerName>> = BTreeMap::new();
+    let users = sqlx::query(
+        "SELECT name, loaded_image, loaded_revision FROM computers \
+         WHERE loaded_image IS NOT NULL AND loaded_revision IS NOT NULL ORDER BY name",
+    );
+    for row in &users.fetch_all(&mut *db).await? {
+        loaded.entry(key(row, "loaded_image", "loaded_revision")?).or_default().push(parsed(row, "name")?);
+    }
+    let mut readers: BTreeMap<(String, u32), Vec<JobId>> = BTreeMap::new();
+    let reading = format!(
+        "SELECT id, image, revision FROM jobs WHERE {LIVE} AND image IS NOT NULL AND revision IS NOT NULL ORDER BY id"
+    );
+    for row in &sqlx::query(sqlx::AssertSqlSafe(reading)).fetch_all(&mut *db).await? {
+        readers.entry(key(row, "image", "revision")?).or_default().push(JobId(row.try_get("id")?));
+    }
+    let standing = |row: &DbRow| {
+        let key = key(row, "image", "number")?;
+        let size: i64 = row.try_get("size")?;
+        Ok(Standing {
+            manifest: json(row, "manifest")?,
+            size: ByteSize(size.unsigned_abs()),
+            owner: row.try_get("requester")?,
+            production: produced.get(&key.0) == Some(&key.1),
+            loaded: loaded.remove(&key).unwrap_or_default(),
+            readers: readers.remove(&key).unwrap_or_default(),
+        })
+    };
+    rows.iter().map(standing).collect()
 }
