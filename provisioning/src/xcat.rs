@@ -27,7 +27,7 @@ mod load;
 mod look;
 pub mod task;
 
-use crate::{Capabilities, Capability, Captured, Provisioning, Result, Target, Work};
+use crate::{Capabilities, Capability, Captured, Error, ErrorKind, Provisioning, Result, Target, Work};
 use async_trait::async_trait;
 use client::Client;
 use std::collections::BTreeMap;
@@ -93,8 +93,9 @@ impl Xcat {
     /// [`findings`](Provisioning::findings) and by the first job.
     ///
     /// # Errors
-    /// `ca` holds no certificate.
+    /// `ca` holds no certificate; two computers are one node; `nodes` names a computer that there is not.
     pub fn new(settings: Settings) -> Result<Self> {
+        one_computer_a_node(&settings)?;
         let client = Client::new(&settings)?;
         Ok(Self { settings, client, powers: Mutex::default() })
     }
@@ -117,6 +118,31 @@ impl Xcat {
         powers.insert(computer.clone(), power);
         power
     }
+}
+
+/// Refuses what would have one lender cut the power of what another has lent.
+fn one_computer_a_node(settings: &Settings) -> Result<()> {
+    let refused = |text| Err(Error::new(ErrorKind::Refused, text));
+    let mut taken: BTreeMap<&str, &ComputerName> = BTreeMap::new();
+    for computer in &settings.computers {
+        let name = computer.as_str();
+        let node = settings.nodes.get(name).map_or(name, String::as_str);
+        if let Some(other) = taken.insert(node, computer) {
+            return refused(format!(
+                "backend {}: the computers {other} and {computer} are both the node {node}; give each one of its own under `nodes`",
+                settings.name
+            ));
+        }
+    }
+    for (name, node) in &settings.nodes {
+        if !settings.computers.iter().any(|computer| computer.as_str() == name) {
+            return refused(format!(
+                "backend {}: `nodes` says that {name} is the node {node}, and no computer {name} is of this backend; take it out, or add                  the computer under [computers]",
+                settings.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What it can do with an inbox.

@@ -30,6 +30,10 @@ pub(super) enum Trouble {
     Refused,
     /// An answer that makes no sense.
     Nonsense,
+    /// It was not asked: the job was told to stop.
+    Stopped,
+    /// It was not asked: the job is not ours any more.
+    NotOurs,
 }
 
 /// Why a call did not do what it should.
@@ -53,7 +57,11 @@ impl Fault {
             Trouble::Away | Trouble::Bmc => ErrorKind::Unreachable,
             Trouble::NoNode => ErrorKind::NotFound,
             Trouble::NoImage | Trouble::NoTask | Trouble::BmcCannot | Trouble::Login => ErrorKind::Refused,
-            Trouble::BmcLogin | Trouble::Refused | Trouble::Nonsense => ErrorKind::Failed,
+            Trouble::BmcLogin
+            | Trouble::Refused
+            | Trouble::Nonsense
+            | Trouble::Stopped
+            | Trouble::NotOurs => ErrorKind::Failed,
         }
     }
 }
@@ -73,6 +81,8 @@ impl From<Fault> for vcl_job::Error {
             Trouble::NoImage | Trouble::NoTask | Trouble::BmcCannot => Kind::Refused,
             Trouble::Refused => Kind::Fatal,
             Trouble::Nonsense => Kind::Corrupt,
+            Trouble::Stopped => Kind::Cancelled,
+            Trouble::NotOurs => Kind::LeaseLost,
         };
         Self::caused(kind, fault.what, Said(fault.said))
     }
@@ -93,8 +103,14 @@ pub(super) fn texts(body: &str) -> String {
     said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(600).collect::<String>().trim().to_owned()
 }
 
-/// What a refusal's texts mean.
-pub(super) fn trouble(status: u16, said: &str) -> Trouble {
+/// Whether xcatd itself refused, which sends a list, and not the CGI that asks it.
+pub(super) fn of_xcatd(body: &str) -> bool {
+    serde_json::from_str::<Value>(body).is_ok_and(|v| v.get("error").is_some_and(Value::is_array))
+}
+
+/// What a refusal's texts mean. `xcatd` says that they are xcatd's own: it is there, and who refuses a connection is a node's
+/// service processor.
+pub(super) fn trouble(status: u16, said: &str, xcatd: bool) -> Trouble {
     let said = said.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     match status {
@@ -110,7 +126,11 @@ pub(super) fn trouble(status: u16, said: &str) -> Trouble {
         _ if has(&["timeout", "timed out", "node busy", "no route to host", "insufficient resources"]) => {
             Trouble::Bmc
         }
-        _ if has(&["unable to connect to", "connection refused", "xcatd"]) => Trouble::Away,
+        _ if has(&["unable to connect to", "connection refused"]) => match xcatd {
+            true => Trouble::Bmc,
+            false => Trouble::Away,
+        },
+        _ if has(&["xcatd"]) && !xcatd => Trouble::Away,
         _ => Trouble::Refused,
     }
 }
@@ -129,7 +149,13 @@ pub(super) fn way_out(trouble: Trouble) -> &'static str {
         Trouble::NoNode => {
             "; is it defined in xCAT, and is it named under `nodes` if it has another name there?"
         }
-        Trouble::Away | Trouble::NoImage | Trouble::BmcCannot | Trouble::Refused | Trouble::Nonsense => "",
+        Trouble::Away
+        | Trouble::NoImage
+        | Trouble::BmcCannot
+        | Trouble::Refused
+        | Trouble::Nonsense
+        | Trouble::Stopped
+        | Trouble::NotOurs => "",
     }
 }
 
@@ -157,11 +183,20 @@ mod tests {
             let (meaning, rest) = line.split_once(' ').unwrap();
             let (status, body) = rest.split_once(' ').unwrap();
             let said = texts(body);
-            assert_eq!(format!("{:?}", trouble(status.parse().unwrap(), &said)), meaning, "{said}");
+            let trouble = trouble(status.parse().unwrap(), &said, of_xcatd(body));
+            assert_eq!(format!("{trouble:?}"), meaning, "{said}");
             assert!(!said.contains('{') && !said.is_empty(), "{said}");
             seen += 1;
         }
         assert!(seen >= 15);
+    }
+
+    #[test]
+    fn a_node_that_refuses_a_connection_is_no_absent_management_node() {
+        let of = |body: &str| trouble(403, &texts(body), of_xcatd(body));
+        assert_eq!(of(r#"{"error":["n5: Error: Connection refused"],"errorcode":"1"}"#), Trouble::Bmc);
+        assert_eq!(of(r#"{"error":"Unable to connect to xcatd: Connection refused"}"#), Trouble::Away);
+        assert_eq!(of(r#"{"error":["n5: xcatd has no plugin for it"]}"#), Trouble::Refused);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! What the service answers is untrusted and bounded. No body is ever logged: a node's attributes hold passwords.
 
 use super::Settings;
-use super::answer::{Fault, Trouble, of_node, texts, trouble, way_out};
+use super::answer::{Fault, Trouble, of_node, of_xcatd, texts, trouble, way_out};
 use crate::{Error, ErrorKind, Result};
 use reqwest::{Method, StatusCode};
 use rustls::pki_types::CertificateDer;
@@ -160,14 +160,26 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Fault> {
-        let _place = self.calls.acquire().await;
-        let mut token = self.login(None).await?;
+        // What waits and what only looks stops when the job does; what changes something is waited for, since xcatd does it
+        // whether anybody listens or not.
+        let _place = unless_stopped(what, async { Ok(self.calls.acquire().await) }).await?;
+        let mut token = unless_stopped(what, self.login(None)).await?;
         let mut renewed = false;
         loop {
-            let (status, text) = self.send(what, method.clone(), path, body.as_ref(), Some(&token)).await?;
+            let (status, text) = if method == Method::GET {
+                unless_stopped(what, self.send(what, method.clone(), path, None, Some(&token))).await?
+            } else {
+                // Others' calls and a login may have taken minutes since the step asked.
+                vcl_job::held().map_err(|e| Fault {
+                    trouble: Trouble::NotOurs,
+                    what: what.to_owned(),
+                    said: e.to_string(),
+                })?;
+                self.send(what, method.clone(), path, body.as_ref(), Some(&token)).await?
+            };
             if status == StatusCode::UNAUTHORIZED && !renewed {
                 renewed = true;
-                token = self.login(Some(&token)).await?;
+                token = unless_stopped(what, self.login(Some(&token))).await?;
                 continue;
             }
             if !status.is_success() {
@@ -289,9 +301,26 @@ impl Client {
     }
 }
 
+/// Waits for something, but no longer than the step that this task runs may.
+async fn unless_stopped<T>(
+    what: &str,
+    work: impl Future<Output = Result<T, Fault>> + Send,
+) -> Result<T, Fault> {
+    let Some(doing) = vcl_job::doing() else { return work.await };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = doing.stopped() => Err(Fault {
+            trouble: Trouble::Stopped,
+            what: what.to_owned(),
+            said: doing.stop_error().to_string(),
+        }),
+    }
+}
+
 fn refusal(what: &str, status: StatusCode, body: &str) -> Fault {
     let said = texts(body);
-    let trouble = trouble(status.as_u16(), &said);
+    let trouble = trouble(status.as_u16(), &said, of_xcatd(body));
     Fault {
         trouble,
         what: format!("{what}{}", way_out(trouble)),
