@@ -1,6 +1,6 @@
 //! The conformance kit: whether a backend does what [`Provisioning`](crate::Provisioning) says, tried case by case.
 //!
-//! The author of a backend describes a [`World`]: how an instance is opened, what it can do, what lies around in it. The
+//! The author of a backend describes a [`World`]: how an instance is opened, what lies around in it. The
 //! kit does the rest: it lends the backend computers, a library with a revision in it and jobs on a journal in memory, and
 //! has those jobs killed, called off, stopped, and followed by another process at each of their journal writes.
 //!
@@ -14,7 +14,9 @@
 //!
 //! * Most cases need no guest. Where the backend brings no OS module of its own, a stand-in answers for the guest: with it a
 //!   load is over when the backend has done its part. Six cases at most boot one, where the world has one to boot.
-//! * A case that needs what the backend does not declare ([`World::can`]) is skipped, and says so.
+//! * What is tried is what the backend's own [`capabilities`](crate::Provisioning::capabilities) declare; a case of what it
+//!   lacks is skipped with the reason that stands there. Nothing else is skipped but what the world cannot offer, which says
+//!   why ([`World::why_not`], [`World::leaves_out`]).
 //! * Every case runs on computers of its own, or on the few that there are, and leaves them as it found them.
 //!
 //! ```ignore
@@ -38,7 +40,7 @@ mod world;
 pub use cases::{CASES, Case};
 pub use report::{Report, Row, Verdict};
 pub use stand_in::NoRemotes;
-pub use world::{Can, Foreign, GuestImage, Result, World};
+pub use world::{Foreign, GuestImage, Offer, Result, World};
 
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -85,12 +87,19 @@ pub async fn run(world: &dyn World, only: Option<&str>) -> Result<Report> {
         eprintln!("{took:>7.1} s  {} {} {why}", case.name, verdict.word());
         rows.push(Row::of(case, verdict));
     }
-    Ok(Report { world: world.name().to_owned(), kind: kit.kind().to_owned(), cases: rows })
+    let points = Some(world.points()).filter(|points| *points != usize::MAX);
+    Ok(Report {
+        world: world.name().to_owned(),
+        kind: kit.kind().to_owned(),
+        tree: None,
+        points,
+        cases: rows,
+    })
 }
 
 async fn one(kit: &kit::Kit<'_>, case: &Case) -> Verdict {
-    if let Some(lacking) = case.needs.iter().find(|can| !kit.can(**can)) {
-        return Verdict::Skipped(format!("the backend does not declare {lacking}"));
+    if let Some(why) = kit.left_out(case) {
+        return Verdict::Skipped(why);
     }
     kit.enter(case);
     let limit = if case.boots { LIMITS.1 } else { LIMITS.0 };

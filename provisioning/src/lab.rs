@@ -189,7 +189,7 @@ impl Provisioning for Lab {
             step(WAKE.name(), "if it does not answer and its MAC address is known"),
             step(READY.name(), "and take its host key"),
         ];
-        let sanitize = step("sanitize", "end what a user runs and remove what it left");
+        let sanitize = step("sanitize/sanitize", "end what a user runs and remove what it left");
         let loaded =
             target.os.plan(None).into_iter().map(|(name, what)| step(&format!("post_load/{name}"), what));
         match work {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use vcl_images::{Format, Library, Progress, StagedDisk, digest, seal, seal_boot};
 use vcl_job::{Cx, MemoryJournal};
 use vcl_os::{Linux, SshKey, SshRemotes};
-use vcl_provisioning::conformance::{self, Can, Foreign, GuestImage, World as Kit};
+use vcl_provisioning::conformance::{self, Foreign, GuestImage, World as Kit};
 use vcl_provisioning::libvirt::{Libvirt, Settings};
 use vcl_provisioning::{Limits, Network, Provisioning};
 use vcl_provisioning::{Networks, Plug};
@@ -141,13 +141,6 @@ impl LibvirtWorld {
 impl Kit for LibvirtWorld {
     fn name(&self) -> &str {
         "libvirt"
-    }
-    fn can(&self) -> &[Can] {
-        use Can::*;
-        &[
-            Image, Create, Capture, Resume, CaptureVm, Power, List, Things, Console, Screenshot, Describe,
-            FreeSpace, Written,
-        ]
     }
     async fn open(&self) -> conformance::Result<Arc<dyn Provisioning>> {
         self.instance(self.settings("kvm", "qemu:///system".into(), "machines"))

@@ -9,7 +9,7 @@ mod power;
 mod things;
 
 use super::kit::{Kit, Verdict};
-use super::world::Can;
+use crate::Capability;
 use futures::future::LocalBoxFuture;
 use std::fmt;
 
@@ -17,10 +17,10 @@ use std::fmt;
 pub struct Case {
     /// Its name.
     pub name: &'static str,
-    /// Which capability it is of.
-    pub of: Can,
-    /// Which capabilities it needs, beside that.
-    pub needs: &'static [Can],
+    /// Which capability it is of; `None` for loading and taking back, which every backend can.
+    pub of: Option<Capability>,
+    /// Which others it needs.
+    pub needs: &'static [Capability],
     /// Whether it boots a guest, where the world has one.
     pub boots: bool,
     /// What it shows.
@@ -33,14 +33,24 @@ impl fmt::Debug for Case {
     }
 }
 
-/// `CAPABILITY [NEEDS] name: "what it shows" => function`, a line each.
+impl Case {
+    /// The word for what it is of.
+    #[must_use]
+    pub fn capability(&self) -> &'static str {
+        self.of.map_or("load", Capability::as_str)
+    }
+}
+
+/// `CAPABILITY [NEEDS] BOOTS NAME "what it shows" => function`, a line each; `Load` is what every backend can.
 macro_rules! cases {
+    (@ Load) => { None };
+    (@ $of:ident) => { Some(Capability::$of) };
     ($($of:ident [$($need:ident)*] $boots:literal $name:literal $shows:literal => $run:path;)*) => {
         /// Every case there is.
         pub const CASES: &[Case] = &[$(Case {
             name: $name,
-            of: Can::$of,
-            needs: &[Can::$of, $(Can::$need),*],
+            of: cases!(@ $of),
+            needs: &[$(Capability::$need),*],
             boots: $boots,
             shows: $shows,
             run: |kit| Box::pin($run(kit)),
@@ -53,11 +63,12 @@ cases! {
     Load [] false "load-replayed" "a load that is done answers the same when it is asked again, and does nothing" => loading::replayed;
     Load [] false "load-over-leftovers" "what an earlier load left of the same computer is in nobody's way" => loading::over_leftovers;
     Load [] false "load-guest-not-ready" "a guest that never lets in ends the load with its deadline, and nothing is left" => loading::never_ready;
-    Image [] false "load-revision-gone" "a revision whose file is gone fails the load, and nothing is left" => loading::revision_gone;
+    Imaging [] false "load-revision-gone" "a revision whose file is gone fails the load, and nothing is left" => loading::revision_gone;
     Load [] false "unload-twice" "an unload leaves nothing; another finds nothing to do" => loading::unload_twice;
     Load [] false "unload-of-nothing" "a computer that was never loaded is unloaded without an error" => loading::unload_nothing;
     Load [] false "unload-replayed" "an unload that is done does nothing when it is asked again" => loading::unload_replayed;
     Load [] false "names" "computers of every legal name: one letter, digits, 63 characters" => loading::names;
+    Load [] false "cleaned-between-users" "a machine that goes on as it is, is cleaned when it is taken back and before it is lent" => loading::cleaned;
     Load [] false "many-at-once" "twenty machines are loaded and unloaded at once, each at an endpoint of its own" => loading::many;
     Load [] false "plan-is-what-happens" "the plan is pure, and names the steps that a load takes" => loading::plan;
 
@@ -76,12 +87,12 @@ cases! {
     Power [] false "power-of-nobody" "a computer without a machine has no power to change" => power::nobody;
     Power [] false "powers-are-states" "the list of powers says what each state says" => power::listed;
 
-    List [] false "machines-are-listed" "machines of vcld's are listed as its own, others are not" => things::listed;
-    Create [] false "foreign-untouched" "a machine of another under our name is refused and not touched" => things::foreign;
-    Create [] false "unknown-is-absent" "a computer that is not loaded is absent, and asking for more is an error" => things::unknown;
+    Vms [] false "machines-are-listed" "machines of vcld's are listed as its own, others are not" => things::listed;
+    Load [] false "foreign-untouched" "a machine of another under our name is refused and not touched" => things::foreign;
+    Load [] false "unknown-is-absent" "a computer that is not loaded is absent, and asking for more is an error" => things::unknown;
     Things [] false "things-are-vclds" "a loaded machine is among the things; others are not, and are not removed" => things::ours;
     Things [] false "things-find-leaks" "whatever a load that was killed leaves is found, and goes, and goes again" => things::leaks;
-    List [] false "two-instances" "two instances do not take each other's machines for their own" => things::neighbours;
+    Vms [] false "two-instances" "two instances do not take each other's machines for their own" => things::neighbours;
 
     Capture [] false "capture-contract" "pre_capture is called once, by the backend, with its end state; then the power is off" => capturing::contract;
     Capture [] false "capture-equals-source" "what is captured is what was on the disk" => capturing::equals_source;
@@ -92,23 +103,25 @@ cases! {
     Capture [] false "capture-killed" "killed at every journal write, a capture is finished by the next process" => interrupting::capture_killed;
     Capture [] false "capture-called-off" "called off at every journal write, it leaves nothing in the staging" => interrupting::capture_called_off;
     Capture [] false "capture-cancelled-in-mid-copy" "called off while bytes are copied, it leaves nothing in the staging" => capturing::cancelled_in_mid_copy;
-    Resume [Capture] false "resume-after-capture" "a captured computer is powered on and made ready again, as a new one" => capturing::resume;
+    Capture [] false "resume-after-capture" "a captured computer is powered on and made ready again, as a new one" => capturing::resume;
     CaptureVm [] false "capture-vm-refusals" "no image is made of what is not there, or is vcld's own" => capturing::vm_refused;
 
     Console [] false "console-bounded" "a console has the lines that were asked for, and nothing that drives a terminal" => looking::console;
     Screenshot [Power] false "screenshot" "a display is a PNG, and that of a machine that is off is an error" => looking::screenshot;
-    Describe [] false "description" "a machine has a description; a computer without one has none" => looking::description;
+    Description [] false "description" "a machine has a description; a computer without one has none" => looking::description;
     FreeSpace [] false "free-space" "free space is known, and no more than there can be" => looking::free_space;
     Written [] false "written" "what a machine has written is known while it is there" => looking::written;
     Load [] false "findings" "the instance is well, and says so" => looking::findings;
     Load [] false "unreachable" "a host that does not answer is `unreachable` in every call, soon, and a finding with a way out" => looking::unreachable;
 
     Load [] true "guest-answers" "a real guest answers under its name, by the host key that the endpoint has and no other" => guests::answers;
-    Capture [Resume] true "guest-captured" "a marker in a guest is on the computer that its capture is loaded on; the source resumes" => guests::captured;
+    Capture [] true "guest-captured" "a marker in a guest is on the computer that its capture is loaded on; the source resumes" => guests::captured;
     Load [] true "guest-killed-in-boot" "killed while a guest boots, the next process waits for the same guest" => guests::killed;
     Load [] true "guest-called-off-in-boot" "called off while a guest boots, nothing is left" => guests::called_off;
     Power [] true "guest-power-off" "a guest is asked to power off, and does" => guests::power_off;
     CaptureVm [] true "guest-image-of-vm" "an image is made of a machine of others, which is as it was" => guests::image_of_vm;
+    HostKeys [] false "host-keys-known" "the host keys of every guest so far were known from elsewhere than its first connection" => guests::keys_known;
 
+    Load [] false "lacking-refused" "what it says that it lacks is refused as unsupported, with its reason, and changes nothing" => looking::lacking;
     Load [] false "secrets-kept" "no credential stood in any journal, event, description or finding so far" => looking::secrets;
 }

@@ -5,8 +5,9 @@ use super::deed::{Deed, Ended, Made, Process, Work};
 use super::disk;
 use super::journals::{Cut, Ear, Numbered};
 use super::stand_in::{Lent, Manner, NoRemotes};
-use super::world::{Can, Foreign, GuestImage, World};
-use crate::{Captured, ErrorKind, Limits, Provisioning, Target, VmTarget};
+use super::world::{Foreign, GuestImage, Offer, World};
+use crate::inbox::Inbox;
+use crate::{Capability, Captured, ErrorKind, Limits, Provisioning, Target, VmTarget};
 use camino::Utf8Path;
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vcl_images::{Format, Library, Staging, staging_name};
 use vcl_job::{Control, Flow, Journal, Kind, Outcome, Owners, Record, Run, Undo, execute};
 use vcl_os::{Os, Remotes};
-use vcl_types::{Computer, ComputerName, Digest, Endpoint, JobId, Revision};
+use vcl_types::{Computer, ComputerName, Digest, Endpoint, JobId, KeySource, Revision};
 
 /// Why a case ends before its end.
 #[derive(Debug)]
@@ -68,12 +69,15 @@ pub(super) struct Kit<'w> {
     guest: Option<GuestImage>,
     os: Option<Arc<dyn Os>>,
     remotes: Option<Arc<dyn Remotes>>,
+    inbox: Option<Arc<dyn Inbox>>,
     /// What was there before.
     before: Mutex<BTreeSet<String>>,
     jobs: AtomicI64,
     now: Mutex<Now>,
     /// Secrets that were read where they must not be.
     leaks: Mutex<BTreeSet<String>>,
+    /// Where the host keys of each guest that was loaded were from.
+    keys: Mutex<Vec<KeySource>>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -101,7 +105,7 @@ impl<'w> Kit<'w> {
         let library = Library::open(&root)?;
         let revision = match world.revision(&library).await? {
             Some(revision) => revision,
-            None => disk::publish(&library).await?,
+            None => disk::publish(&library, backend.capabilities().has(Capability::Imaging)).await?,
         };
         let guest = world.guest(&library).await?;
         Ok(Self {
@@ -112,18 +116,43 @@ impl<'w> Kit<'w> {
             guest,
             os: world.os(),
             remotes: world.remotes(),
+            inbox: world.inbox(),
             before: Mutex::new(before),
             jobs: AtomicI64::new(1),
             now: Mutex::default(),
             leaks: Mutex::default(),
+            keys: Mutex::default(),
             _directory: directory,
         })
     }
     pub(super) fn kind(&self) -> &'static str {
         self.backend.kind()
     }
-    pub(super) fn can(&self, can: Can) -> bool {
-        can == Can::Load || self.world.can().contains(&can)
+    /// Whether the backend declares that.
+    pub(super) fn can(&self, what: Capability) -> bool {
+        self.backend.capabilities().has(what)
+    }
+    /// Why a case is not tried at all.
+    pub(super) fn left_out(&self, case: &Case) -> Option<String> {
+        let capabilities = self.backend.capabilities();
+        let lacking =
+            case.of.iter().chain(case.needs).find_map(|what| Some((what, capabilities.lacks(*what)?)));
+        match lacking {
+            Some((what, why)) => Some(format!("the backend lacks `{what}`: {why}")),
+            None => self.world.leaves_out(case),
+        }
+    }
+    /// Whether its machines exist only while they are loaded.
+    pub(super) fn makes(&self) -> bool {
+        self.world.only().is_none()
+    }
+    /// Skips a case that is about machines which are not there.
+    pub(super) fn must_make(&self) -> Verdict {
+        if self.makes() { Ok(()) } else { skipped("its machines are always there") }
+    }
+    /// Skips a case for what the world has not.
+    pub(super) fn without<T>(&self, what: Offer) -> Verdict<T> {
+        skipped(self.world.why_not(what))
     }
     fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,7 +163,7 @@ impl<'w> Kit<'w> {
         now.computers.clear();
     }
     pub(super) fn guest(&self) -> Verdict<&GuestImage> {
-        self.guest.as_ref().map_or_else(|| skipped("the world has no guest that boots"), Ok)
+        self.guest.as_ref().map_or_else(|| self.without(Offer::Guest), Ok)
     }
 
     // ── computers ──
@@ -196,7 +225,7 @@ impl<'w> Kit<'w> {
     pub(super) async fn source(&self) -> Verdict<String> {
         match self.world.source().await.map_err(world_failed)? {
             Some(name) => Ok(name),
-            None => skipped("the world has no machine of others to make an image of"),
+            None => self.without(Offer::Source),
         }
     }
 
@@ -218,7 +247,7 @@ impl<'w> Kit<'w> {
                 other => drop(first.get_or_insert(format!("unloading {computer} ended as {other:?}"))),
             }
         }
-        if self.can(Can::Things) && !self.left().await?.is_empty() {
+        if self.can(Capability::Things) && !self.left().await?.is_empty() {
             self.remove_things().await?;
         }
         for leftover in self.library.leftovers()? {
@@ -337,7 +366,7 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
-            inbox: None,
+            inbox: self.inbox.as_deref(),
         };
         let ended = execute(run, flow, async { Ok(()) }, |job, ()| work(&*backend, job, deed, target)).await;
         if let Ok(records) = journal.read().await
@@ -375,7 +404,7 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
-            inbox: None,
+            inbox: self.inbox.as_deref(),
         };
         self.backend.plan(work, &target)
     }
@@ -387,7 +416,12 @@ impl<'w> Kit<'w> {
     /// Runs what answers an endpoint.
     pub(super) async fn endpoint(&self, deed: &Deed) -> Verdict<Endpoint> {
         match done(self.run(deed).await)? {
-            Made::Endpoint(endpoint) => Ok(endpoint),
+            Made::Endpoint(endpoint) => {
+                if deed.guest {
+                    self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.host_keys.source);
+                }
+                Ok(endpoint)
+            }
             other => failed(format!("no endpoint but {other:?}")),
         }
     }
@@ -430,6 +464,10 @@ impl<'w> Kit<'w> {
             self.leaks.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned());
         }
     }
+    /// Where the host keys of each guest so far were from.
+    pub(super) fn keys(&self) -> Vec<KeySource> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
     pub(super) fn leaks(&self) -> Vec<String> {
         self.leaks.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
@@ -445,7 +483,13 @@ async fn work(
     match &deed.work {
         Work::Load => backend.load(job, target).await.map(Made::Endpoint),
         Work::Resume => backend.resume(job, target).await.map(Made::Endpoint),
-        Work::Unload => backend.unload(job, target.computer).await.map(|()| Made::Nothing),
+        Work::Unload => {
+            // As the daemon does it: what has been lent, and where it answered, is cleaned first.
+            if target.endpoint.is_some() {
+                backend.sanitize(job, target).await?;
+            }
+            backend.unload(job, target.computer).await.map(|()| Made::Nothing)
+        }
         Work::Capture(staging) => backend.capture(job, target, staging).await.map(Made::Captured),
         Work::CaptureVm { vm, staging } => {
             let Target { os, remotes, user, hooks, limits, .. } = target;

@@ -151,9 +151,7 @@ impl<'k> Plays<'k> {
     pub(super) async fn of(kit: &'k Kit<'k>, plot: Plot) -> Verdict<Self> {
         let computer = kit.computer()?;
         let calm = play(kit, plot, &computer, "").await?;
-        if matches!(plot, Plot::Load | Plot::Capture) || !calm.wrong.is_empty() {
-            ensure!(calm.wrong.is_empty(), "undisturbed: {}", calm.wrong.join("; "));
-        }
+        ensure!(calm.wrong.is_empty(), "undisturbed: {}", calm.wrong.join("; "));
         ensure!(matches!(calm.end(), Some(Ended::Done(_))), "undisturbed it ends as {:?}", calm.end());
         Ok(Self { kit, plot, computer, calm })
     }

@@ -55,7 +55,7 @@ pub struct Row {
 impl Row {
     pub(super) fn of(case: &Case, verdict: Verdict) -> Self {
         Self {
-            capability: case.of.word().to_owned(),
+            capability: case.capability().to_owned(),
             case: case.name.to_owned(),
             shows: case.shows.to_owned(),
             boots: case.boots,
@@ -71,6 +71,11 @@ pub struct Report {
     pub world: String,
     /// The backend's type.
     pub kind: String,
+    /// The commit that it ran on, and `+` where what ran was not committed; `None` before it is kept. It is told, and not
+    /// compared.
+    pub tree: Option<String>,
+    /// At how many points each kind of interruption was played; `None` at all there are.
+    pub points: Option<usize>,
     /// Each case, in the kit's order.
     pub cases: Vec<Row>,
 }
@@ -94,15 +99,19 @@ impl Report {
     /// # Errors
     /// It is another.
     pub fn settle(&self, file: &Path) -> Result<(), String> {
-        let now = self.json();
         if std::env::var_os("UPDATE").is_some_and(|v| v == "1") {
-            return std::fs::write(file, now).map_err(|e| format!("writing {}: {e}", file.display()));
+            let now = Self { tree: file.parent().and_then(tree), ..self.clone() };
+            return std::fs::write(file, now.json()).map_err(|e| format!("writing {}: {e}", file.display()));
         }
         let kept = std::fs::read_to_string(file).map_err(|e| format!("reading {}: {e}", file.display()))?;
-        if kept == now {
+        let kept: Option<Self> = serde_json::from_str(&kept).ok();
+        if kept.as_ref().is_some_and(|kept| *self == Self { tree: self.tree.clone(), ..kept.clone() }) {
             return Ok(());
         }
-        let kept: Option<Self> = serde_json::from_str(&kept).ok();
+        if let Some(points) = kept.as_ref().map(|kept| kept.points).filter(|points| *points != self.points) {
+            let (file, now) = (file.display(), self.points);
+            return Err(format!("{file} is of {points:?} points, and {now:?} ran; UPDATE=1 writes it anew"));
+        }
         let kept = kept.map(|report| report.cases).unwrap_or_default();
         let other = self.cases.iter().filter(|row| !kept.contains(row)).map(|row| row.case.as_str());
         let gone = kept.iter().filter(|row| !self.cases.contains(row)).map(|row| row.case.as_str());
@@ -114,11 +123,29 @@ impl Report {
     }
 }
 
+/// What is checked out where a report is kept.
+fn tree(at: &Path) -> Option<String> {
+    let git = |words: &[&str]| {
+        let output = std::process::Command::new("git").arg("-C").arg(at).args(words).output().ok()?;
+        let text = output.status.success().then(|| String::from_utf8(output.stdout).ok()).flatten()?;
+        Some(text.trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
+    // What is written by such runs is no part of what ran.
+    let changed = git(&["status", "--porcelain", "--", ":/", ":(exclude,top)docs"])?;
+    Some(if changed.is_empty() { commit } else { commit + "+" })
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.cases.iter().map(|row| row.case.len()).max().unwrap_or(0);
         let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-        writeln!(f, "conformance of {} (a backend of type {})", self.world, self.kind)?;
+        let points = self.points.map_or("every point".to_owned(), |points| format!("{points} points"));
+        let (world, kind) = (&self.world, &self.kind);
+        writeln!(
+            f,
+            "conformance of {world} (a backend of type {kind}), interrupted at {points} of its jobs"
+        )?;
         for row in &self.cases {
             *count.entry(row.verdict.word()).or_default() += 1;
             let (capability, case, boots) =

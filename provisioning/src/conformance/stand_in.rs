@@ -24,6 +24,7 @@ pub(super) enum Manner {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Calls {
     pub(super) post_load: usize,
+    pub(super) sanitize: usize,
     /// Each call's end state.
     pub(super) pre_capture: Vec<EndState>,
     /// The endpoint of the last `pre_capture`.
@@ -138,6 +139,7 @@ impl Os for Lent<'_> {
         }
     }
     async fn sanitize(&self, job: &mut Job, guest: Guest<'_>) -> Result<(), vcl_job::Error> {
+        self.counter.lock().sanitize += 1;
         match self.inner {
             Some(inner) => inner.sanitize(job, guest).await,
             None => Ok(()),

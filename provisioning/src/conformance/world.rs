@@ -1,9 +1,10 @@
 //! What the author of a backend says of it: the world that it is tried in.
 
+use super::Case;
+use crate::inbox::Inbox;
 use crate::{Limits, Provisioning};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,64 +15,35 @@ use vcl_types::{BackendName, Computer, ComputerName, Digest, Revision};
 /// What a world answers; any error will do.
 pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// What a backend can do. A case that needs what is not declared is skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Can {
-    /// `load` and `unload`: every backend can.
-    Load,
-    /// A load puts the revision's disks on the computer. A lab PC is lent as it is.
-    Image,
-    /// A machine exists only while it is loaded; before and after its state is absent. A rack of nodes is always there.
-    Create,
-    /// `capture`.
-    Capture,
-    /// `resume` after a capture.
-    Resume,
-    /// `preview_vm` and `capture_vm`.
-    CaptureVm,
-    /// `power`.
-    Power,
-    /// `vms` lists machines.
-    List,
-    /// `things` and `remove_thing`.
-    Things,
-    /// `console`.
-    Console,
-    /// `screenshot`.
-    Screenshot,
-    /// `description`.
-    Describe,
-    /// `free_space`.
-    FreeSpace,
-    /// `written`.
-    Written,
+/// What a world may have beside the backend, and may not: what is tried with it is skipped then, for the world's reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// [`World::guest`].
+    Guest,
+    /// [`World::foreign`].
+    Foreign,
+    /// [`World::source`].
+    Source,
+    /// [`World::unreachable`].
+    Unreachable,
+    /// [`World::neighbour`].
+    Neighbour,
+    /// [`World::secrets`].
+    Secrets,
 }
 
-impl Can {
-    /// The word for it in reports.
+impl Offer {
+    /// Why something is skipped without it, where the world gives no reason of its own.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn lacking(self) -> &'static str {
         match self {
-            Self::Load => "load",
-            Self::Image => "image",
-            Self::Create => "create",
-            Self::Capture => "capture",
-            Self::Resume => "resume",
-            Self::CaptureVm => "capture-vm",
-            Self::Power => "power",
-            Self::List => "list",
-            Self::Things => "things",
-            Self::Console => "console",
-            Self::Screenshot => "screenshot",
-            Self::Describe => "describe",
-            Self::FreeSpace => "free-space",
-            Self::Written => "written",
+            Self::Guest => "the world has no guest that boots",
+            Self::Foreign => "nobody else's machine can stand under its names",
+            Self::Source => "the world has no machine of others to make an image of",
+            Self::Unreachable => "the world has no instance without a host",
+            Self::Neighbour => "the world has no second instance",
+            Self::Secrets => "the world has no credentials",
         }
-    }
-}
-impl fmt::Display for Can {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
     }
 }
 
@@ -100,18 +72,13 @@ pub struct GuestImage {
     pub limits: Limits,
 }
 
-/// The world that a backend is tried in. Three methods have to be written; each further one lets cases run that are
+/// The world that a backend is tried in. What the backend can do is what its own
+/// [`capabilities`](Provisioning::capabilities) say. Three methods have to be written; each further one lets cases run that are
 /// skipped without it.
 #[async_trait]
 pub trait World: Send + Sync {
     /// Its name in reports, such as `libvirt`.
     fn name(&self) -> &str;
-
-    /// What the backend can do. [`Can::Load`] goes without saying; without it, it makes machines of images and nothing
-    /// else.
-    fn can(&self) -> &[Can] {
-        &[Can::Image, Can::Create]
-    }
 
     /// Opens the backend instance as a process does when it starts. It is called for each "process" of the kit's, often
     /// while an earlier one is still open: all of them are the same instance, on the same machines.
@@ -131,7 +98,8 @@ pub trait World: Send + Sync {
     /// the kit began may stand in them; what is foreign should not.
     async fn left(&self) -> Result<Vec<String>>;
 
-    /// The names of its computers, where it cannot have any: a rack, a room. At least one.
+    /// The names of its computers, where it cannot have any: a rack, a room. At least one. Their machines are there
+    /// whether they are loaded or not; where this is `None`, a machine exists only while it is loaded.
     fn only(&self) -> Option<Vec<ComputerName>> {
         None
     }
@@ -203,7 +171,7 @@ pub trait World: Send + Sync {
     }
 
     /// The name of a foreign machine that an image can be made of, under whatever name, for cases of
-    /// [`Can::CaptureVm`]. It is looked at with [`vms`](Provisioning::vms) before and after.
+    /// [`Capability::CaptureVm`](crate::Capability::CaptureVm). It is looked at with [`vms`](Provisioning::vms) before and after.
     async fn source(&self) -> Result<Option<String>> {
         Ok(None)
     }
@@ -221,6 +189,23 @@ pub trait World: Send + Sync {
     /// Texts that nobody may read in descriptions, findings, journals, events and errors: the credentials' values.
     fn secrets(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Where its machines fetch and leave things, for a backend that needs that of the daemon.
+    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
+        None
+    }
+
+    /// Why the world has none of this: half a sentence, for the table.
+    fn why_not(&self, what: Offer) -> String {
+        what.lacking().to_owned()
+    }
+
+    /// Why this case is left out of this run, where it is: one that takes long, say, and that another run has. The table
+    /// shows it.
+    fn leaves_out(&self, case: &Case) -> Option<String> {
+        let _ = case;
+        None
     }
 
     /// How many points of each kind of interruption are played, spread over all: where machines cost seconds, some must

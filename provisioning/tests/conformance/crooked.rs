@@ -10,7 +10,9 @@ use vcl_images::Staging;
 use vcl_job::{Job, Kind, Step, Undo, undo_in};
 use vcl_os::{EndState, Os};
 use vcl_provisioning::sim::{Effect, Sim, machine_name};
-use vcl_provisioning::{Captured, Error, ErrorKind, Provisioning, Result, Target, VmTarget, Work};
+use vcl_provisioning::{
+    Capabilities, Capability, Captured, Error, ErrorKind, Provisioning, Result, Target, VmTarget, Work,
+};
 use vcl_types::api::{Finding, PlannedStep, PowerAction, PowerState, Thing, VmPreview, VmView};
 use vcl_types::{Computer, ComputerName, Endpoint, HostKeys};
 
@@ -51,6 +53,9 @@ pub(crate) enum Fault {
     DarkScreenshot,
     UnknownStepUndone,
     ResumeSkipsGuest,
+    LacksButAnswers,
+    LosesMachineInRace,
+    FollowsNames,
 }
 
 /// Each fault and the case that has to catch it, behind those that it needs to have run.
@@ -86,6 +91,9 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::DarkScreenshot, "screenshot"),
     (Fault::UnknownStepUndone, "undo-unknown-step"),
     (Fault::ResumeSkipsGuest, "resume-after-capture"),
+    (Fault::LacksButAnswers, "lacking-refused"),
+    (Fault::LosesMachineInRace, "power-races"),
+    (Fault::FollowsNames, "things-are-vclds"),
 ];
 
 /// Sim, with that.
@@ -163,6 +171,12 @@ impl Provisioning for Crooked {
     }
     fn os(&self) -> Option<&dyn Os> {
         self.sim.os()
+    }
+    fn capabilities(&self) -> Capabilities {
+        match self.fault {
+            Fault::LacksButAnswers => self.sim.capabilities().without(Capability::Console, "it says so"),
+            _ => self.sim.capabilities(),
+        }
     }
     fn end_state(&self) -> EndState {
         if self.is(Fault::WrongEndState) { EndState::Reboot } else { self.sim.end_state() }
@@ -287,7 +301,19 @@ impl Provisioning for Crooked {
         if on && self.state(computer).await? == PowerState::On {
             return Err(Error::new(ErrorKind::Refused, format!("{computer} is on")));
         }
-        self.explained(self.sim.power(computer, action).await)
+        let answer = self.explained(self.sim.power(computer, action).await);
+        if self.is(Fault::LosesMachineInRace) {
+            let calls = {
+                let mut calls = self.calls.lock().unwrap();
+                *calls += 1;
+                *calls
+            };
+            // The ninth is the first of the race.
+            if calls == 9 {
+                std::fs::write(self.file("lost-in-the-race"), "").unwrap();
+            }
+        }
+        answer
     }
     async fn state(&self, computer: &Computer) -> Result<PowerState> {
         self.explained(self.sim.state(computer).await)
@@ -314,6 +340,13 @@ impl Provisioning for Crooked {
         Ok(things)
     }
     async fn remove_thing(&self, thing: &Thing) -> Result<()> {
+        if self.is(Fault::FollowsNames)
+            && let Some(name) = thing.name.strip_prefix("elsewhere/../")
+        {
+            for effect in [Effect::CutPower, Effect::Undefine] {
+                self.sim.world().by_hand(name, effect).await?;
+            }
+        }
         match self.sim.remove_thing(thing).await {
             Err(_) if self.is(Fault::RemovesForeign) && thing.kind == "domain" => {
                 for effect in [Effect::CutPower, Effect::Undefine, Effect::RemovePlace] {

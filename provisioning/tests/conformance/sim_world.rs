@@ -5,12 +5,13 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use std::sync::Arc;
 use vcl_images::{Format, Library, Progress, digest};
-use vcl_job::{Cx, MemoryJournal};
-use vcl_os::EndState;
-use vcl_provisioning::conformance::{Can, Foreign, GuestImage, NoRemotes, Result, World};
+use vcl_job::{Cx, Job, MemoryJournal, Undo};
+use vcl_os::{EndState, Os};
+use vcl_provisioning::conformance::{Foreign, GuestImage, NoRemotes, Result, World};
 use vcl_provisioning::sim::{self, Chance, Content, Effect, Overlay, Settings, Sim, machine_name};
-use vcl_provisioning::{Limits, Provisioning};
-use vcl_types::{Computer, ComputerName, Digest, Nic, NicRole};
+use vcl_provisioning::{Capabilities, Limits, Provisioning, Target, Work};
+use vcl_types::api::{Finding, PlannedStep, PowerState};
+use vcl_types::{Computer, ComputerName, Digest, Endpoint, Nic, NicRole};
 
 pub(crate) struct SimWorld {
     directory: tempfile::TempDir,
@@ -33,6 +34,10 @@ impl SimWorld {
     /// One whose backend has this wrong with it.
     pub(crate) fn with(fault: Fault) -> Self {
         Self { fault: Some(fault), ..Self::new(EndState::Off) }
+    }
+    /// An instance that declares these.
+    pub(crate) fn only(&self, capabilities: Capabilities) -> Result<Arc<dyn Provisioning>> {
+        Ok(Arc::new(Modest(self.instance("sim")?, capabilities)))
     }
     fn opened(&self, directory: &str) -> Result<Arc<dyn Provisioning>> {
         let sim = self.instance(directory)?;
@@ -62,10 +67,6 @@ const FOUNDED: [&str; 3] = ["old-web", "template", "two-disks"];
 impl World for SimWorld {
     fn name(&self) -> &str {
         "sim"
-    }
-    fn can(&self) -> &[Can] {
-        use Can::*;
-        &[Image, Create, Capture, Resume, CaptureVm, Power, List, Things, Console, Screenshot, Describe]
     }
     async fn open(&self) -> Result<Arc<dyn Provisioning>> {
         self.opened("sim")
@@ -148,5 +149,41 @@ impl World for SimWorld {
     }
     fn secrets(&self) -> Vec<String> {
         self.fault.iter().map(|_| crate::crooked::SECRET.to_owned()).collect()
+    }
+}
+
+/// Sim that can no more than it says, as one whose author wrote nothing else.
+struct Modest(Sim, Capabilities);
+#[async_trait]
+impl Undo for Modest {
+    async fn undo(&self, step: &str, intent: serde_json::Value) -> vcl_job::Result<()> {
+        self.0.undo(step, intent).await
+    }
+}
+#[async_trait]
+impl Provisioning for Modest {
+    fn kind(&self) -> &'static str {
+        "modest"
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.1
+    }
+    fn os(&self) -> Option<&dyn Os> {
+        self.0.os()
+    }
+    fn plan(&self, work: Work, target: &Target<'_>) -> Vec<PlannedStep> {
+        self.0.plan(work, target)
+    }
+    async fn load(&self, job: &mut Job, target: Target<'_>) -> vcl_job::Result<Endpoint> {
+        self.0.load(job, target).await
+    }
+    async fn unload(&self, job: &mut Job, computer: &Computer) -> vcl_job::Result<()> {
+        self.0.unload(job, computer).await
+    }
+    async fn state(&self, computer: &Computer) -> vcl_provisioning::Result<PowerState> {
+        self.0.state(computer).await
+    }
+    async fn findings(&self) -> Vec<Finding> {
+        self.0.findings().await
     }
 }

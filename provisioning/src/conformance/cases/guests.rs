@@ -1,10 +1,11 @@
 //! The few cases that boot a guest.
 
 use super::capturing::files;
+use crate::Capability;
 use crate::conformance::deed::{Deed, Process};
 use crate::conformance::disk;
 use crate::conformance::journals::{Cut, Ear, Numbered};
-use crate::conformance::kit::{Kit, Verdict, done, ensure, failed, refused};
+use crate::conformance::kit::{Kit, Verdict, done, ensure, failed, refused, skipped};
 use crate::conformance::stand_in::{Lent, Manner};
 use crate::conformance::world::GuestImage;
 use std::time::Duration;
@@ -75,6 +76,10 @@ pub(super) async fn answers(kit: &Kit<'_>) -> Verdict {
         other => {
             return failed(format!("pinned to another host key, it is connected to all the same: {other:?}"));
         }
+    }
+    if kit.can(Capability::Console) {
+        let console = kit.backend.console(&computer, 100).await?;
+        ensure!(!console.trim().is_empty(), "a guest that has booted has said nothing on its console");
     }
     kit.unload(&computer).await?;
     kit.nothing_left().await
@@ -255,8 +260,24 @@ pub(super) async fn image_of_vm(kit: &Kit<'_>) -> Verdict {
     ensure!(seen().await? == before, "a preview changed the machines of others");
     let made = kit.captured(&deed).await?;
     let names = files(&staging)?;
-    ensure!(!made.disks.is_empty(), "an image without a disk");
+    let empty = made.disks.is_empty();
+    ensure!(empty != kit.can(Capability::Imaging), "an image of {} disks", made.disks.len());
     ensure!(made.disks.iter().all(|disk| names.contains(&disk.file)), "the staging holds {names:?}");
     ensure!(seen().await? == before, "the machines of others were {before:?} and are {:?}", seen().await?);
     kit.nothing_left().await
+}
+
+/// Behind all that boot a guest.
+pub(super) async fn keys_known(kit: &Kit<'_>) -> Verdict {
+    let sources = kit.keys();
+    if sources.is_empty() {
+        return skipped("no guest was booted before");
+    }
+    let first = sources.iter().filter(|source| **source == KeySource::FirstUse).count();
+    ensure!(
+        first == 0,
+        "the host keys of {first} of {} guests are those of the first connection",
+        sources.len()
+    );
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! Looking at machines and at the instance.
 
-use crate::ErrorKind;
-use crate::conformance::kit::{Kit, Stop, Verdict, ensure, failed, is_error, skipped, within};
-use crate::conformance::world::Can;
-use vcl_types::api::{FindingLevel, PowerAction};
+use crate::conformance::kit::{Kit, Stop, Verdict, ensure, failed, is_error, refused, skipped, within};
+use crate::conformance::stand_in::{Counter, Lent, Manner, NoRemotes};
+use crate::conformance::world::Offer;
+use crate::{Capability, ErrorKind, VmTarget};
+use vcl_job::Kind;
+use vcl_types::api::{FindingLevel, PowerAction, PowerState};
 
 /// How many bytes of a console there may be.
 const MOST: usize = 256 * 1024;
@@ -75,19 +77,19 @@ pub(super) async fn findings(kit: &Kit<'_>) -> Verdict {
 
 pub(super) async fn unreachable(kit: &Kit<'_>) -> Verdict {
     let backend = kit.world.unreachable().await.map_err(|e| Stop::Failed(e.to_string()))?;
-    let Some(backend) = backend else { return skipped("the world has no instance without a host") };
+    let Some(backend) = backend else { return kit.without(Offer::Unreachable) };
     let (computer, kinds) = (kit.computer()?, [ErrorKind::Unreachable]);
     const SOON: u64 = 90;
     is_error("a power state", within("a power state", SOON, backend.state(&computer)).await?, &kinds)?;
-    if kit.can(Can::Power) {
+    if kit.can(Capability::Power) {
         let answer = within("a power call", SOON, backend.power(&computer, PowerAction::On)).await?;
         is_error("a power call", answer, &kinds)?;
     }
-    if kit.can(Can::List) {
+    if kit.can(Capability::Vms) {
         is_error("the list of machines", within("the list of machines", SOON, backend.vms()).await?, &kinds)?;
         is_error("the list of powers", within("the list of powers", SOON, backend.powers()).await?, &kinds)?;
     }
-    if kit.can(Can::Things) {
+    if kit.can(Capability::Things) {
         is_error("the list of things", within("the list of things", SOON, backend.things()).await?, &kinds)?;
     }
     let findings = within("looking at the instance", SOON, backend.findings()).await?;
@@ -100,12 +102,85 @@ pub(super) async fn unreachable(kit: &Kit<'_>) -> Verdict {
     Ok(())
 }
 
+/// What it says that it lacks is so, and it says that when it is asked for it.
+pub(super) async fn lacking(kit: &Kit<'_>) -> Verdict {
+    let capabilities = kit.backend.capabilities();
+    let lacks = Capability::ALL.into_iter().filter_map(|what| Some((what, capabilities.lacks(what)?)));
+    let lacks: Vec<_> = lacks.collect();
+    if lacks.is_empty() {
+        return skipped("it lacks nothing");
+    }
+    let computer = kit.computer()?;
+    let at = kit.load(&computer).await?;
+    let there = kit.left().await?;
+    for (what, why) in lacks {
+        ensure!(!why.is_empty(), "it lacks `{what}` for no reason");
+        let unsupported = |call: &str, answer: crate::Result<()>| match answer {
+            Err(e) if e.kind == ErrorKind::Unsupported && e.chain().contains(why) => Ok(()),
+            Err(e) => failed(format!("{call} is not refused as unsupported for `{why}`: {}", e.chain())),
+            Ok(()) => failed(format!("{call} is answered, and it says that it lacks `{what}`")),
+        };
+        let backend = &kit.backend;
+        match what {
+            // What a load does, and no call.
+            Capability::Imaging | Capability::HostKeys => {}
+            Capability::Capture => {
+                let staging = kit.staging()?;
+                let capture = kit.run(&kit.capture_of(&computer, &at, &staging)).await;
+                let said = refused("a capture", capture, &[Kind::Refused])?;
+                ensure!(said.contains(why), "a capture is refused for another reason than `{why}`: {said}");
+            }
+            Capability::CaptureVm => {
+                let os = Lent { inner: None, manner: Manner::Well, counter: Counter::default() };
+                let limits = kit.world.limits();
+                let (vm, user) = ("kit-no-such-machine", "root");
+                let target = VmTarget { vm, os: &os, remotes: &NoRemotes, user, hooks: None, limits };
+                unsupported("a preview", backend.preview_vm(target).await.map(drop))?;
+            }
+            Capability::Vms => {
+                let vms = backend.vms().await?;
+                ensure!(vms.is_empty(), "it lacks `{what}` and lists {vms:?}");
+            }
+            Capability::Power => {
+                for action in [PowerAction::Off, PowerAction::ForceOff, PowerAction::Reset] {
+                    let answer = backend.power(&computer, action).await.map(drop);
+                    unsupported(&format!("{action:?}"), answer)?;
+                }
+            }
+            Capability::Console => unsupported("a console", backend.console(&computer, 3).await.map(drop))?,
+            Capability::Screenshot => {
+                unsupported("a display", backend.screenshot(&computer).await.map(drop))?;
+            }
+            Capability::Description => {
+                unsupported("a description", backend.description(&computer).await.map(drop))?;
+            }
+            Capability::Things => {
+                let things = backend.things().await?;
+                ensure!(things.is_empty(), "it lacks `{what}` and has {things:?}");
+            }
+            Capability::FreeSpace => {
+                let free = backend.free_space().await?;
+                ensure!(free.is_none(), "it lacks `{what}` and knows {free:?}");
+            }
+            Capability::Written => {
+                let written = backend.written(&computer).await?;
+                ensure!(written.is_none(), "it lacks `{what}` and knows {written:?}");
+            }
+        }
+        let now = kit.left().await?;
+        ensure!(now == there, "asked for `{what}`, which it lacks, it changed {there:?} into {now:?}");
+    }
+    let state = kit.backend.state(&computer).await?;
+    ensure!(state == PowerState::On, "the loaded computer is {state:?} after all that");
+    Ok(())
+}
+
 /// The last case: what all the others have read.
 pub(super) async fn secrets(kit: &Kit<'_>) -> Verdict {
     let leaks = kit.leaks();
     ensure!(leaks.is_empty(), "credentials stand in {}", leaks.join(", "));
     if kit.world.secrets().is_empty() {
-        return skipped("the world has no credentials");
+        return kit.without(Offer::Secrets);
     }
     Ok(())
 }

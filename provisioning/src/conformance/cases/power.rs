@@ -2,7 +2,6 @@
 
 use crate::ErrorKind;
 use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, within};
-use crate::conformance::world::Can;
 use futures::future::join_all;
 use vcl_types::api::{PowerAction, PowerState};
 
@@ -29,6 +28,7 @@ pub(super) async fn states(kit: &Kit<'_>) -> Verdict {
 pub(super) async fn races(kit: &Kit<'_>) -> Verdict {
     let computer = kit.computer()?;
     kit.load(&computer).await?;
+    let there = kit.left().await?;
     // All want the same: whoever is late finds it done.
     for (action, state) in [(PowerAction::ForceOff, PowerState::Off), (PowerAction::On, PowerState::On)] {
         let answers = join_all((0..4).map(|_| kit.backend.power(&computer, action)));
@@ -36,6 +36,8 @@ pub(super) async fn races(kit: &Kit<'_>) -> Verdict {
             let answer = answer?;
             ensure!(answer == state, "one of four {action:?} at once answers {answer:?}");
         }
+        let now = kit.backend.state(&computer).await?;
+        ensure!(now == state, "after four {action:?} at once it is {now:?}");
     }
     // Powering on may fail where somebody cuts the power in the middle of it; cutting it may not.
     let actions = [PowerAction::On, PowerAction::ForceOff].repeat(4);
@@ -47,17 +49,21 @@ pub(super) async fn races(kit: &Kit<'_>) -> Verdict {
             other => return failed(format!("in the middle of a race {action:?} answers {other:?}")),
         }
     }
+    let state = kit.backend.state(&computer).await?;
+    ensure!(matches!(state, PowerState::On | PowerState::Off), "after the race it is {state:?}");
     for (action, state) in [(PowerAction::ForceOff, PowerState::Off), (PowerAction::On, PowerState::On)] {
         let answer = kit.backend.power(&computer, action).await?;
         ensure!(answer == state, "after the race {action:?} answers {answer:?}");
+        let now = kit.backend.state(&computer).await?;
+        ensure!(now == state, "after the race and {action:?} it is {now:?}");
     }
+    let now = kit.left().await?;
+    ensure!(now == there, "the race changed {there:?} into {now:?}");
     Ok(())
 }
 
 pub(super) async fn nobody(kit: &Kit<'_>) -> Verdict {
-    if !kit.can(Can::Create) {
-        return crate::conformance::kit::skipped("its machines are always there");
-    }
+    kit.must_make()?;
     let computer = kit.computer()?;
     for action in [PowerAction::On, PowerAction::Off, PowerAction::ForceOff, PowerAction::Reset] {
         let answer = kit.backend.power(&computer, action).await;
@@ -78,7 +84,7 @@ pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
         ensure!(state == expected, "{computer} is {state:?} instead of {expected:?}");
         ensure!(listed == Some(&state), "{computer} is {state:?} and listed as {listed:?}");
     }
-    if kit.can(Can::Create) {
+    if kit.makes() {
         kit.unload(&off).await?;
         let listed = kit.backend.powers().await?.get(&off.name).copied();
         ensure!(

@@ -1,11 +1,11 @@
 //! What is there: machines of vcld's and of others, and what jobs that died have left.
 
+use crate::Capability;
 use crate::ErrorKind;
 use crate::conformance::journals::{Cut, Numbered};
-use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, refused, skipped};
-use crate::conformance::world::{Can, Foreign};
+use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, refused};
+use crate::conformance::world::{Foreign, Offer};
 use vcl_job::{Kind, Outcome};
-use vcl_types::Computer;
 use vcl_types::api::{PowerAction, PowerState, Thing, VmView};
 
 async fn managed(kit: &Kit<'_>) -> Verdict<Vec<String>> {
@@ -21,7 +21,7 @@ pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
         ours.contains(&computer.name.to_string()),
         "{computer} is loaded, and of vcld's are listed: {ours:?}"
     );
-    if kit.can(Can::Create) {
+    if kit.makes() {
         kit.unload(&computer).await?;
         let ours = managed(kit).await?;
         ensure!(!ours.contains(&computer.name.to_string()), "{computer} is unloaded and still listed");
@@ -39,9 +39,10 @@ pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
 }
 
 pub(super) async fn foreign(kit: &Kit<'_>) -> Verdict {
+    kit.must_make()?;
     let computer = kit.computer()?;
     let Some(before) = kit.foreign(Foreign::Put, &computer).await? else {
-        return skipped("nobody else's machine can stand under its names");
+        return kit.without(Offer::Foreign);
     };
     let untouched = async |what: &str| {
         let now = kit.foreign(Foreign::Look, &computer).await?;
@@ -61,7 +62,7 @@ pub(super) async fn foreign(kit: &Kit<'_>) -> Verdict {
         other => return failed(format!("an unload ended as {other:?}")),
     }
     for action in [PowerAction::Off, PowerAction::ForceOff, PowerAction::On, PowerAction::Reset] {
-        if kit.can(Can::Power) {
+        if kit.can(Capability::Power) {
             let answer = kit.backend.power(&computer, action).await;
             is_error(
                 &format!("{action:?} of a foreign machine"),
@@ -71,7 +72,7 @@ pub(super) async fn foreign(kit: &Kit<'_>) -> Verdict {
             untouched("a power call").await?;
         }
     }
-    if kit.can(Can::Things) {
+    if kit.can(Capability::Things) {
         let things = kit.backend.things().await?;
         let named = things.iter().find(|thing| thing.computer.as_ref() == Some(&computer.name));
         ensure!(named.is_none(), "it is listed as a thing of vcld's: {named:?}");
@@ -80,18 +81,19 @@ pub(super) async fn foreign(kit: &Kit<'_>) -> Verdict {
 }
 
 pub(super) async fn unknown(kit: &Kit<'_>) -> Verdict {
+    kit.must_make()?;
     let computer = kit.computer()?;
     let state = kit.backend.state(&computer).await?;
     ensure!(state == PowerState::Absent, "a computer that was never loaded is {state:?}");
     let not_there = [ErrorKind::NotFound];
-    if kit.can(Can::Console) {
+    if kit.can(Capability::Console) {
         is_error("its console", kit.backend.console(&computer, 10).await, &not_there)?;
     }
-    if kit.can(Can::Screenshot) {
+    if kit.can(Capability::Screenshot) {
         let picture = kit.backend.screenshot(&computer).await.map(|png| png.len());
         is_error("its display", picture, &[ErrorKind::NotFound, ErrorKind::Refused])?;
     }
-    if kit.can(Can::Describe) {
+    if kit.can(Capability::Description) {
         is_error("its description", kit.backend.description(&computer).await, &not_there)?;
     }
     kit.nothing_left().await
@@ -121,6 +123,14 @@ pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
             ensure!(now.as_ref() == Some(&before), "removing it as a {kind} changed {before} into {now:?}");
         }
     }
+    // Names come from anywhere: one that leads to what is in use by another way is not followed.
+    let there = kit.left().await?;
+    for thing in &made {
+        let name = format!("elsewhere/../{}", thing.name);
+        let _ = kit.backend.remove_thing(&Thing { name: name.clone(), ..(*thing).clone() }).await;
+        let now = kit.left().await?;
+        ensure!(now == there, "removing the {} {name} changed {there:?} into {now:?}", thing.kind);
+    }
     let state = kit.backend.state(&computer).await?;
     ensure!(state == PowerState::On, "the loaded machine is {state:?} after all that");
     Ok(())
@@ -129,7 +139,7 @@ pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
 pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
     let computer = kit.computer()?;
     let deed = kit.load_of(&computer);
-    let (mut at, mut last) = (0, 0);
+    let (mut at, mut last) = (0, Vec::new());
     loop {
         at += 1;
         let journal = Numbered::new(kit.job());
@@ -138,14 +148,13 @@ pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
             ensure!(matches!(ended, Outcome::Done(_)), "undisturbed it ended as {ended:?}");
             break;
         }
-        let every = kit.world.points() != usize::MAX;
         let left = kit.left().await?;
-        // Where machines cost time, only what there is more than at the point before is gone through.
-        if every && left.len() == last {
-            purge(kit, &computer).await?;
+        // What was gone through at the point before needs not be gone through again.
+        if left == last {
+            kit.unload(&computer).await?;
             continue;
         }
-        last = left.len();
+        last.clone_from(&left);
         let things = kit.backend.things().await?;
         ensure!(
             left.is_empty() || !things.is_empty(),
@@ -164,14 +173,10 @@ pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
     Ok(())
 }
 
-async fn purge(kit: &Kit<'_>, computer: &Computer) -> Verdict {
-    kit.unload(computer).await
-}
-
 pub(super) async fn neighbours(kit: &Kit<'_>) -> Verdict {
     let neighbour =
         kit.world.neighbour().await.map_err(|e| crate::conformance::kit::Stop::Failed(e.to_string()))?;
-    let Some(neighbour) = neighbour else { return skipped("the world has no second instance") };
+    let Some(neighbour) = neighbour else { return kit.without(Offer::Neighbour) };
     let computer = kit.computer()?;
     kit.load(&computer).await?;
     let ours = |vms: Vec<VmView>| vms.into_iter().any(|vm| vm.managed.as_ref() == Some(&computer.name));
