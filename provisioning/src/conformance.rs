@@ -135,10 +135,13 @@ pub fn check<W: World>(world: impl Future<Output = W>, record: Option<&Path>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let only = variable("CONFORMANCE_CASE");
     let done = runtime.map_err(Into::into).and_then(|runtime| {
-        runtime.block_on(async {
+        // The world ends outside of the runtime: what it is made of may wait for its own end.
+        let (_world, done) = runtime.block_on(async {
             let world = world.await;
-            run(&world, only.as_deref()).await
-        })
+            let done = run(&world, only.as_deref()).await;
+            (world, done)
+        });
+        done
     });
     let report = done.unwrap_or_else(|e| panic!("the world cannot be opened: {e}"));
     println!("{report}");

@@ -120,7 +120,7 @@ cases! {
     Load [] true "guest-called-off-in-boot" "called off while a guest boots, nothing is left" => guests::called_off;
     Power [] true "guest-power-off" "a guest is asked to power off, and does" => guests::power_off;
     CaptureVm [] true "guest-image-of-vm" "an image is made of a machine of others, which is as it was" => guests::image_of_vm;
-    HostKeys [] false "host-keys-known" "the host keys of every guest so far were known from elsewhere than its first connection" => guests::keys_known;
+    HostKeys [] false "host-keys-known" "the new host keys of every guest so far were known before the first connection to it" => guests::keys_known;
 
     Load [] false "lacking-refused" "what it says that it lacks is refused as unsupported, with its reason, and changes nothing" => looking::lacking;
     Load [] false "secrets-kept" "no credential stood in any journal, event, description or finding so far" => looking::secrets;

@@ -71,6 +71,10 @@ impl Cut {
     pub(super) fn called_off_booting(inner: Arc<dyn Journal>, token: &CancellationToken) -> Arc<Self> {
         Self::new(inner, Act::CallOffBooting(token.clone()))
     }
+    /// How many points there were so far.
+    pub(super) fn passed(&self) -> usize {
+        self.passed.load(Ordering::SeqCst)
+    }
     async fn point(&self, begun: Option<&str>) {
         let passed = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
         let boots = begun.is_some_and(|key| BOOTING.iter().any(|word| key.contains(word)));

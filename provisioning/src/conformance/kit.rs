@@ -76,7 +76,7 @@ pub(super) struct Kit<'w> {
     now: Mutex<Now>,
     /// Secrets that were read where they must not be.
     leaks: Mutex<BTreeSet<String>>,
-    /// Where the host keys of each guest that was loaded were from.
+    /// Where the host keys of guests were from when they were handed over.
     keys: Mutex<Vec<KeySource>>,
     _directory: Option<tempfile::TempDir>,
 }
@@ -418,7 +418,8 @@ impl<'w> Kit<'w> {
         match done(self.run(deed).await)? {
             Made::Endpoint(endpoint) => {
                 if deed.guest {
-                    self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.host_keys.source);
+                    let met = deed.counter.calls().keys;
+                    self.keys.lock().unwrap_or_else(PoisonError::into_inner).extend(met);
                 }
                 Ok(endpoint)
             }
@@ -464,7 +465,7 @@ impl<'w> Kit<'w> {
             self.leaks.lock().unwrap_or_else(PoisonError::into_inner).insert(place.to_owned());
         }
     }
-    /// Where the host keys of each guest so far were from.
+    /// Where the host keys of each guest so far were from that makes itself new ones.
     pub(super) fn keys(&self) -> Vec<KeySource> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

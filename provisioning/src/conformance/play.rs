@@ -42,8 +42,8 @@ impl<'k> Play<'k> {
             Ok(match plot {
                 Plot::Load => kit.load_of(computer),
                 Plot::Unload => {
-                    kit.load(computer).await?;
-                    kit.unload_of(computer)
+                    let at = kit.load(computer).await?;
+                    kit.unload_of(computer).at(&at)
                 }
                 Plot::Capture => {
                     let at = kit.load(computer).await?;
@@ -157,11 +157,7 @@ impl<'k> Plays<'k> {
     }
     /// The points at which things happen to it: all, or as many as the world takes.
     pub(super) fn points(&self) -> Vec<usize> {
-        let all = self.calm.points.first().copied().unwrap_or(0);
-        let most = self.kit.world.points().clamp(1, all.max(1));
-        let mut points: Vec<usize> = (0..most).map(|n| 1 + n * all / most).filter(|n| *n <= all).collect();
-        points.dedup();
-        points
+        spread(self.calm.points.first().copied().unwrap_or(0), self.kit.world.points())
     }
     /// A pattern, in which `@N` is a point and `@M` one soon after it, as a history.
     fn history(pattern: &str, point: usize) -> String {
@@ -204,8 +200,28 @@ impl<'k> Plays<'k> {
     }
 }
 
+/// At most so many of the points 1 to `all`, spread over them; there is one at least.
+pub(super) fn spread(all: usize, most: usize) -> Vec<usize> {
+    let all = all.max(1);
+    let most = most.clamp(1, all);
+    (0..most).map(|n| 1 + n * all / most).collect()
+}
+
 async fn play<'k>(kit: &'k Kit<'k>, plot: Plot, computer: &Computer, history: &str) -> Verdict<Played> {
     let make = async |points| Play::prepare(kit, plot, computer, points).await;
     let matrix = Matrix::of("conformance", make);
     matrix.replay(history).await.or_else(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn points_are_spread_over_all_there_are() {
+        assert_eq!(spread(7, usize::MAX), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(spread(40, 4), [1, 11, 21, 31]);
+        assert_eq!(spread(2, 5), [1, 2]);
+        assert_eq!(spread(0, 5), [1]);
+    }
 }

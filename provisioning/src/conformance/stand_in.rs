@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Job, Kind, Step, Undo, undo_in};
 use vcl_os::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Remote, Remotes, Result, Survey};
-use vcl_types::{Endpoint, OsName};
+use vcl_types::{Endpoint, KeySource, OsName};
 
 /// What a guest does this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) enum Manner {
 pub(super) struct Calls {
     pub(super) post_load: usize,
     pub(super) sanitize: usize,
+    /// Where the host keys were from that each guest which makes itself new ones was handed over with.
+    pub(super) keys: Vec<KeySource>,
     /// Each call's end state.
     pub(super) pre_capture: Vec<EndState>,
     /// The endpoint of the last `pre_capture`.
@@ -90,7 +92,13 @@ impl Os for Lent<'_> {
         self.inner.map_or(UNMADE.name(), Os::unmaking)
     }
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
-        self.counter.lock().post_load += 1;
+        {
+            let mut calls = self.counter.lock();
+            calls.post_load += 1;
+            if guest.generalised {
+                calls.keys.push(guest.endpoint.host_keys.source);
+            }
+        }
         if let Some(inner) = self.inner.filter(|_| self.manner != Manner::NeverReady) {
             return inner.post_load(job, guest).await;
         }

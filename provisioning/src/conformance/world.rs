@@ -170,8 +170,8 @@ pub trait World: Send + Sync {
         format!("vcl-{}", computer.name)
     }
 
-    /// The name of a foreign machine that an image can be made of, under whatever name, for cases of
-    /// [`Capability::CaptureVm`](crate::Capability::CaptureVm). It is looked at with [`vms`](Provisioning::vms) before and after.
+    /// The name of a foreign machine, under whatever name: it has to be listed, and with
+    /// [`Capability::CaptureVm`](crate::Capability::CaptureVm) an image is made of it. It is looked at with [`vms`](Provisioning::vms) before and after.
     async fn source(&self) -> Result<Option<String>> {
         Ok(None)
     }

@@ -29,7 +29,7 @@ pub(super) async fn answers(kit: &Kit<'_>) -> Verdict {
     let state = kit.backend.state(&computer).await?;
     ensure!(state == PowerState::On, "a loaded computer is {state:?}");
     ensure!(
-        !kit.can(Capability::Things) || !kit.left().await?.is_empty(),
+        !kit.makes() || !kit.left().await?.is_empty(),
         "the world shows nothing of a loaded machine: its `left` is blind"
     );
     kit.unload(&computer).await?;

@@ -3,7 +3,8 @@
 use crate::Capability;
 use crate::ErrorKind;
 use crate::conformance::journals::{Cut, Numbered};
-use crate::conformance::kit::{Kit, Verdict, ensure, failed, is_error, refused};
+use crate::conformance::kit::{Kit, Stop, Verdict, ensure, failed, is_error, refused};
+use crate::conformance::play::spread;
 use crate::conformance::world::{Foreign, Offer};
 use vcl_job::{Kind, Outcome};
 use vcl_types::api::{PowerAction, PowerState, Thing, VmView};
@@ -27,14 +28,18 @@ pub(super) async fn listed(kit: &Kit<'_>) -> Verdict {
         ensure!(!ours.contains(&computer.name.to_string()), "{computer} is unloaded and still listed");
     }
     let foreign = kit.computer()?;
-    if kit.foreign(Foreign::Put, &foreign).await?.is_some() {
-        let name = kit.world.foreign_name(&foreign);
-        let vms = kit.backend.vms().await?;
-        let Some(vm) = vms.iter().find(|vm| vm.name == name) else {
-            return failed(format!("{name} is there and not listed"));
-        };
-        ensure!(vm.managed.is_none(), "{name} is another's and listed as the machine of {:?}", vm.managed);
-    }
+    let name = match kit.foreign(Foreign::Put, &foreign).await? {
+        Some(_) => kit.world.foreign_name(&foreign),
+        None => match kit.world.source().await.map_err(|e| Stop::Failed(e.to_string()))? {
+            Some(name) => name,
+            None => return kit.without(Offer::Foreign),
+        },
+    };
+    let vms = kit.backend.vms().await?;
+    let Some(vm) = vms.iter().find(|vm| vm.name == name) else {
+        return failed(format!("{name} is there and not listed"));
+    };
+    ensure!(vm.managed.is_none(), "{name} is another's and listed as the machine of {:?}", vm.managed);
     Ok(())
 }
 
@@ -100,6 +105,8 @@ pub(super) async fn unknown(kit: &Kit<'_>) -> Verdict {
 }
 
 pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
+    // A machine that is always there is nobody's thing.
+    kit.must_make()?;
     let before = kit.backend.things().await?;
     let computer = kit.computer()?;
     kit.load(&computer).await?;
@@ -139,15 +146,17 @@ pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
 pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
     let computer = kit.computer()?;
     let deed = kit.load_of(&computer);
-    let (mut at, mut last) = (0, Vec::new());
-    loop {
-        at += 1;
-        let journal = Numbered::new(kit.job());
-        if let Some(ended) = kit.run_until(Cut::at(journal, at), &deed).await? {
-            // It came to its end before it came to that point.
-            ensure!(matches!(ended, Outcome::Done(_)), "undisturbed it ended as {ended:?}");
-            break;
-        }
+    let undisturbed = Cut::at(Numbered::new(kit.job()), usize::MAX);
+    match kit.run_until(undisturbed.clone(), &deed).await? {
+        Some(Outcome::Done(_)) => kit.unload(&computer).await?,
+        other => return failed(format!("undisturbed it ended as {other:?}")),
+    }
+    // A load that dies costs less than one that goes on.
+    let points = spread(undisturbed.passed(), kit.world.points().saturating_mul(4));
+    let (mut last, mut found) = (Vec::new(), false);
+    for at in points {
+        let died = kit.run_until(Cut::at(Numbered::new(kit.job()), at), &deed).await?;
+        ensure!(died.is_none(), "it was to die at write {at} and ended as {died:?}");
         let left = kit.left().await?;
         // What was gone through at the point before needs not be gone through again.
         if left == last {
@@ -160,6 +169,7 @@ pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
             left.is_empty() || !things.is_empty(),
             "killed at write {at}, a load leaves {left:?}, and nothing of it is among the things"
         );
+        found |= !things.is_empty();
         kit.remove_things().await?;
         let left = kit.left().await?;
         ensure!(left.is_empty(), "killed at write {at}: when all things are removed there is still {left:?}");
@@ -170,12 +180,12 @@ pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
             }
         }
     }
+    ensure!(found, "killed at whatever point, a load leaves nothing: it makes nothing that could be found");
     Ok(())
 }
 
 pub(super) async fn neighbours(kit: &Kit<'_>) -> Verdict {
-    let neighbour =
-        kit.world.neighbour().await.map_err(|e| crate::conformance::kit::Stop::Failed(e.to_string()))?;
+    let neighbour = kit.world.neighbour().await.map_err(|e| Stop::Failed(e.to_string()))?;
     let Some(neighbour) = neighbour else { return kit.without(Offer::Neighbour) };
     let computer = kit.computer()?;
     kit.load(&computer).await?;
