@@ -103,7 +103,7 @@ pub struct Seen {
 }
 
 /// The daemon's inbox, as a backend is lent it.
-pub trait Inbox: Send + Sync {
+pub trait Inbox: Send + Sync + std::fmt::Debug {
     /// Where the box of that name is or would be; nothing is made. A name has letters, digits, `-` and `_`.
     ///
     /// # Errors

@@ -27,11 +27,12 @@ mod load;
 mod look;
 pub mod task;
 
+use crate::inbox::Inbox;
 use crate::{Capabilities, Capability, Captured, Error, ErrorKind, Provisioning, Result, Target, Work};
 use async_trait::async_trait;
 use client::Client;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vcl_images::Staging;
 use vcl_job::{AnyStep, Job, Undo, undo_in};
@@ -58,8 +59,8 @@ pub struct Settings {
     pub osimages: BTreeMap<String, String>,
     /// The computers that are known to be this instance's.
     pub computers: Vec<ComputerName>,
-    /// Whether the daemon has an inbox.
-    pub inbox: bool,
+    /// The daemon's inbox, where it has one.
+    pub inbox: Option<Arc<dyn Inbox>>,
     /// The disk that is imaged, as the service system calls it; `None` is the only one.
     pub disk: Option<String>,
     /// The largest disk that is captured.
@@ -86,6 +87,8 @@ pub struct Xcat {
     client: Client,
     /// What nodes were when they were last asked, for those whose service processor does not answer now.
     powers: Mutex<BTreeMap<ComputerName, PowerState>>,
+    /// Who switches a node's power now, outside of any job: one after the other, for each waits to see what it asked for.
+    switching: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Xcat {
@@ -97,7 +100,7 @@ impl Xcat {
     pub fn new(settings: Settings) -> Result<Self> {
         one_computer_a_node(&settings)?;
         let client = Client::new(&settings)?;
-        Ok(Self { settings, client, powers: Mutex::default() })
+        Ok(Self { settings, client, powers: Mutex::default(), switching: Mutex::default() })
     }
 
     /// The node that a computer is.
@@ -196,7 +199,7 @@ impl Provisioning for Xcat {
         EndState::Reboot
     }
     fn capabilities(&self) -> Capabilities {
-        match self.settings.inbox {
+        match self.settings.inbox.is_some() {
             true => CAPABILITIES,
             false => CAPABILITIES.without(Capability::Capture, "the configuration has no [inbox]"),
         }
@@ -234,10 +237,12 @@ impl Provisioning for Xcat {
         self.masked_definition(&computer.name).await
     }
     async fn things(&self) -> Result<Vec<Thing>> {
-        self.armed_nodes().await
+        let mut things = self.armed_nodes().await?;
+        things.extend(self.open_boxes()?);
+        Ok(things)
     }
     async fn remove_thing(&self, thing: &Thing) -> Result<()> {
-        self.disarm_thing(thing).await
+        self.remove(thing).await
     }
     async fn powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
         self.all_powers().await

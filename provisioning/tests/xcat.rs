@@ -106,7 +106,7 @@ impl Service {
             nodes: [("lab-01".to_owned(), "n4".to_owned())].into(),
             osimages: [("rocky9".to_owned(), "rocky9.4-x86_64-install-compute".to_owned())].into(),
             computers: vec!["n1".parse().unwrap(), "lab-01".parse().unwrap()],
-            inbox: false,
+            inbox: None,
             disk: None,
             largest_disk: ByteSize::gibibytes(1),
             net_boot: true,
@@ -283,9 +283,11 @@ async fn what_is_armed_is_found_and_a_definition_hides_its_secrets() {
         format!(r#"{{"n1":{{"bmcpassword":"secret1","bmc":"n1-bmc","currstate":"runimage={armed}"}}}}"#);
     let service = Service::new(&[
         ("POST /tokens", 201, TOKEN),
-        ("GET /nodes/all/attrs/currstate", 200, &states),
+        ("GET /nodes", 200, r#"["n1","n4","n5"]"#),
+        ("GET /nodes/n1,n4,n5/attrs/currstate", 200, &states),
         ("GET /nodes/n1", 200, &node),
-        ("GET /nodes/all/attrs/currstate", 200, &states),
+        ("GET /nodes", 200, r#"["n1","n4","n5"]"#),
+        ("GET /nodes/n1,n4,n5/attrs/currstate", 200, &states),
         ("PUT /nodes/n1/bootstate", 200, ""),
     ])
     .await;

@@ -15,6 +15,8 @@ pub struct Making<'a> {
     pub networks: &'a Networks,
     /// The whole configuration: its computers, its credentials.
     pub config: &'a Config,
+    /// The daemon's inbox, where it has one.
+    pub inbox: Option<&'a Arc<crate::inbox::Boxes>>,
 }
 
 /// Makes instances of one type of backend.
@@ -180,7 +182,7 @@ fn xcat(making: Making<'_>) -> anyhow::Result<Arc<dyn Provisioning>> {
         nodes: table.nodes,
         osimages: table.osimages,
         computers: computers.map(|c| c.name.clone()).collect(),
-        inbox: making.config.inbox.is_some(),
+        inbox: making.inbox.map(|inbox| inbox.clone() as _),
         disk: table.disk.map(Into::into),
         largest_disk: table.largest_disk,
         net_boot: table.net_boot,

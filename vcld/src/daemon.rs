@@ -238,20 +238,7 @@ impl Builder {
         let queue = database(&config).await?;
         let key = ssh_key(&config)?;
         let public_key = key.public_line();
-        let networks = networks(&config);
-        let mut backends = BTreeMap::new();
-        for (name, table) in &config.backends {
-            let factory = self.factories.iter().find(|f| f.kind.name == table.kind);
-            let factory = factory
-                .with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
-            let making = Making { name, table, networks: &networks, config: &config };
-            let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
-            backends.insert(name.clone(), backend);
-        }
-        let windows = Node::windows(&config).context("windows.product_key")?;
         let name = node_name(&config);
-        let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
-        let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
         let inbox = match &config.inbox {
             None => None,
             Some(table) => {
@@ -260,6 +247,19 @@ impl Builder {
                 Some(Arc::new(crate::inbox::Boxes::new(&table.directory, &url)?))
             }
         };
+        let networks = networks(&config);
+        let mut backends = BTreeMap::new();
+        for (name, table) in &config.backends {
+            let factory = self.factories.iter().find(|f| f.kind.name == table.kind);
+            let factory = factory
+                .with_context(|| format!("backend.{name}: no type `{}` in this binary", table.kind))?;
+            let making = Making { name, table, networks: &networks, config: &config, inbox: inbox.as_ref() };
+            let backend = (factory.make)(making).with_context(|| format!("backend.{name}"))?;
+            backends.insert(name.clone(), backend);
+        }
+        let windows = Node::windows(&config).context("windows.product_key")?;
+        let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
+        let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
         Ok(Node {
             name,
             config_path,

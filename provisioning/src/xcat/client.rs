@@ -1,7 +1,7 @@
 //! The REST service of an xCAT management node.
 //!
 //! The service is a CGI that starts a Perl and asks xcatd over TLS: a call costs a second or more, and minutes where a
-//! service processor is dead. One call never names more than one node, since one node's failure hides the others' answers.
+//! service processor is dead. A call that gets to service processors names one node: one's failure hides the others' answers.
 //! The token is renewed when it is refused; when it expires cannot be read from what the service says.
 //!
 //! What the service answers is untrusted and bounded. No body is ever logged: a node's attributes hold passwords.
@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use vcl_types::Secret;
 
+/// How many nodes' tables are looked at in one call: their names stand in its path.
+const TOGETHER: usize = 50;
 /// How long it may take until a connection stands.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may be, in bytes.
@@ -252,14 +254,18 @@ impl Client {
         })
     }
 
-    /// The `currstate` of all nodes.
+    /// The `currstate` of all nodes. They are asked for by their names: a group, `all` too, is no object that has attributes.
     pub(super) async fn states(&self) -> Result<Vec<(String, String)>, Fault> {
-        let path = "/nodes/all/attrs/currstate";
-        let answer = self.call("looking at what nodes boot next", Method::GET, path, None).await?;
-        let each = answer.as_object().into_iter().flatten();
-        Ok(each
-            .filter_map(|(node, v)| Some((node.clone(), v.get("currstate")?.as_str()?.to_owned())))
-            .collect())
+        let mut states = Vec::new();
+        for some in self.nodes().await?.chunks(TOGETHER) {
+            let path = format!("/nodes/{}/attrs/currstate", some.join(","));
+            let answer = self.call("looking at what nodes boot next", Method::GET, &path, None).await?;
+            let each = answer.as_object().into_iter().flatten();
+            states.extend(
+                each.filter_map(|(node, v)| Some((node.clone(), v.get("currstate")?.as_str()?.to_owned()))),
+            );
+        }
+        Ok(states)
     }
 
     /// Whether a node is on.

@@ -37,6 +37,12 @@ pub(super) fn lent<'a>(target: &Target<'a>) -> Result<&'a dyn Inbox> {
 }
 
 impl Xcat {
+    /// With what the names of a computer's boxes begin.
+    pub(super) fn box_stem(&self, computer: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        format!("{}-{computer}", self.settings.name).chars().map(plain).take(60).collect()
+    }
+
     /// Opens a box for a computer, which is there until [`close_box`](Self::close_box) or until the job is undone.
     pub(super) async fn open_box(
         &self,
@@ -45,8 +51,7 @@ impl Xcat {
         computer: &str,
         takes: Takes,
     ) -> Result<Place> {
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        let stem: String = format!("{}-{computer}", self.settings.name).chars().map(plain).take(60).collect();
+        let stem = self.box_stem(computer);
         let place = job
             .step(self, &CHOOSE_BOX, stem)
             .run(async |stem, _| {

@@ -4,7 +4,7 @@ use super::Xcat;
 use super::away::STEP;
 use super::boot::LONG;
 use super::client::Attributes;
-use super::imaging::{is_boot, is_booted, lent, opened};
+use super::imaging::{CHOOSE_BOX, CLOSE_BOX, OPEN_BOX, is_boot, is_booted, lent, opened};
 use super::task::{self, Manners};
 use crate::inbox::{Inbox, Place, Takes};
 use crate::{Error, ErrorKind, Provisioning, Target, Work};
@@ -384,6 +384,14 @@ impl Xcat {
                 step("wait for ssh", format!("at most {limit} s")),
             ]
         };
+        let open = || {
+            [
+                step(CHOOSE_BOX.name(), "by the computer and the job".into()),
+                step(OPEN_BOX.name(), "in the daemon's inbox".into()),
+            ]
+        };
+        let look = || step(LOOK.name(), "what xCAT says of it before it is changed".into());
+        let close = || step(CLOSE_BOX.name(), "its URL leads nowhere then".into());
         let size =
             manifest.disks.first().map_or_else(String::new, |disk| format!(" ({})", disk.virtual_size));
         let mut steps = Vec::new();
@@ -391,21 +399,24 @@ impl Xcat {
             Work::Load => {
                 match self.settings.osimages.get(manifest.image.as_str()) {
                     Some(osimage) => {
+                        steps.push(look());
                         steps.push(step(BOOT_ARMED.name(), format!("{node} installs osimage {osimage}")));
                         let limit = self.settings.install.as_secs();
                         steps.push(step(INSTALL.name(), format!("at most {limit} s")));
                     }
                     None => {
-                        steps.push(step("open box", "in the daemon's inbox".into()));
+                        steps.extend(open());
                         steps.push(step(
                             FLATTEN.name(),
                             format!("the revision's disk{size}, raw, into the box"),
                         ));
                         steps.push(step(PACK.name(), "for the node to fetch".into()));
+                        steps.push(look());
                         steps.push(step(BOOT_ARMED.name(), format!("{node} runs it")));
                         steps.push(step(RESTORE.name(), "what differs is fetched and written".into()));
                         steps.push(step(DISARM.name(), node.clone()));
                         steps.push(step("restored/restart", format!("power {node} off and on")));
+                        steps.push(close());
                     }
                 }
                 steps.extend(ssh());
@@ -418,8 +429,9 @@ impl Xcat {
                 steps.extend(guest(false));
             }
             Work::Capture => {
-                steps.push(step("open box", "in the daemon's inbox".into()));
+                steps.extend(open());
                 steps.push(step(PACK.name(), "for the node to fetch".into()));
+                steps.push(look());
                 steps.push(step(ARM.name(), format!("{node} runs it at its next boot")));
                 steps.extend(guest(true));
                 let limit = target.limits.copy.as_secs();
@@ -431,6 +443,7 @@ impl Xcat {
                 steps.push(step("power off", node));
                 steps.push(step("check disk", "against the node's digest".into()));
                 steps.push(step("store disk", "into the library's staging".into()));
+                steps.push(close());
             }
             Work::Unload => {
                 steps.push(step(DISARM.name(), node.clone()));

@@ -2,7 +2,7 @@
 
 use super::Xcat;
 use super::answer::{Fault, Trouble};
-use crate::inbox::{Place, job_of};
+use crate::inbox::{Place, close, job_of};
 use crate::{Error, ErrorKind, Result};
 use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
@@ -13,6 +13,8 @@ use vcl_types::{ComputerName, Hardware};
 
 /// What an armed node is called among things.
 const ARMED: &str = "armed node";
+/// What an open box is called among them.
+const BOX: &str = "box";
 /// How many nodes are asked at once.
 const AT_ONCE: usize = 6;
 /// How long a guest may take to shut down before its power is cut.
@@ -80,6 +82,11 @@ impl Xcat {
         action: PowerAction,
     ) -> Result<PowerState> {
         let node = &self.node(computer);
+        let turn = {
+            let mut switching = self.switching.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            switching.entry(node.clone()).or_default().clone()
+        };
+        let _turn = turn.lock().await;
         let on = self.client.power(node).await?;
         let wanted = matches!(action, PowerAction::On | PowerAction::Reset);
         match action {
@@ -173,9 +180,37 @@ impl Xcat {
         Ok(things)
     }
 
-    pub(super) async fn disarm_thing(&self, thing: &Thing) -> Result<()> {
-        if thing.kind != ARMED {
-            return Err(Error::new(ErrorKind::Refused, format!("an xcat backend makes no {}", thing.kind)));
+    /// Boxes that were opened for computers of this instance.
+    pub(super) fn open_boxes(&self) -> Result<Vec<Thing>> {
+        let Some(inbox) = &self.settings.inbox else { return Ok(Vec::new()) };
+        let ours = inbox.boxes()?.into_iter().filter(|place| self.is_our_box(place));
+        let thing = |place: Place| {
+            let job = job_of(&place);
+            Thing { kind: BOX.into(), name: place.name, computer: None, job, bytes: None }
+        };
+        Ok(ours.map(thing).collect())
+    }
+    /// Whether a box is this instance's, by its name.
+    fn is_our_box(&self, place: &Place) -> bool {
+        let Some((stem, _)) = place.name.rsplit_once("-job") else { return false };
+        job_of(place).is_some() && self.settings.computers.iter().any(|c| self.box_stem(c.as_str()) == stem)
+    }
+
+    pub(super) async fn remove(&self, thing: &Thing) -> Result<()> {
+        match (thing.kind.as_str(), &self.settings.inbox) {
+            (ARMED, _) => {}
+            (BOX, Some(inbox)) => {
+                let place = inbox.place(&thing.name)?;
+                if !self.is_our_box(&place) {
+                    let context = format!("the box {} is not of this backend's computers", place.name);
+                    return Err(Error::new(ErrorKind::NotOurs, context));
+                }
+                let closed = tokio::task::spawn_blocking(move || close(&place)).await;
+                return closed.map_err(|e| Error::caused(ErrorKind::Failed, "closing a box", e))?;
+            }
+            (other, _) => {
+                return Err(Error::new(ErrorKind::Refused, format!("an xcat backend makes no {other}")));
+            }
         }
         let states = self.client.states().await?;
         let armed = states.iter().find(|(node, _)| *node == thing.name);
@@ -231,7 +266,7 @@ impl Xcat {
                 found.push(finding("osimage", FindingLevel::Warning, text, None));
             }
         }
-        if !self.settings.inbox {
+        if self.settings.inbox.is_none() {
             let text =
                 "the configuration has no [inbox]: disks can be neither captured nor restored".to_owned();
             let way = "add [inbox] with the url that nodes and the management node reach this node at";

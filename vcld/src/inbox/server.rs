@@ -39,7 +39,7 @@ const CONNECTIONS: usize = 256;
 const PIECE: usize = 256 * 1024;
 
 /// Serves machines until told to stop. What is under way then is cut: it is sent again.
-pub(crate) async fn serve(boxes: Arc<Boxes>, listener: TcpListener, closing: CancellationToken) {
+pub async fn serve(boxes: Arc<Boxes>, listener: TcpListener, closing: CancellationToken) {
     let router = Router::new()
         .route("/inbox/{name}/{token}/{file}", any(handle))
         .fallback(async || nothing())
