@@ -4,6 +4,7 @@
 //! - [`mod@bench`]: what vcld costs against the same work by hand; `vcl-bench` runs them.
 //! - [`daemon`]: a real vcld with a configuration of its own, asked through the real vclctl.
 //! - [`journal`]: a daemon's journal as another process sees it, and a gate that stops the daemon at a chosen record.
+//! - [`pc`]: a PC of a lab, with a real sshd.
 //! - [`writers`]: who has which file open for writing.
 //! - [`xcatd`]: an xCAT management node as it was recorded, whose nodes are real guests.
 //! - [`vcsim`]: a vCenter or an ESXi host to test against, with real guests behind it.
@@ -15,6 +16,7 @@ pub mod bench;
 pub mod daemon;
 pub mod guest;
 pub mod journal;
+pub mod pc;
 pub mod vcsim;
 pub mod world;
 pub mod writers;

@@ -106,6 +106,9 @@ impl Setup {
     }
 }
 
+/// What the disk of a node that is played is called for its tasks.
+pub const PLAYED_DISK: &str = "/mnt/disk";
+
 /// How a node's BMC answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bmc {
@@ -148,6 +151,8 @@ pub struct MachineSetup {
     pub memory: u32,
     /// Whether a system that was put on the disk by a task tells xCAT that it is up, as one with xCAT's postscripts does.
     pub tells_booted: bool,
+    /// Whether it is played: no guest boots, and what a booted system would say is said for it.
+    pub played: bool,
 }
 
 impl NodeSetup {
@@ -164,7 +169,20 @@ impl NodeSetup {
             direct_boot: None,
             memory: 256,
             tells_booted: false,
+            played: false,
         });
+        node
+    }
+
+    /// A node that is played, with this raw disk, off: it runs the imaging task that it is armed with, in namespaces of its
+    /// own, on its disk at [`PLAYED_DISK`], and has an ssh server that says what it is and no more when it has booted from
+    /// its disk. It has no installer, and its digests are right.
+    #[must_use]
+    pub fn played(name: &str, disk: &Utf8Path, address: Ipv4Addr) -> Self {
+        let mut node = Self::new(name, disk, address);
+        if let Some(machine) = &mut node.machine {
+            machine.played = true;
+        }
         node
     }
 
@@ -319,7 +337,8 @@ impl Xcatd {
             None => None,
         };
         ensure!(
-            genesis.is_some() || setup.nodes.iter().all(|node| node.machine.is_none()),
+            genesis.is_some()
+                || setup.nodes.iter().all(|node| node.machine.as_ref().is_none_or(|machine| machine.played)),
             "a node with a disk needs Setup::genesis, the kernel and initrd of a fast guest"
         );
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -333,9 +352,9 @@ impl Xcatd {
         let mut keepers = Vec::new();
         for node in nodes {
             let Some(machine) = node.machine else { continue };
-            let genesis = genesis.clone().context("no imaging environment")?;
             let port = runtime.block_on(monitor::listen(shared.clone(), &node.name))?;
-            let keeper = Keeper::start(shared.clone(), &node.name, machine, genesis, &directory, port)?;
+            let keeper =
+                Keeper::start(shared.clone(), &node.name, machine, genesis.clone(), &directory, port)?;
             shared.with(|state| {
                 if let Some(known) = state.nodes.get_mut(&node.name) {
                     known.machine = Some(keeper.orders());
@@ -396,6 +415,16 @@ impl Xcatd {
     #[must_use]
     pub fn is_on(&self, node: &str) -> bool {
         self.shared.with(|state| state.nodes.get(node).is_some_and(|node| node.on))
+    }
+
+    /// Has the system on a node start again by itself, as a guest does that is told to reboot; for nodes that are played.
+    ///
+    /// # Errors
+    ///
+    /// When it is off, or has no machine.
+    pub fn reboots(&self, node: &str) -> Result<()> {
+        let keeper = self.keepers.iter().find(|keeper| keeper.name() == node);
+        keeper.with_context(|| format!("{node} has no machine"))?.reboots()
     }
 
     /// What a node has booted, in order.

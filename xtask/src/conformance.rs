@@ -18,11 +18,13 @@ const HEAD: &str = "\
 
 <!-- Made by `cargo xtask docs` from docs/conformance/*.json; do not edit it by hand. -->
 
-Each backend is tried by the same cases, those of the conformance kit (`vcl_provisioning::conformance`). A case of a capability
-that a backend does not declare is not tried. `✓` passed, `–` not tried (why stands below the table), `✗` failed. A `●`
-marks the cases that boot a real guest.
+Each backend is tried by the same cases, those of the conformance kit (`vcl_provisioning::conformance`). What a backend is tried
+for is what it declares itself (`Provisioning::capabilities`). `✓` passed, `–` not tried (why stands below the table), `✗`
+failed. A `●` marks the cases that boot a real guest where the world has one; no other case boots any.
 
 A backend's test keeps its report in `docs/conformance/` and fails when what ran is something else; `UPDATE=1` writes it anew.
+Each column is one run. Jobs are interrupted before and after the writes to their journals: at every such point, or at some that
+are spread over all. Columns that say \"whole\" are of `./check --full`, the others of `./check`.
 
 ";
 
@@ -63,6 +65,16 @@ fn render(reports: &BTreeMap<String, Value>) -> Result<String> {
     }
     let mut page = HEAD.to_owned();
     let worlds: Vec<&str> = reports.keys().map(String::as_str).collect();
+    writeln!(page, "| run of | type | interrupted at | on commit |\n|---|---|---|---|")?;
+    for (world, report) in reports {
+        let points = match report["points"].as_u64() {
+            Some(points) => format!("{points} points of each job"),
+            None => "every point".to_owned(),
+        };
+        let (kind, tree) = (word(report, "kind")?, report["tree"].as_str().unwrap_or("?"));
+        writeln!(page, "| {world} | {kind} | {points} | {tree} |")?;
+    }
+    page.push_str("\nA `+` behind a commit: with changes that had not been committed.\n\n");
     writeln!(page, "| capability | case | | {} |", worlds.join(" | "))?;
     writeln!(page, "|---|---|---|{}", ":-:|".repeat(worlds.len()))?;
     let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
@@ -109,12 +121,14 @@ mod tests {
                 "capability": "load", "case": case, "shows": "it works", "boots": case == "b", "verdict": verdict, "why": why
             })
         };
-        let report = |rows: Vec<Value>| serde_json::json!({ "cases": rows });
+        let report =
+            |rows: Vec<Value>| serde_json::json!({ "kind": "k", "points": 3, "tree": "abc+", "cases": rows });
         let reports = BTreeMap::from([
             ("one".to_owned(), report(vec![row("a", "passed", None), row("b", "skipped", Some("no guest"))])),
             ("two".to_owned(), report(vec![row("a", "failed", Some("it broke"))])),
         ]);
         let page = render(&reports)?;
+        assert!(page.contains("| one | k | 3 points of each job | abc+ |"), "{page}");
         assert!(page.contains("| load | `a` | it works | ✓ | ✗ |"), "{page}");
         assert!(page.contains("|  | `b` ● | it works | – | – |"), "{page}");
         for reason in ["- one: no guest: `b`", "- two: it broke: `a`", "- two: not in its report: `b`"] {

@@ -25,6 +25,8 @@ use crate::guest::Genesis;
 
 /// How long a BMC may take to switch a machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What plays a node.
+const PLAYED: &str = include_str!("played.sh");
 /// How a node sees the machine it runs on.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
@@ -39,6 +41,8 @@ pub(super) enum Order {
     Reset,
     /// Press the power button.
     Button,
+    /// Nobody's: the system on it starts again by itself.
+    Reboots,
 }
 
 #[derive(Debug)]
@@ -83,7 +87,7 @@ impl Keeper {
         shared: Arc<Shared>,
         name: &str,
         machine: MachineSetup,
-        genesis: Genesis,
+        genesis: Option<Genesis>,
         directory: &Utf8Path,
         port: u16,
     ) -> Result<Self> {
@@ -116,6 +120,13 @@ impl Keeper {
         Orders(self.sender.clone())
     }
 
+    /// Has its system start again, and waits until that is under way.
+    pub(super) fn reboots(&self) -> Result<()> {
+        let (sender, done) = oneshot::channel();
+        self.sender.send(Message::Order(Order::Reboots, sender)).ok().context("the node has ended")?;
+        done.blocking_recv().context("the node has ended")?.map_err(anyhow::Error::msg)
+    }
+
     pub(super) fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
@@ -144,7 +155,7 @@ struct Own {
     shared: Arc<Shared>,
     name: String,
     machine: MachineSetup,
-    genesis: Genesis,
+    genesis: Option<Genesis>,
     console: Utf8PathBuf,
     port: u16,
     sender: Sender<Message>,
@@ -193,6 +204,12 @@ impl Own {
                     running.control.write_all(b"{\"execute\":\"system_powerdown\"}\n").context("no control")
                 }
                 None => Ok(()),
+            },
+            Order::Reboots => match &mut self.running {
+                Some(running) if self.machine.played => {
+                    running.control.write_all(b"{\"execute\":\"system_reset\"}\n").context("no control")
+                }
+                _ => anyhow::bail!("{} is off, or its guest is not ours to reboot", self.name),
             },
             Order::On | Order::Reset => Ok(()),
         }
@@ -267,7 +284,8 @@ impl Own {
         self.starts += 1;
         let number = self.starts;
         self.note(&format!("boot {number}: {:?} {}", plan.boot, plan.cmdline));
-        let mut qemu = self.command(&plan)?.spawn().context("failed to run setpriv (package util-linux)")?;
+        let mut qemu =
+            self.command(&plan)?.spawn().context("failed to run setpriv or unshare (package util-linux)")?;
         let mut control = qemu.stdin.take().context("qemu has no standard input")?;
         let output = qemu.stdout.take().context("qemu has no standard output")?;
         control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").context("qemu ended at once")?;
@@ -323,6 +341,9 @@ impl Own {
 
     fn command(&self, plan: &Plan) -> Result<Command> {
         let Self { machine, console, .. } = self;
+        if machine.played {
+            return self.played(plan);
+        }
         let log = OpenOptions::new().append(true).open(console)?;
         let mut command = Command::new("setpriv");
         command
@@ -355,12 +376,55 @@ impl Own {
         }
         let (direct, cmdline) = match plan.boot {
             Boot::Disk => (machine.direct_boot.as_ref(), ""),
-            Boot::Genesis | Boot::Installer => (Some(self.genesis.boot()), plan.cmdline.as_str()),
+            Boot::Genesis | Boot::Installer => {
+                let genesis = self.genesis.as_ref().context("no imaging environment")?;
+                (Some(genesis.boot()), plan.cmdline.as_str())
+            }
         };
         if let Some(direct) = direct {
             command.args(["-kernel", direct.kernel.as_str(), "-initrd", direct.initrd.as_str()]);
             command.args(["-append", &format!("{} {cmdline}", direct.cmdline)]);
         }
+        Ok(command)
+    }
+
+    /// The processes that play a node, which speak as qemu does.
+    fn played(&self, plan: &Plan) -> Result<Command> {
+        let Self { machine, console, .. } = self;
+        let word = |name: &str| {
+            let mut words = plan.cmdline.split(' ');
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
+        };
+        anyhow::ensure!(word("flaw") != "digests", "a node that is played cannot have wrong digests");
+        let (kind, what) = match plan.boot {
+            Boot::Disk => ("disk", machine.address.to_string()),
+            Boot::Genesis => ("genesis", word("destiny")),
+            Boot::Installer => anyhow::bail!("a node that is played has no installer"),
+        };
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "bash",
+                "-c",
+                PLAYED,
+                "node",
+            ])
+            .args([
+                kind,
+                machine.disk.as_str(),
+                console.as_str(),
+                &what,
+                &self.port.to_string(),
+                &word("flaw"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(OpenOptions::new().append(true).open(console)?);
         Ok(command)
     }
 

@@ -3,21 +3,17 @@
 //! Where no guest boots, machines have an empty disk and an address on loopback, at which this test speaks as an ssh server
 //! does: the backend goes on to the stand-in of the kit. Guests are on user networking, with the Linux module and ssh.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
+use crate::{VCL_WORLD, banner, by_run, cx, full, record};
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::net::{IpAddr, TcpListener};
-use std::path::Path;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vcl_images::{Format, Library, Progress, StagedDisk, digest, seal, seal_boot};
-use vcl_job::{Cx, MemoryJournal};
 use vcl_os::{Linux, SshKey, SshRemotes};
-use vcl_provisioning::conformance::{self, Foreign, GuestImage, World as Kit};
+use vcl_provisioning::conformance::{self, Case, Foreign, GuestImage, Offer, World as Kit};
 use vcl_provisioning::libvirt::{Libvirt, Settings};
 use vcl_provisioning::{Limits, Network, Provisioning};
 use vcl_provisioning::{Networks, Plug};
@@ -28,7 +24,6 @@ use vcl_types::{
     Nic, NicRole, OsName,
 };
 
-const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
 /// A machine that an admin has made, from which an image can be made.
 const SOURCE: &str = "admins-own";
 
@@ -43,10 +38,6 @@ struct LibvirtWorld {
     foreign: Mutex<BTreeSet<String>>,
 }
 
-fn cx() -> Cx {
-    Cx::detached(Arc::new(MemoryJournal::default()), <_>::default(), Duration::from_secs(600))
-}
-
 impl LibvirtWorld {
     fn new(world: World, guest: Guest, key: Utf8PathBuf) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("vcl-test-").tempdir()?;
@@ -54,13 +45,7 @@ impl LibvirtWorld {
         let new = Self { world, guest, key, directory, addresses, foreign };
         std::fs::create_dir(new.root().join("library"))?;
         new.world.libvirt_network("dry", std::net::Ipv4Addr::new(192, 168, 71, 0))?;
-        let listener = TcpListener::bind(("0.0.0.0", 22)).context("nobody else listens in this world")?;
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut stream = stream;
-                let _ = stream.write_all(b"SSH-2.0-nobody\r\n");
-            }
-        });
+        banner("0.0.0.0:22").context("nobody else listens in this world")?;
         let disk = new.root().join("source.qcow2");
         std::fs::copy(new.guest.disk(), &disk)?;
         let boot = new.guest.direct_boot()?.context("a fast guest boots directly")?;
@@ -140,7 +125,7 @@ impl LibvirtWorld {
 #[async_trait]
 impl Kit for LibvirtWorld {
     fn name(&self) -> &str {
-        "libvirt"
+        by_run("libvirt", "libvirt, whole")
     }
     async fn open(&self) -> conformance::Result<Arc<dyn Provisioning>> {
         self.instance(self.settings("kvm", "qemu:///system".into(), "machines"))
@@ -260,27 +245,32 @@ impl Kit for LibvirtWorld {
     async fn neighbour(&self) -> conformance::Result<Option<Arc<dyn Provisioning>>> {
         self.instance(self.settings("other", "test:///default".into(), "other")).map(Some)
     }
+    fn leaves_out(&self, case: &Case) -> Option<String> {
+        let quick = !case.boots || case.name == "guest-answers";
+        (!full() && !quick).then(|| "guests are left to the whole run, all but one (./check --full)".into())
+    }
+    fn why_not(&self, what: Offer) -> String {
+        match what {
+            Offer::Secrets => "libvirtd is reached over a socket, without a credential".into(),
+            other => other.lacking().into(),
+        }
+    }
     /// A load takes a second here.
     fn points(&self) -> usize {
-        if std::env::var_os("VCL_FULL").is_some_and(|v| !v.is_empty() && v != "0") { usize::MAX } else { 5 }
+        if full() { usize::MAX } else { 3 }
     }
 }
 
 #[test]
 fn libvirt_does_what_a_backend_has_to() -> Result<()> {
-    if std::env::var_os("VCL_FULL").is_none() {
-        println!("left out: VCL_FULL=1 or ./check --full has it");
-        return Ok(());
-    }
     let cache = guest::cache_directory();
     let key = guest::cached_key(&cache)?;
     let public = std::fs::read_to_string(format!("{key}.pub"))?;
     let guest = Guest::make(Kind::Fast, &cache, &public, &mut |p| eprintln!("{p:?}"))?;
-    let Some(world) = World::around_test(VCL_WORLD, "libvirt_does_what_a_backend_has_to")? else {
+    let Some(world) = World::around_test(VCL_WORLD, "libvirt::libvirt_does_what_a_backend_has_to")? else {
         return Ok(());
     };
     let world = LibvirtWorld::new(world, guest, key)?;
-    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance/libvirt.json");
-    conformance::check(async { world }, Some(&record));
+    conformance::check(async { world }, Some(&record(by_run("libvirt.json", "libvirt-whole.json"))));
     Ok(())
 }
