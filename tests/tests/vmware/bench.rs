@@ -5,7 +5,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -33,6 +33,17 @@ pub enum Way {
     Esx,
     Copy,
     Clone(CaptureTo),
+}
+
+impl Way {
+    /// The backend of this way.
+    pub fn open(self, settings: Settings) -> Arc<dyn Provisioning> {
+        match self {
+            Self::Esx => Arc::new(Esx::new(settings).unwrap()),
+            Self::Copy => Arc::new(Vmware::new(settings, Method::Copy, CaptureTo::Disk).unwrap()),
+            Self::Clone(to) => Arc::new(Vmware::new(settings, Method::Clone, to).unwrap()),
+        }
+    }
 }
 
 /// What was told of the jobs of a bench.
@@ -136,8 +147,15 @@ pub struct Bench {
     pub directory: tempfile::TempDir,
 }
 
-/// Ports 22 of the loopback network are the machine's: every bench has a piece of it to itself.
-static NEXT: AtomicU8 = AtomicU8::new(1);
+/// Ports 22 of the loopback network are the machine's: every process has a piece of it to itself.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// An address of the loopback network that nobody else has, and the last number of it.
+pub fn address() -> (Ipv4Addr, u8) {
+    let (next, pid) = (NEXT.fetch_add(1, Ordering::Relaxed), std::process::id());
+    let (net, n) = ((next / 250) as u8, (next % 250 + 1) as u8);
+    (Ipv4Addr::new(127, 100 + (pid % 100) as u8, net, n), n)
+}
 
 /// Settings for a double as it is.
 pub fn settings(double: &Vcsim, directory: &Utf8Path) -> Settings {
@@ -170,17 +188,12 @@ impl Bench {
         let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
         let path = Utf8Path::from_path(directory.path()).unwrap();
         let settings = settings(&double, path);
-        let backend: Arc<dyn Provisioning> = match way {
-            Way::Esx => Arc::new(Esx::new(settings).unwrap()),
-            Way::Copy => Arc::new(Vmware::new(settings, Method::Copy, CaptureTo::Disk).unwrap()),
-            Way::Clone(to) => Arc::new(Vmware::new(settings, Method::Clone, to).unwrap()),
-        };
+        let backend = way.open(settings);
         std::fs::create_dir(path.join("library")).unwrap();
         let library = Library::open(path.join("library")).unwrap();
         let double = Arc::new(double);
-        let (net, pid) = (NEXT.fetch_add(1, Ordering::Relaxed), std::process::id());
-        let computers = ["a", "b"].iter().zip(1..).map(|(name, n)| {
-            let address = Ipv4Addr::new(127, 100 + (pid % 100) as u8, net, n);
+        let computers = ["a", "b"].iter().map(|name| {
+            let (address, n) = address();
             listen(address);
             (*name, computer(name, address, n))
         });
@@ -356,7 +369,7 @@ pub fn cx() -> Cx {
 }
 
 /// Speaks as an ssh server does, and says no more.
-fn listen(address: Ipv4Addr) {
+pub fn listen(address: Ipv4Addr) {
     let listener = std::net::TcpListener::bind((address, 22)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();

@@ -3,6 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod conformance;
+#[path = "../vcsim/client.rs"]
+#[expect(dead_code, reason = "the double's own tests use all of it")]
+mod curl;
 mod faults;
 mod rounds;
 mod servers;
+mod world;

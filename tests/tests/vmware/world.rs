@@ -1,0 +1,227 @@
+//! The double as a world of the conformance kit. What is there of vcld's is read from the double's own word and from the
+//! files behind its datastores; machines of others are made with curl. The client under test takes no part in either.
+
+use crate::bench::{Way, address, cx, flat, listen, settings};
+use crate::curl::Client;
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+use vcl_images::{Format, Progress, digest};
+use vcl_provisioning::Provisioning;
+use vcl_provisioning::conformance::{Can, Foreign, Result, World};
+use vcl_provisioning::vim25::Settings;
+use vcl_tests::vcsim::{Mode, Vcsim, VirtualMachine};
+use vcl_types::{Computer, ComputerName, Digest, Nic, NicRole};
+
+const PASSWORD: &str = "the-password-of-this-double";
+const IMAGES: &str = "vcl-images";
+const TEMPLATE: &str = "vcl-image-";
+
+pub struct VcsimWorld {
+    name: &'static str,
+    way: Way,
+    double: Vcsim,
+    directory: tempfile::TempDir,
+    /// Where a computer's guest would answer, and its number.
+    computers: Mutex<BTreeMap<ComputerName, (Ipv4Addr, u8)>>,
+    /// What of the names of vcld's machines is another's.
+    foreign: Mutex<BTreeSet<String>>,
+    /// Disks that hold what their names say, and when they were written.
+    whole: Mutex<BTreeMap<Utf8PathBuf, SystemTime>>,
+}
+
+impl VcsimWorld {
+    pub fn new(name: &'static str, way: Way) -> Self {
+        let mode = if way == Way::Esx { Mode::Esx } else { Mode::VCenter };
+        // The second datastore is a neighbour's.
+        let double = Vcsim::builder(mode).login("kit", PASSWORD).datastores(2).start().unwrap();
+        let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
+        let (computers, foreign, whole) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { name, way, double, directory, computers, foreign, whole }
+    }
+    fn root(&self) -> &Utf8Path {
+        Utf8Path::from_path(self.directory.path()).unwrap()
+    }
+    fn settings(&self) -> Settings {
+        settings(&self.double, self.root())
+    }
+    fn is_foreign(&self, name: &str) -> bool {
+        self.foreign.lock().unwrap().contains(name)
+    }
+    /// Whether a disk holds the content of this digest. An image at the datastore is a cache: one that is whole is in
+    /// nobody's way, and one that is not is left over.
+    async fn holds(&self, flat: &Utf8Path, content: &str) -> bool {
+        let Ok(written) = flat.metadata().and_then(|file| file.modified()) else { return false };
+        if self.whole.lock().unwrap().get(flat) == Some(&written) {
+            return true;
+        }
+        let found = self.content(flat).await.is_ok_and(|found| found.to_string() == content);
+        if found {
+            self.whole.lock().unwrap().insert(flat.to_owned(), written);
+        }
+        found
+    }
+    async fn content(&self, flat: &Utf8Path) -> Result<Digest> {
+        let (path, scratch) = (flat.as_std_path(), self.directory.path());
+        Ok(digest::content(&cx(), path, Format::Raw, scratch, &Progress::none()).await?.digest())
+    }
+    /// Whether a machine is a template over a disk that holds what its name says.
+    async fn is_template(&self, machine: &VirtualMachine) -> bool {
+        let Some(content) = machine.name.strip_prefix(TEMPLATE) else { return false };
+        let [disk] = &machine.disks[..] else { return false };
+        machine.template && self.holds(&flat(&self.double.datastore_directory(), disk), content).await
+    }
+    /// Makes a machine of another's, with a disk, and powers it on.
+    fn put_foreign(&self, name: &str) -> anyhow::Result<()> {
+        let blank = self.root().join("blank");
+        std::fs::write(&blank, vec![7; 1 << 20])?;
+        let disk = self.double.put_disk(&format!("{name}/disk"), &blank)?;
+        let client = Client::of(&self.double);
+        client.done(&client.create(name, &disk, "02:00:00:00:02:01"));
+        client.done(&Client::of_machine("PowerOnVM_Task", &self.double.machine(name)?.unwrap().id));
+        Ok(())
+    }
+    fn remove_foreign(&self, name: &str) -> anyhow::Result<()> {
+        let client = Client::of(&self.double);
+        if let Some(machine) = self.double.machine(name)? {
+            if machine.power == "poweredOn" {
+                client.done(&Client::of_machine("PowerOffVM_Task", &machine.id));
+            }
+            client.done(&Client::of_machine("Destroy_Task", &machine.id));
+        }
+        let _ = std::fs::remove_dir_all(self.double.datastore_directory().join(name));
+        Ok(())
+    }
+    /// All that there is of a machine which is not vcld's.
+    async fn look_at_foreign(&self, name: &str) -> Result<Option<String>> {
+        let Some(machine) = self.double.machine(name)? else { return Ok(None) };
+        let mut files = Vec::new();
+        for file in files_of(&self.double.datastore_directory().join(name)) {
+            let path = self.double.datastore_directory().join(name).join(&file);
+            files.push((file, path.metadata()?.len(), path.metadata()?.modified()?));
+        }
+        let client = Client::of(&self.double);
+        let extra = client.property("VirtualMachine", &machine.id, "config.extraConfig").body;
+        let note = client.property("VirtualMachine", &machine.id, "config.annotation").body;
+        Ok(Some(format!("{machine:?} {files:?} {extra} {note}")))
+    }
+}
+
+fn files_of(directory: &Utf8Path) -> Vec<String> {
+    let entries = directory.read_dir_utf8().into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[async_trait]
+impl World for VcsimWorld {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn can(&self) -> &[Can] {
+        use Can::*;
+        &[Image, Create, Capture, Resume, Power, List, Things, Describe, FreeSpace]
+    }
+    async fn open(&self) -> Result<Arc<dyn Provisioning>> {
+        Ok(self.way.open(self.settings()))
+    }
+    fn computer(&self, name: ComputerName) -> Computer {
+        let mut computers = self.computers.lock().unwrap();
+        let (address, n) = *computers.entry(name.clone()).or_insert_with(|| {
+            let (address, n) = address();
+            listen(address);
+            (address, n)
+        });
+        let [_, _, net, _] = address.octets();
+        let nic = Nic {
+            network: "net".parse().unwrap(),
+            role: NicRole::Management,
+            mac: format!("02:00:00:00:{net:02x}:{n:02x}"),
+            address: Some(IpAddr::V4(address)),
+        };
+        let (cpus, memory) = (None, None);
+        Computer { name, backend: "vm".parse().unwrap(), cpus, memory, nics: vec![nic], tags: Vec::new() }
+    }
+    async fn left(&self) -> Result<Vec<String>> {
+        let (mut left, mut lived_in) = (Vec::new(), BTreeSet::new());
+        for machine in self.double.machines()? {
+            if self.is_foreign(&machine.name) || self.is_template(&machine).await {
+                lived_in.extend(machine.path.split_once("] ").and_then(|(_, path)| {
+                    path.split_once('/').map(|(directory, _)| directory.to_owned())
+                }));
+                continue;
+            }
+            let VirtualMachine { name, power, template, macs, disks, .. } = machine;
+            let of = if template { "template" } else { "machine" };
+            left.push(format!("{of} {name}, {power}, cards {macs:?}, disks {disks:?}"));
+        }
+        let datastore = self.double.datastore_directory();
+        for name in files_of(&datastore) {
+            if name == IMAGES || lived_in.contains(&name) || self.is_foreign(&name) {
+                continue;
+            }
+            let files = files_of(&datastore.join(&name));
+            left.push(format!("directory {name}: {}", files.join(" ")));
+        }
+        for name in files_of(&datastore.join(IMAGES)) {
+            let directory = datastore.join(IMAGES).join(&name);
+            let files = files_of(&directory);
+            // A template over it lies there too.
+            let belongs = |file: &String| {
+                ["disk.vmdk", "disk-flat.vmdk", "used", "vmware.log"].contains(&file.as_str())
+                    || file.starts_with(TEMPLATE)
+            };
+            let whole = files.contains(&"disk.vmdk".to_owned()) && files.iter().all(belongs);
+            if !(whole && self.holds(&directory.join("disk-flat.vmdk"), &name).await) {
+                left.push(format!("image {name}: {}", files.join(" ")));
+            }
+        }
+        left.extend(files_of(&self.root().join("scratch")).into_iter().map(|name| format!("copy {name}")));
+        left.sort();
+        Ok(left)
+    }
+    async fn on_disk(&self, computer: &Computer) -> Result<Option<Digest>> {
+        let machine = self.double.machine(&format!("vcl-{}", computer.name))?.ok_or("no machine")?;
+        let disk = machine.disks.first().ok_or("no disk")?;
+        Ok(Some(self.content(&flat(&self.double.datastore_directory(), disk)).await?))
+    }
+    async fn foreign(&self, what: Foreign, computer: &Computer) -> Result<Option<String>> {
+        let name = self.foreign_name(computer);
+        if what == Foreign::Put {
+            self.foreign.lock().unwrap().insert(name.clone());
+            self.put_foreign(&name)?;
+        }
+        if what == Foreign::Remove && self.is_foreign(&name) {
+            self.remove_foreign(&name)?;
+            self.foreign.lock().unwrap().remove(&name);
+        }
+        if !self.is_foreign(&name) {
+            return Ok(None);
+        }
+        self.look_at_foreign(&name).await
+    }
+    async fn unreachable(&self) -> Result<Option<Arc<dyn Provisioning>>> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut settings = self.settings();
+        settings.server.address = format!("127.0.0.1:{port}");
+        Ok(Some(self.way.open(settings)))
+    }
+    /// One at the same server, as a site has them that divides it.
+    async fn neighbour(&self) -> Result<Option<Arc<dyn Provisioning>>> {
+        let mut settings = self.settings();
+        (settings.name, settings.datastore) = ("other".parse()?, "LocalDS_1".into());
+        settings.directory = self.root().join("other");
+        Ok(Some(self.way.open(settings)))
+    }
+    fn secrets(&self) -> Vec<String> {
+        vec![PASSWORD.into()]
+    }
+    /// A load takes half a second here.
+    fn points(&self) -> usize {
+        if std::env::var_os("VCL_FULL").is_some_and(|v| !v.is_empty() && v != "0") { usize::MAX } else { 4 }
+    }
+}
