@@ -11,8 +11,8 @@
 //! Standalone hosts and vCenters of every version speak it. State is the server's: a `Site` holds a session, its
 //! settings and what it has looked up with that session.
 //!
-//! A machine of ours is called `vcl-COMPUTER`, lies in a directory of that name on the datastore, and carries the key
-//! `vcl.owner` in its extra configuration; no machine without it is ever changed. Images lie in `vcl-images/CONTENT/`,
+//! A machine of ours is called `vcl-COMPUTER`, lies in a directory of that name on the datastore, and carries the keys
+//! `vcl.owner` and `vcl.backend` in its extra configuration; no machine without them is ever changed. Images lie in `vcl-images/CONTENT/`,
 //! named after the digest of what a guest sees: a cache, made when it is needed first, that may be deleted any time.
 
 mod boot;
@@ -29,6 +29,7 @@ mod properties;
 mod request;
 mod steps;
 mod task;
+mod things;
 mod tls;
 mod transfer;
 
@@ -36,14 +37,14 @@ pub use client::Server;
 pub use tls::{Fingerprint, Trust};
 
 pub(crate) use client::{Client, ServerKind, fault_of};
-pub(crate) use machines::{Card, MachineSpec, OWNER};
 #[cfg(feature = "vmware")]
-pub(crate) use machines::{Machine, extra};
+pub(crate) use machines::{BECOMING, IMAGE, JOB, Machine, TEMPLATE, extra};
+pub(crate) use machines::{Card, MachineSpec};
 #[cfg(feature = "vmware")]
 pub(crate) use request::Request;
 pub(crate) use steps::{Copied, STEPS};
 #[cfg(feature = "vmware")]
-pub(crate) use steps::{LONG, Made, PATIENT, bootable};
+pub(crate) use steps::{LONG, Made, PATIENT, bootable, loaded};
 pub(crate) use task::Watcher;
 
 use crate::{Capabilities, Capability, Error, ErrorKind, Network, Networks, Result};

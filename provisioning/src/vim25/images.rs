@@ -113,17 +113,22 @@ impl Site {
 
     /// Whether the datastore has an image, whole.
     pub(crate) async fn has_image(&self, content: &str, size: u64) -> Result<bool> {
-        let disk = self.image_disk(content);
-        Ok(self.length(&disk).await?.is_some() && self.length(&flat_of(&disk)).await? == Some(size))
+        self.has_disk(&self.image_disk(content), size).await
+    }
+    /// Whether the datastore has a disk with its bytes.
+    pub(crate) async fn has_disk(&self, disk: &str, size: u64) -> Result<bool> {
+        Ok(self.length(disk).await?.is_some() && self.length(&flat_of(disk)).await? == Some(size))
     }
 
-    /// Sees to it that the datastore has a disk of a revision, and answers the disk's name there.
+    /// Sees to it that the datastore has a disk of a revision, and answers the disk's name there. One that is not `wanted`
+    /// is not sent: the step is there all the same, so that a load has the same steps each time.
     pub(crate) async fn send_image(
         &self,
         job: &mut Job,
         target: &Target<'_>,
         n: usize,
         disk: &DiskRecord,
+        wanted: bool,
     ) -> vcl_job::Result<String> {
         let content = cache_key(disk);
         let sending =
@@ -133,6 +138,9 @@ impl Site {
         job.step(self, &SEND, sending)
             .key(n)
             .run(async |sending, cx| {
+                if !wanted {
+                    return Ok(());
+                }
                 let lock = self.making(&sending.content);
                 let _alone = tokio::select! {
                     alone = lock.lock() => alone,
@@ -145,8 +153,7 @@ impl Site {
                     self.delete(&self.image(&sending.growing), &Watcher::of(&cx)).await?;
                 }
                 forget(&self.raw(&sending.growing))?;
-                // Losing this costs nothing but a word in a list.
-                let _ = self.write(&self.image(&format!("{}/{USED}", sending.content)), b"").await;
+                self.note_use(&self.image(&sending.content)).await;
                 Ok(())
             })
             .await?;
@@ -194,13 +201,18 @@ impl Site {
         let text = descriptor(&flat_of(DISK), disk.virtual_size.bytes());
         self.write(&format!("{growing}/{DISK}"), text.as_bytes()).await?;
         cx.check().await?;
-        Ok(self.enter(&sending.growing, &sending.content, &watcher).await?)
+        Ok(self.enter(&sending.growing, &sending.content, disk.virtual_size.bytes(), &watcher).await?)
     }
 
-    /// Gives what grew its name. If another was quicker, theirs is as good.
-    async fn enter(&self, growing: &str, content: &str, watcher: &Watcher) -> Result<()> {
+    /// Gives what grew its name. If another was quicker, theirs is as good. `size` is what a guest sees of it, in bytes.
+    async fn enter(&self, growing: &str, content: &str, size: u64, watcher: &Watcher) -> Result<()> {
         let (from, to) = (self.image(growing), self.image(content));
         match self.rename(&from, &to, watcher).await {
+            Err(e) if e.kind == ErrorKind::Exists && !self.has_image(content, size).await? => {
+                // Somebody deleted a part of it by hand.
+                self.delete(&to, watcher).await?;
+                self.rename(&from, &to, watcher).await
+            }
             Err(e) if e.kind == ErrorKind::Exists => self.delete(&from, watcher).await,
             // The answer of an earlier try was lost.
             Err(e)
@@ -247,7 +259,8 @@ impl Site {
                 .key(n)
                 .run(async |entering, cx| {
                     cx.check().await?;
-                    Ok(self.enter(&entering.growing, &entering.content, &Watcher::of(&cx)).await?)
+                    let (growing, watcher) = (&entering.growing, Watcher::of(&cx));
+                    Ok(self.enter(growing, &entering.content, *size, &watcher).await?)
                 })
                 .await?;
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
@@ -335,11 +348,15 @@ impl Site {
         let listed = self.list(&self.settings.images, &watcher).await?.unwrap_or_default();
         Ok(listed.into_iter().filter(|f| f.directory || !f.name.contains('.')).collect())
     }
-    /// When an entry was last used, as far as it tells.
-    pub(super) async fn last_used(&self, content: &str) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
-        let listed = self.list(&self.image(content), &Watcher::doing()).await?.unwrap_or_default();
-        let times = listed.iter().filter(|f| f.name == USED || f.name == DISK);
+    /// When an image or a template in a directory was last used, as far as it tells.
+    pub(super) async fn last_used(&self, directory: &str) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
+        let listed = self.list(directory, &Watcher::doing()).await?.unwrap_or_default();
+        let times = listed.iter().filter(|f| f.name == USED || f.name.ends_with(".vmdk"));
         Ok(times.filter_map(|f| f.modified).max())
+    }
+    /// Writes down that what is in a directory was used. Losing this costs nothing but a word in a list.
+    pub(crate) async fn note_use(&self, directory: &str) {
+        let _ = self.write(&format!("{directory}/{USED}"), b"").await;
     }
 }
 

@@ -1,26 +1,18 @@
 //! Looking at the server: its machines, what is ours there, and what is wrong with it.
 
-use super::images::{growing_of, is_entry, no_image};
-use super::machines::{OWNER, power, tags};
+use super::machines::{Whose, power, tags, whose};
 use super::properties::Object;
 use super::request::Request;
 use super::{Site, Watcher, boot, fault_of};
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
 use camino::Utf8Path;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use vcl_types::api::{Finding, FindingLevel, PlannedStep, PowerAction, PowerState, Thing, VmDisk, VmView};
+use vcl_types::api::{Finding, FindingLevel, PlannedStep, PowerAction, PowerState, VmDisk, VmView};
 use vcl_types::{AddressSource, ByteSize, ComputerName, Hardware};
 
-const MACHINE: &str = "machine";
-const DIRECTORY: &str = "directory";
-const GROWING: &str = "growing-image";
-const IMAGE: &str = "image";
-/// After how long without use an image at the datastore is told as one that nobody needs. Every load of it counts.
-const UNUSED: chrono::TimeDelta = chrono::TimeDelta::days(30);
-
 impl Site {
-    async fn machines(&self, paths: &[&str]) -> Result<Vec<Object>> {
+    pub(super) async fn machines(&self, paths: &[&str]) -> Result<Vec<Object>> {
         let datacenter = &self.place().await?.datacenter;
         self.client.list(Some(datacenter), "VirtualMachine", paths).await
     }
@@ -34,16 +26,20 @@ impl Site {
             "config.hardware.device",
             "config.extraConfig",
         ];
-        let mut vms: Vec<VmView> = self.machines(&paths).await?.iter().map(view).collect();
+        let backend = self.settings.name.as_str();
+        let mut vms: Vec<VmView> = self.machines(&paths).await?.iter().map(|vm| view(vm, backend)).collect();
         vms.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(vms)
     }
 
     pub(crate) async fn all_powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
-        let machines = self.machines(&["name", "runtime.powerState", "config.template"]).await?;
-        let named = machines.iter().filter(|m| !m.flag("config.template")).filter_map(|machine| {
-            let computer = machine.text("name")?.strip_prefix("vcl-")?.parse().ok()?;
-            Some((computer, power(machine.text("runtime.powerState"))))
+        let machines = self.machines(&["name", "runtime.powerState", "config.extraConfig"]).await?;
+        let named = machines.iter().filter_map(|machine| {
+            let (name, tags) = (machine.text("name")?, tags(machine.get("config.extraConfig")));
+            let computer = name.strip_prefix("vcl-")?.parse::<ComputerName>().ok()?;
+            // What becomes a template of a computer is called otherwise than it.
+            let ours = whose(self.settings.name.as_str(), name, &tags) == Whose::Ours(computer.as_str());
+            ours.then(|| (computer, power(machine.text("runtime.powerState"))))
         });
         Ok(named.collect())
     }
@@ -99,99 +95,6 @@ impl Site {
             }
         }
         Ok(text)
-    }
-
-    pub(crate) async fn made_things(&self) -> Result<Vec<Thing>> {
-        let paths = ["name", "config.extraConfig", "config.files.vmPathName"];
-        let machines = self.machines(&paths).await?;
-        let mut things = Vec::new();
-        let mut lived_in = BTreeSet::new();
-        for machine in &machines {
-            let file = machine.text("config.files.vmPathName").and_then(|path| self.name_of(path));
-            lived_in.extend(file.and_then(|f| f.split_once('/')).map(|(directory, _)| directory.to_owned()));
-            let Some(name) = machine.text("name") else { continue };
-            let tags = tags(machine.get("config.extraConfig"));
-            let Some((_, owner)) = tags.iter().find(|(key, _)| key == OWNER) else { continue };
-            let (job, computer) = match name.strip_prefix("vcl-").and_then(growing_of) {
-                Some(growing) => growing,
-                // A template is an image's, and goes when nobody wants the image any more.
-                None if tags.iter().any(|(key, _)| key == "vcl.image") => continue,
-                None => (None, owner.parse().ok()),
-            };
-            things.push(Thing { kind: MACHINE.into(), name: name.to_owned(), computer, job, bytes: None });
-        }
-        for found in self.list("", &Watcher::doing()).await?.unwrap_or_default() {
-            let computer = found.name.strip_prefix("vcl-").and_then(|name| name.parse::<ComputerName>().ok());
-            if computer.is_none() || found.name == self.settings.images || lived_in.contains(&found.name) {
-                continue;
-            }
-            things.push(Thing { kind: DIRECTORY.into(), name: found.name, computer, job: None, bytes: None });
-        }
-        let now = chrono::Utc::now();
-        for found in self.image_directories().await? {
-            if let Some((job, computer)) = growing_of(&found.name) {
-                things.push(Thing { kind: GROWING.into(), name: found.name, computer, job, bytes: None });
-            } else if is_entry(&found.name) {
-                let used = self.last_used(&found.name).await?;
-                if used.is_some_and(|used| now - used > UNUSED) {
-                    things.push(Thing {
-                        kind: IMAGE.into(),
-                        name: found.name,
-                        computer: None,
-                        job: None,
-                        bytes: None,
-                    });
-                }
-            }
-        }
-        for entry in self.settings.directory.read_dir_utf8().into_iter().flatten().flatten() {
-            // Raw copies are named after what they become.
-            if let Some((job, computer)) = entry.file_name().strip_suffix(".raw").and_then(growing_of) {
-                let bytes = entry.metadata().ok().map(|m| m.len());
-                things.push(Thing {
-                    kind: RAW.into(),
-                    name: entry.file_name().to_owned(),
-                    computer,
-                    job,
-                    bytes,
-                });
-            }
-        }
-        things.sort();
-        Ok(things)
-    }
-
-    pub(crate) async fn unmake(&self, thing: &Thing) -> Result<()> {
-        let (name, watcher) = (thing.name.as_str(), Watcher::doing());
-        let plain = !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.');
-        let refuse = |message: String| Err(Error::new(ErrorKind::Refused, message));
-        match thing.kind.as_str() {
-            MACHINE => {
-                self.remove_machine(name, &watcher).await?;
-                if name.starts_with("vcl-") && plain { self.delete(name, &watcher).await } else { Ok(()) }
-            }
-            DIRECTORY if plain && name.starts_with("vcl-") && name != self.settings.images => {
-                if self.machine(name).await?.is_some() {
-                    return refuse(format!(
-                        "the machine {name} lies in that directory; remove the machine first"
-                    ));
-                }
-                self.delete(name, &watcher).await
-            }
-            GROWING if plain && growing_of(name).is_some() => self.delete(&self.image(name), &watcher).await,
-            IMAGE if is_entry(name) => self.delete(&self.image(name), &watcher).await,
-            RAW if plain && name.strip_suffix(".raw").and_then(growing_of).is_some() => {
-                let path = self.settings.directory.join(name);
-                match tokio::fs::remove_file(&path).await {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        Err(Error::caused(ErrorKind::Failed, format!("removing {path}"), e))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            GROWING | IMAGE => Err(no_image(name)),
-            kind => refuse(format!("a VMware backend makes no {kind} of the name `{name}`")),
-        }
     }
 
     pub(crate) fn planned(
@@ -366,9 +269,7 @@ impl Site {
     }
 }
 
-const RAW: &str = "raw-copy";
-
-fn view(machine: &Object) -> VmView {
+fn view(machine: &Object, backend: &str) -> VmView {
     let devices = machine.get("config.hardware.device").map(|d| d.children.as_slice()).unwrap_or_default();
     let disks = devices.iter().filter(|d| d.xsi_type.as_deref() == Some("VirtualDisk")).map(|d| VmDisk {
         source: d.text_at("backing/fileName").unwrap_or_default().to_owned(),
@@ -380,9 +281,13 @@ fn view(machine: &Object) -> VmView {
         allocated: None,
     });
     let number = |name: &str| machine.number(name).unwrap_or(1);
-    let tags = tags(machine.get("config.extraConfig"));
+    let (name, tags) = (machine.text("name").unwrap_or_default(), tags(machine.get("config.extraConfig")));
+    let managed = match whose(backend, name, &tags) {
+        Whose::Ours(owner) => owner.parse().ok(),
+        _ => None,
+    };
     VmView {
-        name: machine.text("name").unwrap_or_default().to_owned(),
+        name: name.to_owned(),
         state: match power(machine.text("runtime.powerState")) {
             PowerState::On => "running",
             PowerState::Paused => "paused",
@@ -395,7 +300,7 @@ fn view(machine: &Object) -> VmView {
             memory: ByteSize(number("config.hardware.memoryMB") << 20),
             ..Hardware::default()
         },
-        managed: tags.iter().find(|(key, _)| key == OWNER).and_then(|(_, owner)| owner.parse().ok()),
+        managed,
     }
 }
 

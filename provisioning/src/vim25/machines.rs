@@ -14,6 +14,14 @@ use vcl_types::{ByteSize, DiskBus, Firmware, Hardware, NicModel, OsName};
 
 /// The key in a machine's extra configuration that says whose it is: a computer's name.
 pub(crate) const OWNER: &str = "vcl.owner";
+/// The key that says which backend of a site made it: several of them may work at one server.
+pub(crate) const BACKEND: &str = "vcl.backend";
+/// The key of templates: the digest of their content, [`BECOMING`] for what is going to be one.
+pub(crate) const IMAGE: &str = "vcl.image";
+/// The key of what a job is making, with the job's number.
+pub(crate) const JOB: &str = "vcl.job";
+/// What [`IMAGE`] says of a machine that is going to be a template.
+pub(crate) const BECOMING: &str = "new";
 /// How long a machine may take to go on or off when it is told to.
 const POWER: Duration = Duration::from_secs(300);
 
@@ -40,6 +48,40 @@ pub(crate) struct MachineSpec {
     pub(crate) cards: Vec<Card>,
 }
 
+/// Whose a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose<'t> {
+    /// This backend's, made for this owner.
+    Ours(&'t str),
+    /// A template's: whichever backend made it, all clone it.
+    Shared,
+    /// Another backend's.
+    Of(&'t str),
+    /// None of vcld's.
+    Foreign,
+}
+
+/// Whose a machine of this name and with these tags is, asked by a backend.
+pub(super) fn whose<'t>(backend: &str, name: &str, tags: &'t [(String, String)]) -> Whose<'t> {
+    let tag = |key| tag(tags, key);
+    // A machine that was cloned from a template has its tag still.
+    let image = tag(IMAGE).is_some_and(|key| name.strip_prefix(TEMPLATE) == Some(key));
+    match (tag(OWNER), tag(BACKEND)) {
+        (None, _) => Whose::Foreign,
+        (Some(_), _) if image => Whose::Shared,
+        (Some(_), Some(other)) if other != backend => Whose::Of(other),
+        (Some(owner), _) => Whose::Ours(owner),
+    }
+}
+
+/// What a tag says.
+pub(super) fn tag<'t>(tags: &'t [(String, String)], key: &str) -> Option<&'t str> {
+    tags.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+}
+
+/// How templates' names begin; their [`IMAGE`] follows.
+pub(crate) const TEMPLATE: &str = "vcl-image-";
+
 /// A machine as the server has it.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
@@ -56,10 +98,6 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// What a tag of its extra configuration says.
-    pub(crate) fn tag(&self, key: &str) -> Option<&str> {
-        self.tags.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
-    }
     /// Its disks' descriptors, with what a guest sees of each in bytes, in the order of their units.
     pub(crate) fn disks(&self) -> Vec<(String, u64)> {
         let disks = self.devices.iter().filter(|d| d.xsi_type.as_deref() == Some("VirtualDisk"));
@@ -84,10 +122,12 @@ impl Machine {
     }
 }
 
+/// Where a machine's configuration lies.
+pub(super) const FILE: &str = "config.files.vmPathName";
 const READ: &[&str] = &[
     "runtime.powerState",
     "config.template",
-    "config.files.vmPathName",
+    FILE,
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
     "config.hardware.device",
@@ -116,7 +156,7 @@ fn described(object: Object) -> Machine {
     Machine {
         power: power(object.text("runtime.powerState")),
         template: object.flag("config.template"),
-        file: object.text("config.files.vmPathName").unwrap_or_default().to_owned(),
+        file: object.text(FILE).unwrap_or_default().to_owned(),
         cpus: number("config.hardware.numCPU"),
         memory: ByteSize(object.number("config.hardware.memoryMB").unwrap_or(0) << 20),
         address: object.text("guest.ipAddress").map(str::to_owned).filter(|a| !a.is_empty()),
@@ -138,18 +178,27 @@ impl Site {
             Err(e) => Err(e),
         }
     }
-    /// The machine of a name if it is ours. One that is somebody else's is refused: it is never touched.
+    /// The machine of a name if it is ours, or a template. One that is somebody else's is refused: it is never touched.
     pub(crate) async fn ours(&self, name: &str) -> Result<Option<Machine>> {
-        match self.machine(name).await? {
-            Some(machine) if machine.tag(OWNER).is_none() => {
-                let message = format!(
-                    "there is a machine {name} at {} and vcld did not make it; rename it, or rename the computer",
-                    self.client.address()
-                );
-                Err(Error::new(ErrorKind::NotOurs, message))
-            }
-            found => Ok(found),
-        }
+        let Some(machine) = self.machine(name).await? else { return Ok(None) };
+        let (address, backend) = (self.client.address(), &self.settings.name);
+        let message = match whose(backend.as_str(), name, &machine.tags) {
+            Whose::Ours(_) | Whose::Shared => return Ok(Some(machine)),
+            Whose::Of(other) => format!(
+                "there is a machine {name} at {address} that backend {other} made, and this is {backend}; \
+                 unload that computer there, or rename this one"
+            ),
+            Whose::Foreign => format!(
+                "there is a machine {name} at {address} and vcld did not make it; rename it, or rename the computer"
+            ),
+        };
+        Err(Error::new(ErrorKind::NotOurs, message))
+    }
+    /// The tags of what is made for an owner.
+    pub(crate) fn tags_for(&self, owner: &str) -> Vec<(String, String)> {
+        [(OWNER, owner), (BACKEND, self.settings.name.as_str())]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec()
     }
     /// The machine of a name, which must be there and ours.
     pub(crate) async fn must(&self, name: &str) -> Result<Machine> {
@@ -163,7 +212,10 @@ impl Site {
     }
     /// A machine's power; `Absent` when there is none of ours.
     pub(crate) async fn power_state(&self, name: &str) -> Result<PowerState> {
-        Ok(self.machine(name).await?.map_or(PowerState::Absent, |machine| machine.power))
+        match self.ours(name).await {
+            Err(e) if e.kind == ErrorKind::NotOurs => Ok(PowerState::Absent),
+            machine => Ok(machine?.map_or(PowerState::Absent, |machine| machine.power)),
+        }
     }
 
     /// Makes a machine. One of ours that is there already is left: it was made by an earlier try.
@@ -275,6 +327,35 @@ impl Site {
         match gone.await {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
             gone => gone.map(drop),
+        }
+    }
+
+    /// Removes what of a name is ours: a machine, and the directory of that name. What is another's stays.
+    pub(crate) async fn remove_ours(&self, machine: &str, watcher: &Watcher) -> Result<()> {
+        let gone = async {
+            self.remove_machine(machine, watcher).await?;
+            self.clear(machine, watcher).await
+        };
+        match gone.await {
+            Err(e) if e.kind == ErrorKind::NotOurs => Ok(()),
+            gone => gone,
+        }
+    }
+
+    /// Deletes a directory of ours. One in which a machine lies is not deleted: whoever's it is, it would lose its disks.
+    pub(crate) async fn clear(&self, directory: &str, watcher: &Watcher) -> Result<()> {
+        let datacenter = &self.place().await?.datacenter;
+        let all = self.client.list(Some(datacenter), "VirtualMachine", &["name", FILE]).await?;
+        let below = |path: &str| self.name_of(path)?.strip_prefix(directory)?.strip_prefix('/').map(drop);
+        match all.iter().find(|vm| vm.text(FILE).is_some_and(|path| below(path).is_some())) {
+            None => self.delete(directory, watcher).await,
+            Some(machine) => {
+                let (name, path) = (machine.text("name").unwrap_or_default(), self.on_datastore(directory));
+                let message = format!(
+                    "the machine {name} lies in {path}, where vcld has to clear away; move it elsewhere"
+                );
+                Err(Error::new(ErrorKind::NotOurs, message))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::properties::Object;
 use super::request::Reference;
-use super::{Card, MachineSpec, OWNER, Site, Watcher, boot, images};
+use super::{Card, MachineSpec, Site, Watcher, boot, images};
 use crate::{Captured, Result, Target};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -45,9 +45,7 @@ const PREPARE: Step<Site, Made> =
     Step::new("prepare host").deadline(LONG).retry(PATIENT).undo(|site, made| {
         Box::pin(async move {
             vcl_job::held()?;
-            let watcher = Watcher::doing();
-            site.remove_machine(&made.machine, &watcher).await?;
-            Ok(site.delete(&made.directory, &watcher).await?)
+            Ok(site.remove_ours(&made.machine, &Watcher::doing()).await?)
         })
     });
 const COPY_DISK: Step<Site, Copied> =
@@ -119,7 +117,7 @@ impl Site {
         }
         Ok(MachineSpec {
             directory: name.clone(),
-            tags: vec![(OWNER.to_owned(), computer.name.to_string())],
+            tags: self.tags_for(computer.name.as_str()),
             note: format!("vcld: {} of {}", computer.name, manifest.image_ref()),
             os: manifest.os,
             hardware: machine_hardware(computer, &manifest.hardware),
@@ -147,7 +145,7 @@ impl Site {
     ) -> vcl_job::Result<()> {
         let mut disks = Vec::new();
         for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
-            let from = self.send_image(job, target, n, disk).await?;
+            let from = self.send_image(job, target, n, disk, true).await?;
             let to = format!("{machine}/disk{n}.vmdk");
             let copied = Copied { from, to: to.clone(), size: disk.virtual_size.bytes() };
             self.copy_step(job, n, copied, target.limits.copy).await?;
@@ -163,6 +161,7 @@ impl Site {
         target: Target<'_>,
         staging: &Staging,
     ) -> vcl_job::Result<Captured> {
+        loaded(&target)?;
         let machine = Self::machine_name(&target.computer.name);
         let described = self.read_step(job, &machine).await?;
         self.pre_capture(job, target, &machine).await?;
@@ -181,7 +180,7 @@ impl Site {
                     cx.event("cleared-leftover", message);
                     self.remove_machine(machine, &watcher).await?;
                 }
-                Ok(self.delete(&made.directory, &watcher).await?)
+                Ok(self.clear(&made.directory, &watcher).await?)
             })
             .await
     }
@@ -259,10 +258,7 @@ impl Site {
         target: Target<'_>,
         machine: &str,
     ) -> vcl_job::Result<()> {
-        let Some(endpoint) = target.endpoint else {
-            let message = format!("{} is not loaded; there is nothing to capture", target.computer);
-            return Err(vcl_job::Error::new(Kind::Refused, message));
-        };
+        let endpoint = loaded(&target)?;
         let end = vcl_os::EndState::Off;
         let mut again = target.revision.clone();
         again.manifest.generalised = true;
@@ -353,10 +349,18 @@ impl Site {
         job.step(self, &DELETE, machine.to_owned())
             .run(async |directory, cx| {
                 cx.check().await?;
-                Ok(self.delete(&directory, &Watcher::of(&cx)).await?)
+                Ok(self.clear(&directory, &Watcher::of(&cx)).await?)
             })
             .await
     }
+}
+
+/// Where the computer to capture is.
+pub(crate) fn loaded<'t>(target: &Target<'t>) -> vcl_job::Result<&'t Endpoint> {
+    target.endpoint.ok_or_else(|| {
+        let message = format!("{} is not loaded; there is nothing to capture", target.computer);
+        vcl_job::Error::new(Kind::Refused, message)
+    })
 }
 
 /// Refuses a revision that a VMware machine cannot start.

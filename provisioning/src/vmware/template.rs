@@ -4,18 +4,16 @@
 //! datastore are: whoever deletes one costs the next load some time.
 
 use crate::vim25::{
-    LONG, Machine, MachineSpec, Made, OWNER, PATIENT, Request, Site, Watcher, extra, fault_of,
+    BECOMING, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Request, Site, TEMPLATE, Watcher, extra,
+    fault_of, loaded,
 };
 use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use vcl_images::Staging;
-use vcl_job::{Job, Kind, Step};
+use vcl_job::{Cx, Job, Kind, Step};
 use vcl_types::api::PlannedStep;
 use vcl_types::{Digest, Manifest};
-
-/// The tag of a template: its key.
-const IMAGE: &str = "vcl.image";
 
 /// A machine that is made from another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,13 +65,40 @@ fn key_of(manifest: &Manifest) -> String {
 }
 /// 74 characters; a machine's name has at most 80.
 fn template_name(key: &str) -> String {
-    format!("vcl-image-{key}")
-}
-fn template_tags(key: &str) -> Vec<(String, String)> {
-    vec![(OWNER.to_owned(), "vcld-image".to_owned()), (IMAGE.to_owned(), key.to_owned())]
+    format!("{TEMPLATE}{key}")
 }
 
 impl Site {
+    fn template_tags(&self, key: &str) -> Vec<(String, String)> {
+        let mut tags = self.tags_for("vcld-image");
+        tags.push((IMAGE.to_owned(), key.to_owned()));
+        tags
+    }
+
+    /// Whether there is a template, whole. Of one that has lost a disk by somebody's hand the server is told to forget
+    /// the rest.
+    async fn find_template(&self, name: &str, cx: &Cx) -> vcl_job::Result<bool> {
+        let Some(machine) = self.ours(name).await?.filter(|machine| machine.template) else {
+            return Ok(false);
+        };
+        let mut directories = Vec::new();
+        for (path, size) in machine.disks() {
+            let Some(disk) = self.name_of(&path) else { continue };
+            if !self.has_disk(disk, size).await? {
+                cx.event("template-broken", format!("{name} lacks its disk {path} and is made anew"));
+                cx.check().await?;
+                self.unregister(name, &machine).await?;
+                return Ok(false);
+            }
+            directories.extend(disk.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
+        }
+        directories.dedup();
+        for directory in directories {
+            self.note_use(&directory).await;
+        }
+        Ok(true)
+    }
+
     /// The name of the template for a revision, which is made if it is not there; `None` at a server that has none.
     pub(super) async fn template(
         &self,
@@ -85,20 +110,20 @@ impl Site {
         let name = template_name(&key);
         let there = job
             .step(self, &FIND, name.clone())
-            .run(async |name, _| Ok(self.ours(&name).await?.is_some_and(|machine| machine.template)))
+            .run(async |name, cx| self.find_template(&name, &cx).await)
             .await?;
-        if there {
-            return Ok(Some(name));
-        }
         let mut disks = Vec::new();
         for (n, disk) in manifest.disks.iter().enumerate() {
-            disks.push(self.send_image(job, target, n, disk).await?);
+            disks.push(self.send_image(job, target, n, disk, !there).await?);
         }
         // It lives beside its first disk.
         let directory =
             disks.first().and_then(|disk| disk.rsplit_once('/')).map_or("", |(d, _)| d).to_owned();
         job.step(self, &MAKE, Made { machine: name, directory })
             .run(async |made, cx| {
+                if there {
+                    return Ok(Some(made.machine));
+                }
                 let lock = self.making(&made.machine);
                 let _alone = tokio::select! {
                     alone = lock.lock() => alone,
@@ -107,7 +132,7 @@ impl Site {
                 let spec = MachineSpec {
                     name: made.machine.clone(),
                     directory: made.directory,
-                    tags: template_tags(&key),
+                    tags: self.template_tags(&key),
                     note: format!("vcld: template of {}", manifest.image_ref()),
                     os: manifest.os,
                     hardware: manifest.hardware.clone(),
@@ -147,7 +172,7 @@ impl Site {
                 // One that an earlier try began; whether it is whole nobody can tell.
                 self.remove_machine(&cloned.machine, &watcher).await?;
                 let from = self.must(&cloned.from).await?;
-                let tags = vec![(OWNER.to_owned(), target.computer.name.to_string())];
+                let tags = self.tags_for(target.computer.name.as_str());
                 match self.clone_machine(&from, &cloned.machine, &tags, &watcher).await {
                     Err(e) if e.kind == ErrorKind::Unsupported => {
                         cx.event("clone-unsupported", without(&e));
@@ -176,10 +201,15 @@ impl Site {
         target: Target<'_>,
         staging: &Staging,
     ) -> vcl_job::Result<Captured> {
+        loaded(&target)?;
         let machine = Self::machine_name(&target.computer.name);
         let described = self.read_step(job, &machine).await?;
         self.pre_capture(job, target, &machine).await?;
-        let growing = format!("vcl-{}", Self::growing(job, &target.computer.name));
+        // What it is of stands in its tags: a machine's name has room for 80 characters.
+        let growing = format!("vcl-new-{}", uuid::Uuid::now_v7().simple());
+        let mut tags = self.tags_for(target.computer.name.as_str());
+        tags.push((IMAGE.to_owned(), BECOMING.to_owned()));
+        tags.push((JOB.to_owned(), job.number().to_string()));
         let limit = target.limits.copy;
         let kept = job
             .step(self, &KEEP, Cloned { from: machine, machine: growing })
@@ -188,7 +218,7 @@ impl Site {
                 cx.check().await?;
                 self.remove_machine(&cloned.machine, &watcher).await?;
                 let from = self.must(&cloned.from).await?;
-                match self.clone_machine(&from, &cloned.machine, &template_tags("new"), &watcher).await {
+                match self.clone_machine(&from, &cloned.machine, &tags, &watcher).await {
                     Err(e) if e.kind == ErrorKind::Unsupported => {
                         cx.event("clone-unsupported", without(&e));
                         return Ok(None);
@@ -242,7 +272,7 @@ impl Site {
             let spec = MachineSpec {
                 name: name.clone(),
                 directory: String::new(),
-                tags: template_tags(key),
+                tags: self.template_tags(key),
                 note: format!("vcld: template captured from {}", target.computer.name),
                 os: manifest.os,
                 hardware: manifest.hardware.clone(),
@@ -297,8 +327,13 @@ impl Site {
         let what = format!("forgetting the machine {name}");
         let forget = |_: &_| Request::new("UnregisterVM", &machine.reference, |_| {});
         match self.client.call(&what, forget).await {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-            gone => gone.map(drop),
+            Err(e) if e.kind == ErrorKind::NotFound => {}
+            gone => drop(gone?),
+        }
+        // Another cannot be made where this file is.
+        match self.name_of(&machine.file) {
+            Some(file) => self.delete(file, &Watcher::doing()).await,
+            None => Ok(()),
         }
     }
 
@@ -330,12 +365,15 @@ pub(super) fn planned_clone(target: &Target<'_>) -> Vec<PlannedStep> {
     let machine = Site::machine_name(&target.computer.name);
     let template = template_name(&key_of(&target.revision.manifest));
     let step = |name: &str, what: String| PlannedStep { name: name.into(), what };
-    vec![
-        step(FIND.name(), template.clone()),
-        step(MAKE.name(), "over the revision's disks, which are sent first, unless it is there".into()),
-        step(CLONE.name(), format!("{template} as {machine}")),
-        step(CONFIGURE.name(), machine),
-    ]
+    let mut steps = vec![step(FIND.name(), template.clone())];
+    for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
+        let what = format!("{} ({}), unless the template is there", disk.file, disk.virtual_size);
+        steps.push(step(&format!("send image[{n}]"), what));
+    }
+    steps.push(step(MAKE.name(), "over these disks, unless it is there".into()));
+    steps.push(step(CLONE.name(), format!("{template} as {machine}")));
+    steps.push(step(CONFIGURE.name(), machine));
+    steps
 }
 
 pub(super) fn planned_capture(target: &Target<'_>) -> Vec<PlannedStep> {

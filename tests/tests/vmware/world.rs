@@ -150,9 +150,11 @@ impl World for VcsimWorld {
         let (mut left, mut lived_in) = (Vec::new(), BTreeSet::new());
         for machine in self.double.machines()? {
             if self.is_foreign(&machine.name) || self.is_template(&machine).await {
-                lived_in.extend(machine.path.split_once("] ").and_then(|(_, path)| {
-                    path.split_once('/').map(|(directory, _)| directory.to_owned())
-                }));
+                lived_in.extend(
+                    machine.path.split_once("] ").and_then(|(_, path)| {
+                        path.split_once('/').map(|(directory, _)| directory.to_owned())
+                    }),
+                );
                 continue;
             }
             let VirtualMachine { name, power, template, macs, disks, .. } = machine;
