@@ -99,12 +99,13 @@ pub(crate) struct Site {
     pub(crate) client: Client,
     place: tokio::sync::Mutex<inventory::Found>,
     ranges: OnceCell<bool>,
+    /// Who makes an image at the datastore: one at a time; others wait and find it. Other instances and other nodes do not
+    /// wait; whoever is late throws away what it has made.
+    making: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 /// How many at once, for everything that names the same host or datastore, whichever instance it is.
 static TURNS: Mutex<BTreeMap<String, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
-/// Who makes an image at the datastore: one at a time; others wait and find it.
-static MAKING: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
 
 impl Site {
     pub(crate) fn new(settings: Settings, kind: ServerKind) -> Result<Self> {
@@ -113,7 +114,8 @@ impl Site {
             Error::caused(ErrorKind::Failed, format!("making the backend's directory {directory}"), e)
         })?;
         let client = Client::new(settings.server.clone(), kind)?;
-        Ok(Self { settings, client, place: tokio::sync::Mutex::new(None), ranges: OnceCell::new() })
+        let (place, ranges, making) = <_>::default();
+        Ok(Self { settings, client, place, ranges, making })
     }
 
     pub(crate) fn network(&self, name: &NetworkName) -> Result<&Network> {
@@ -158,11 +160,10 @@ impl Site {
 
     /// The lock under which an image is made at the datastore.
     pub(crate) fn making(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let name = format!("{} [{}] {key}", self.client.address(), self.settings.datastore);
-        let mut making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.retain(|_, lock| lock.strong_count() > 0);
-        let lock = making.get(&name).and_then(Weak::upgrade).unwrap_or_default();
-        making.insert(name, Arc::downgrade(&lock));
+        let lock = making.get(key).and_then(Weak::upgrade).unwrap_or_default();
+        making.insert(key.to_owned(), Arc::downgrade(&lock));
         lock
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod caches;
 mod conformance;
 #[path = "../vcsim/client.rs"]
 #[expect(dead_code, reason = "the double's own tests use all of it")]

@@ -31,6 +31,8 @@ pub struct VcsimWorld {
     foreign: Mutex<BTreeSet<String>>,
     /// Disks that hold what their names say, and when they were written.
     whole: Mutex<BTreeMap<Utf8PathBuf, SystemTime>>,
+    /// Whether somebody deletes all images at the datastore whenever nothing else is there.
+    forgetful: bool,
 }
 
 impl VcsimWorld {
@@ -40,10 +42,25 @@ impl VcsimWorld {
         let double = Vcsim::builder(mode).login("kit", PASSWORD).datastores(2).start().unwrap();
         let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
         let (computers, foreign, whole) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { name, way, double, directory, computers, foreign, whole }
+        Self { name, way, double, directory, computers, foreign, whole, forgetful: false }
+    }
+    /// One in which each load finds a datastore without images.
+    pub fn without_images(way: Way) -> Self {
+        Self { forgetful: true, ..Self::new("without images", way) }
     }
     fn root(&self) -> &Utf8Path {
         Utf8Path::from_path(self.directory.path()).unwrap()
+    }
+    fn forget_images(&self) -> anyhow::Result<()> {
+        let client = Client::of(&self.double);
+        for template in self.double.machines()?.iter().filter(|machine| machine.template) {
+            client.done(&Client::of_machine("Destroy_Task", &template.id));
+        }
+        let images = self.double.datastore_directory().join(IMAGES);
+        for name in files_of(&images) {
+            std::fs::remove_dir_all(images.join(name))?;
+        }
+        Ok(())
     }
     fn settings(&self) -> Settings {
         settings(&self.double, self.root())
@@ -184,6 +201,9 @@ impl World for VcsimWorld {
         }
         left.extend(files_of(&self.root().join("scratch")).into_iter().map(|name| format!("copy {name}")));
         left.sort();
+        if left.is_empty() && self.forgetful {
+            self.forget_images()?;
+        }
         Ok(left)
     }
     async fn on_disk(&self, computer: &Computer) -> Result<Option<Digest>> {
