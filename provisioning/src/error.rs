@@ -8,6 +8,8 @@ use vcl_job::Kind;
 pub enum ErrorKind {
     /// The hypervisor does not answer.
     Unreachable,
+    /// It did not answer for as long as a job waits for it.
+    Away,
     /// The call took longer than it may.
     Deadline,
     /// The machine, network or file is not there.
@@ -86,6 +88,7 @@ impl From<Error> for vcl_job::Error {
         let kind = match error.kind {
             // A libvirtd that is being restarted is back in a moment.
             ErrorKind::Unreachable => Kind::Transient,
+            ErrorKind::Away => Kind::Unreachable,
             ErrorKind::Deadline => Kind::Deadline,
             ErrorKind::NotFound => Kind::NotFound,
             ErrorKind::NotOurs => Kind::Exists,

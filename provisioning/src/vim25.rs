@@ -4,7 +4,7 @@
 //!  esx, vmware      flows: which steps, in which order
 //!  steps            the steps both have: images to the datastore, machines, power, captures
 //!  disks machines files transfer inventory     one thing of the server each, idempotent
-//!  task properties client                      tasks, properties, the session
+//!  task properties client away                 tasks, properties, the session, waiting for the server
 //!  request dom fault tls                       XML out, XML in, what went wrong, whom we talk to
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! `vcl.owner` and `vcl.backend` in its extra configuration; no machine without them is ever changed. Images lie in `vcl-images/CONTENT/`,
 //! named after the digest of what a guest sees: a cache, made when it is needed first, that may be deleted any time.
 
+mod away;
 mod boot;
 mod client;
 mod disks;

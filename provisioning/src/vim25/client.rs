@@ -147,6 +147,13 @@ impl Client {
 
     /// The session that there is, or a new one.
     pub(crate) async fn session(&self) -> Result<Arc<Session>> {
+        // Who waits for a server that is away does not keep the slot from others.
+        match self.session_now().await {
+            Err(e) => Err(self.outlast(e).await),
+            session => session,
+        }
+    }
+    async fn session_now(&self) -> Result<Arc<Session>> {
         let mut slot = self.0.session.lock().await;
         if let Some(session) = &*slot {
             return Ok(session.clone());
@@ -167,12 +174,19 @@ impl Client {
         self.session().await
     }
 
-    /// Calls a method. `what` says what is being done, for the error. A session that is over is renewed once.
+    /// Calls a method. `what` says what is being done, for the error. A session that is over is renewed once. In a step,
+    /// a server that is away is waited for; whether what was asked for is done nobody knows then, and it is an error.
     pub(crate) async fn call(
         &self,
         what: &str,
         make: impl Fn(&Content) -> Request + Send,
     ) -> Result<Element> {
+        match self.call_now(what, make).await {
+            Err(e) => Err(self.outlast(e).await),
+            answer => answer,
+        }
+    }
+    async fn call_now(&self, what: &str, make: impl Fn(&Content) -> Request + Send) -> Result<Element> {
         let mut session = self.session().await?;
         let mut renewed = false;
         loop {
@@ -199,6 +213,12 @@ impl Client {
         }
     }
 
+    /// Whether the server answers, without a session.
+    pub(super) async fn answers(&self, limit: Duration) -> bool {
+        let answer = self.send("asking whether it answers", None, &greeting(), limit).await;
+        !answer.is_err_and(|e| e.kind == ErrorKind::Unreachable)
+    }
+
     /// Ends the session.
     pub(crate) async fn close(&self) {
         self.0.stop.cancel();
@@ -212,10 +232,8 @@ impl Client {
 
     async fn log_in(&self) -> Result<Session> {
         let (address, kind) = (self.address(), self.kind());
-        let instance = Reference::new("ServiceInstance", "ServiceInstance");
-        let greet = Request::new("RetrieveServiceContent", &instance, |_| {});
         let what = format!("asking {address} what it is");
-        let (answer, first) = self.send(&what, None, &greet, CALL).await?;
+        let (answer, first) = self.send(&what, None, &greeting(), CALL).await?;
         let body = match answer {
             Answer::Body(body) => body,
             Answer::Fault(fault) => return Err(failed(&what, fault)),
@@ -349,12 +367,16 @@ impl Client {
             let message = format!("{what}: {address} is not trusted: {text}; {way_out}");
             return Error::new(ErrorKind::Denied, message);
         }
-        if error.is_timeout() {
-            let context = format!("{what}: {address} has not answered in time");
-            return Error::caused(ErrorKind::Deadline, context, error);
-        }
-        Error::caused(ErrorKind::Unreachable, format!("{what}: {address} does not answer"), error)
+        // One that takes a connection and says nothing is as far away as one that takes none.
+        let how = if error.is_timeout() { "has not answered in time" } else { "does not answer" };
+        Error::caused(ErrorKind::Unreachable, format!("{what}: {address} {how}"), error)
     }
+}
+
+/// The one question that everybody may ask.
+fn greeting() -> Request {
+    let instance = Reference::new("ServiceInstance", "ServiceInstance");
+    Request::new("RetrieveServiceContent", &instance, |_| {})
 }
 
 /// Whether an error says that the session is over.

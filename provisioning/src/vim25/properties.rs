@@ -177,7 +177,7 @@ impl Watch<'_> {
                 }
                 Err(e) => {
                     self.collector = None;
-                    return Err(e);
+                    return Err(self.client.outlast(e).await);
                 }
                 Ok(changed) => {
                     self.renewed = false;

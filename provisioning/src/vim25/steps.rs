@@ -14,7 +14,7 @@ use vcl_types::{ByteSize, Computer, Endpoint, Hardware};
 /// Waits that have a limit of their own get this much from the executor.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
 /// For what passes by itself, which at a VMware server may take a while: a locked file, a task that another waits for, a
-/// server that restarts. Some two minutes in all.
+/// host that its vCenter has lost. Some two minutes in all; for a server that is away itself see `away`.
 pub(crate) const PATIENT: Retry =
     Retry { times: 7, first: Duration::from_secs(1), kinds: &[Kind::Transient, Kind::Busy] };
 
@@ -74,9 +74,9 @@ const START: Step<Site, String> = Step::<Site, String>::new("start")
     .holds(|site, machine, _| {
         Box::pin(async move { Ok(site.power_state(&machine).await? == PowerState::On) })
     });
-const READ: Step<Site, String> = Step::new("read machine").retry(PATIENT);
+const READ: Step<Site, String> = Step::new("read machine").deadline(LONG).retry(PATIENT);
 /// Whether the machine is on, after `pre_capture` failed in it.
-const LOOK: Step<Site, String> = Step::new("look at power").retry(PATIENT);
+const LOOK: Step<Site, String> = Step::new("look at power").deadline(LONG).retry(PATIENT);
 const WAIT_OFF: Step<Site, String> = Step::new("wait for power off").deadline(LONG).retry(PATIENT);
 /// Unloading takes things away for good: there is no way back, only forward.
 const STOP: Step<Site, String> = Step::new("power off").deadline(LONG).retry(PATIENT);

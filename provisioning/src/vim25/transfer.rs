@@ -65,7 +65,7 @@ impl Site {
             watcher.tell(size, size);
             return read_all(from.to_owned(), size).await;
         }
-        let whole = tokio::time::Instant::now() + watcher.limit();
+        let mut whole = tokio::time::Instant::now() + watcher.limit();
         let (mut at, mut idle) = (0, 0);
         loop {
             let sent = Arc::new(AtomicU64::new(at));
@@ -83,7 +83,13 @@ impl Site {
                 return Err(error);
             }
             at = 0;
-            let arrived = self.length(name).await.unwrap_or_default().unwrap_or(0);
+            // While the server is away this waits, and that is not the transfer's time.
+            let asked = tokio::time::Instant::now();
+            let arrived = match self.length(name).await {
+                Err(e) if e.kind == ErrorKind::Away => return Err(e),
+                arrived => arrived.unwrap_or_default().unwrap_or(0),
+            };
+            whole += asked.elapsed();
             if arrived > 0 && arrived < size && self.takes_ranges(watcher).await {
                 at = arrived;
             }
@@ -123,7 +129,7 @@ impl Site {
             }
         });
         let body = std::sync::Mutex::new(Some(reqwest::Body::wrap_stream(stream)));
-        let sending = self.http(what, Method::PUT, name, |request| {
+        let sending = self.http_now(what, Method::PUT, name, |request| {
             // A body can be sent once: after a session's end the whole is tried again.
             let body = body.lock().ok().and_then(|mut b| b.take()).unwrap_or_default();
             let request = request.header(CONTENT_LENGTH, size - at).body(body);
@@ -186,19 +192,28 @@ impl Site {
         let (pieces, read) = mpsc::channel::<bytes::Bytes>(8);
         let path = to.to_owned();
         let writing = tokio::task::spawn_blocking(move || write_pieces(&path, size, read));
-        let whole = tokio::time::Instant::now() + watcher.limit();
+        let mut whole = tokio::time::Instant::now() + watcher.limit();
         let got = Arc::new(AtomicU64::new(0));
         let mut idle = 0;
         while got.load(Ordering::Relaxed) < size {
             let at = got.load(Ordering::Relaxed);
             let fetching = self.fetch_from(&what, name, at, size, &pieces, &got);
             let fetching = watched(&what, fetching, &got, size, watcher);
-            let error = match tokio::time::timeout_at(whole, fetching).await {
+            let mut error = match tokio::time::timeout_at(whole, fetching).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(e)) => e,
                 Err(_) => Error::new(ErrorKind::Deadline, format!("{what}: it takes too long")),
             };
-            let broken = matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Deadline);
+            let mut broken = matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Deadline);
+            // While the server is away this waits, and that is not the transfer's time.
+            let asked = tokio::time::Instant::now();
+            if broken
+                && let Err(e) = self.length(name).await
+                && e.kind == ErrorKind::Away
+            {
+                (error, broken) = (e, false);
+            }
+            whole += asked.elapsed();
             let now = got.load(Ordering::Relaxed);
             idle = if now > at { 0 } else { idle + 1 };
             // The writer may be what is at its end, and knows why.
@@ -234,7 +249,7 @@ impl Site {
         got: &AtomicU64,
     ) -> Result<()> {
         let mut answer = self
-            .http(what, Method::GET, name, |request| {
+            .http_now(what, Method::GET, name, |request| {
                 if at == 0 { request } else { request.header(RANGE, format!("bytes={at}-")) }
             })
             .await?;
@@ -261,8 +276,22 @@ impl Site {
         Ok(())
     }
 
-    /// One request to the datastore's HTTP, once more after a session's end.
+    /// One request to the datastore's HTTP, once more after a session's end. In a step, a server that is away is waited
+    /// for, as [`Client::call`](super::Client::call) does.
     async fn http(
+        &self,
+        what: &str,
+        method: Method,
+        name: &str,
+        with: impl Fn(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<reqwest::Response> {
+        match self.http_now(what, method, name, with).await {
+            Err(e) => Err(self.client.outlast(e).await),
+            answer => answer,
+        }
+    }
+    /// The same for transfers, which go on by themselves where they broke.
+    async fn http_now(
         &self,
         what: &str,
         method: Method,

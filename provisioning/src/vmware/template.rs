@@ -22,7 +22,7 @@ pub(super) struct Cloned {
     machine: String,
 }
 
-pub(super) const FIND: Step<Site, String> = Step::new("find template").retry(PATIENT);
+pub(super) const FIND: Step<Site, String> = Step::new("find template").deadline(LONG).retry(PATIENT);
 /// What is half made of a template is no template yet, and lies over an image that others use: it is forgotten by the
 /// server, and the image stays.
 pub(super) const MAKE: Step<Site, Made> =

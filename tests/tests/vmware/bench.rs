@@ -185,9 +185,15 @@ impl Bench {
         Self::on(way, Vcsim::start(if way == Way::Esx { Mode::Esx } else { Mode::VCenter }).unwrap())
     }
     pub fn on(way: Way, double: Vcsim) -> Self {
+        let address = double.address().to_string();
+        Self::by_way_of(address, way, double)
+    }
+    /// One whose backend knows the double by another address.
+    pub fn by_way_of(server: String, way: Way, double: Vcsim) -> Self {
         let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
         let path = Utf8Path::from_path(directory.path()).unwrap();
-        let settings = settings(&double, path);
+        let mut settings = settings(&double, path);
+        settings.server.address = server;
         let backend = way.open(settings);
         std::fs::create_dir(path.join("library")).unwrap();
         let library = Library::open(path.join("library")).unwrap();

@@ -2,6 +2,7 @@
 //! nothing left over.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod away;
 mod bench;
 mod caches;
 mod conformance;
