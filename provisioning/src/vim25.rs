@@ -3,7 +3,7 @@
 //! ```text
 //!  esx, vmware      flows: which steps, in which order
 //!  steps            the steps both have: images to the datastore, machines, power, captures
-//!  disks machines files transfer inventory     one thing of the server each, idempotent
+//!  disks machines files transfer inventory     one thing of the server each, idempotent (pieces: of local disks)
 //!  task properties client away                 tasks, properties, the session, waiting for the server
 //!  request dom fault tls                       XML out, XML in, what went wrong, whom we talk to
 //! ```
@@ -26,6 +26,7 @@ mod images;
 mod inventory;
 mod look;
 mod machines;
+mod pieces;
 mod properties;
 mod request;
 mod steps;
