@@ -30,10 +30,12 @@ mod genesis;
 mod machine;
 mod ordinary;
 mod packages;
+mod small;
 mod tree;
 
 pub use genesis::Genesis;
 pub use machine::Machine;
+pub use small::SMALL;
 
 /// The code that decides what a guest contains.
 const RECIPE: &[&str] = &[

@@ -97,6 +97,20 @@ impl Journal {
         lines.iter().map(|l| serde_json::from_str(l).with_context(|| format!("reading {l}"))).collect()
     }
 
+    /// In which end state `pre_capture` left the guest of a capture: `off`, `reboot` or `on`.
+    ///
+    /// # Errors
+    ///
+    /// When the job did not come as far as that, or the database cannot be read.
+    pub fn end_state(&mut self, job: JobId) -> Result<String> {
+        let finish = self.records(job)?.into_iter().find_map(|record| match record {
+            Record::Started { key, intent, .. } if key == "capture/pre_capture/finish" => Some(intent),
+            _ => None,
+        });
+        let finish = finish.with_context(|| format!("job {job} did not come to the end of pre_capture"))?;
+        Ok(finish.as_str().with_context(|| format!("its intent is {finish}"))?.to_owned())
+    }
+
     /// How many records it has, those of child processes left out.
     ///
     /// # Errors

@@ -44,7 +44,8 @@ fn a_guest_s_whole_life() -> Result<()> {
 
     // Captured as a new image, and given back.
     daemon.ssh("a", "echo kept > /root/marker; echo secret > /root/.bash_history; sync")?;
-    let _: JobView = daemon.json(&["capture", "a", "--new", "lab", "--note", "with a marker"])?;
+    let capture: JobView = daemon.json(&["capture", "a", "--new", "lab", "--note", "with a marker"])?;
+    assert_eq!(daemon.journal()?.end_state(capture.id)?, "off");
     let a = daemon.computer("a")?;
     assert_eq!((a.state, a.power, a.loaded), (State::Available, Some(PowerState::Absent), None));
     let lab = daemon.image("lab")?;

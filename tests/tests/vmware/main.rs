@@ -10,6 +10,7 @@ mod conformance;
 #[expect(dead_code, reason = "the double's own tests use all of it")]
 mod curl;
 mod faults;
+mod lives;
 mod rounds;
 mod servers;
 mod world;

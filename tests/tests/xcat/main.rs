@@ -43,7 +43,7 @@ impl Case {
         let directory = tempfile::Builder::new().prefix("vcl-xcat-").tempdir()?;
         let path = Utf8PathBuf::try_from(directory.path().to_owned())?;
         let boot = guest.direct_boot()?.context("a fast guest boots directly")?;
-        let small = small(&guest, &path)?;
+        let small = guest.small_disk(&path)?;
         let mut setup = xcatd::Setup::new(&path);
         for (name, last) in [("n1", 11), ("n2", 12)] {
             let disk = path.join(format!("{name}.qcow2"));
@@ -137,28 +137,9 @@ impl Case {
     }
 }
 
-/// What the disk that is imported has, in MiB: a guest's has room that an emulated node would take minutes to look through.
-const SMALL: u64 = 256;
-
-/// The guest's disk with less room on it.
-fn small(guest: &Guest, path: &Utf8Path) -> Result<Utf8PathBuf> {
-    let (raw, disk) = (path.join("small.raw"), path.join("small.qcow2"));
-    let line = "qemu-img convert -O raw \"$1\" \"$2\" && e2fsck -fp \"$2\" && resize2fs \"$2\" \"$4M\" && \
-                truncate -s \"$4M\" \"$2\" && qemu-img convert -O qcow2 \"$2\" \"$3\" && rm \"$2\"";
-    let theirs = guest.disk();
-    let words = [theirs.as_str(), raw.as_str(), disk.as_str(), &SMALL.to_string()];
-    let made = Command::new("sh").args(["-c", line, "small"]).args(words).output()?;
-    ensure!(
-        made.status.success(),
-        "the guest's disk was not made small: {}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    Ok(disk)
-}
-
 /// A disk of zeros, somewhat larger than the guest's.
 fn blank(disk: &Utf8Path) -> Result<()> {
-    let size = (SMALL + 9) << 20;
+    let size = (guest::SMALL + 9) << 20;
     let made = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", disk.as_str(), &size.to_string()])
         .status()?;
@@ -177,7 +158,8 @@ fn a_node_is_loaded_captured_and_another_has_what_was_on_it() -> Result<()> {
     case.daemon.ssh("n1", "echo found-me > /root/marker && sync")?;
 
     let asked = case.xcatd.requests().len();
-    case.done(&["capture", "n1"])?;
+    let capture = case.done(&["capture", "n1"])?;
+    assert_eq!(case.daemon.journal()?.end_state(capture.id)?, "reboot");
     // The guest itself rebooted into the task: nobody touched the power before the disk had come.
     let requests = case.xcatd.requests();
     let power: Vec<_> =
