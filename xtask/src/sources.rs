@@ -11,6 +11,10 @@ use crate::process::output_of;
 /// How many lines of code a file may have; comments, empty lines and the tests at its end are not counted.
 const MOST_LINES: usize = 500;
 
+/// Code that knows no backend and no OS. Getting a machine ready for its capture, and in which end state, is between these two:
+/// nobody here calls `pre_capture`.
+const CORE: &[&str] = &["config/", "images/", "job/", "queue/", "types/", "vcld/"];
+
 /// Names that say nothing of what is in a module.
 const NAMELESS: &[&str] = &["common", "helper", "helpers", "misc", "util", "utils"];
 
@@ -44,6 +48,12 @@ fn judge(name: &str, text: &str, here: &str) -> Vec<String> {
             }
         }
     }
+    if path.extension().is_some_and(|e| e == "rs") && CORE.iter().any(|part| name.starts_with(part)) {
+        let calls = text.lines().enumerate().filter(|(_, line)| calls_pre_capture(line));
+        problems.extend(calls.map(|(at, _)| {
+            format!("{name}:{}: core code does not call `pre_capture`: it is for backends", at + 1)
+        }));
+    }
     if name.ends_with(".snap.new") {
         problems.push(format!("{name}: a snapshot that nobody has looked at"));
     }
@@ -54,6 +64,14 @@ fn judge(name: &str, text: &str, here: &str) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Whether a line calls the OS module's `pre_capture`, or names it to have it called. The directory of hooks that has its name
+/// takes no arguments.
+fn calls_pre_capture(line: &str) -> bool {
+    let comment = line.trim_start().starts_with("//");
+    let called = line.split(".pre_capture(").skip(1).any(|rest| !rest.starts_with(')'));
+    !comment && (called || line.contains("::pre_capture"))
 }
 
 fn lines_of_code(text: &str) -> usize {
@@ -80,6 +98,13 @@ mod tests {
             ("a/snapshots/a.snap.new", "", 1),
             ("README.md", "see /somebody/checkout/README.md", 1),
             ("README.md", "see /etc/vcld", 0),
+            ("vcld/src/flow.rs", "os.pre_capture(job, guest, end).await?;", 1),
+            ("queue/src/jobs.rs", "os\n    .pre_capture(\n        job,", 1),
+            ("job/src/run.rs", "let ready = Os::pre_capture;", 1),
+            ("vcld/src/doctor.rs", "let hooks = config.hooks.pre_capture();", 0),
+            ("vcld/src/flow.rs", "//! [`Os::pre_capture`] is the backend's to call", 0),
+            ("vcld/src/flow.rs", "vec![(\"pre_capture\", os)]", 0),
+            ("provisioning/src/sim/capture.rs", "os.pre_capture(job, guest, end).await?;", 0),
         ] {
             let found = judge(name, text, "/somebody/checkout");
             assert_eq!(found.len(), expected, "{name}: {found:?}");
