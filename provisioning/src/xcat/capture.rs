@@ -147,3 +147,72 @@ async fn store(cx: &Cx, copy: &Copy) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xcat::Settings;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use vcl_job::MemoryJournal;
+    use vcl_types::{ByteSize, Secret};
+
+    fn backend() -> Xcat {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        let patience = Duration::from_secs(20);
+        let settings = Settings {
+            name: "x".parse().unwrap(),
+            url: "https://localhost:1/xcatws".into(),
+            ca: ca.pem().into_bytes(),
+            user: "wsuser".into(),
+            password: Secret::new("hunter2".into()),
+            nodes: <_>::default(),
+            osimages: <_>::default(),
+            computers: Vec::new(),
+            inbox: true,
+            disk: None,
+            largest_disk: ByteSize::gibibytes(1),
+            net_boot: true,
+            power_off: true,
+            poll: Duration::from_millis(10),
+            call: patience,
+            contact: patience,
+            no_progress: patience,
+            install: patience,
+        };
+        Xcat::new(settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_not_what_its_node_reports_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = camino::Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
+        let place = Place { name: "x-n1-job1-token1".into(), directory };
+        std::fs::create_dir_all(place.directory.join("in")).unwrap();
+        let bytes: Vec<u8> = (0..9u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        std::fs::write(place.disk(), &bytes).unwrap();
+        let chunks: Vec<[u8; 32]> =
+            bytes.chunks(crate::inbox::CHUNK as usize).map(|c| Sha256::digest(c).into()).collect();
+        let sum = Sha256::digest(disk_list(bytes.len() as u64, &chunks));
+        let digest: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let report = Report { ok: true, size: bytes.len() as u64, digest, text: String::new() };
+
+        let (journal, stop) = (Arc::new(MemoryJournal::default()), <_>::default());
+        let (cx, xcat) = (Cx::detached(journal, stop, Duration::from_secs(60)), backend());
+        xcat.check(&cx, "n1", &place, &report).await.unwrap();
+        let wrong = "0".repeat(64);
+        for (report, said) in [
+            (Report { digest: wrong.clone(), ..report.clone() }, format!("n1 says that its disk is {wrong}")),
+            (Report { size: report.size + 512, ..report.clone() }, "9437184 came".into()),
+            (Report { size: 0, ..report.clone() }, "has 0 bytes".into()),
+            (Report { size: 2 << 30, ..report.clone() }, "at most 1".into()),
+        ] {
+            let error = xcat.check(&cx, "n1", &place, &report).await.unwrap_err();
+            assert_eq!(error.kind, Kind::Corrupt, "{report:?}");
+            let text = error.failure().message;
+            assert!(text.contains(&said), "{report:?}: {text}");
+        }
+        assert_eq!(std::fs::read(place.disk()).unwrap(), bytes, "nothing is mended either");
+    }
+}

@@ -1,6 +1,6 @@
 //! What goes wrong at a site: each is recovered from or told plainly, and leaves nothing.
 
-use crate::bench::{Bench, DISK, Way, done, failed};
+use crate::bench::{Bench, DISK, MARKER_AT, Way, done, failed};
 use std::time::Duration;
 use vcl_job::{Control, Kind};
 use vcl_provisioning::vmware::CaptureTo;
@@ -69,6 +69,44 @@ async fn a_full_datastore_fails_the_load_and_leaves_nothing() {
         assert_eq!(failure.kind, Kind::NoSpace, "{failure}");
         assert!(failure.message.contains("make room on the datastore"), "{failure}");
         bench.double.clear_faults().unwrap();
+        bench.nothing_left().await;
+    }
+}
+
+/// An image of the bench takes somewhat less than 10 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datastore_with_too_little_room_for_the_image_or_its_copy_fails_the_load_and_leaves_nothing() {
+    for (mebibytes, images) in [(6, 0), (14, 1)] {
+        let double = Vcsim::builder(Mode::Esx).capacity(mebibytes << 20).start().unwrap();
+        let bench = Bench::on(Way::Esx, double);
+        let first = bench.import("debian").await;
+        let failure = failed(bench.load("a", &first).await);
+        assert_eq!(failure.kind, Kind::NoSpace, "{failure}");
+        assert!(failure.message.contains("make room on the datastore"), "{failure}");
+        bench.nothing_left().await;
+        let kept = bench.double.datastore_directory().join("vcl-images").read_dir_utf8().unwrap().count();
+        assert_eq!(kept, images, "what was sent whole is there for the next load");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datastore_that_is_full_at_the_capture_keeps_the_machine_and_nothing_else() {
+    for way in [Way::Esx, Way::Clone(CaptureTo::Disk), Way::Clone(CaptureTo::Template)] {
+        let mode = if way == Way::Esx { Mode::Esx } else { Mode::VCenter };
+        let double = Vcsim::builder(mode).capacity(23 << 20).start().unwrap();
+        let bench = Bench::on(way, double);
+        let first = bench.import("debian").await;
+        let at = done(bench.load("a", &first).await);
+        let before = bench.double.machines().unwrap().len();
+        let staging = bench.library.staging("job2-token1").unwrap();
+        let failure = failed(bench.capture("a", &first, &at, &staging).await);
+        assert_eq!(failure.kind, Kind::NoSpace, "{failure}");
+        assert!(failure.message.contains("make room on the datastore"), "{failure}");
+        assert!(!staging.disk(0).exists(), "{way:?}");
+        assert_eq!(bench.double.machines().unwrap().len(), before, "{way:?}");
+        // What it was is on its disk still, to be captured when there is room.
+        assert_eq!(bench.bytes("a", MARKER_AT, 5), b"first");
+        bench.unload("a").await;
         bench.nothing_left().await;
     }
 }

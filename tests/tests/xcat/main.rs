@@ -1,6 +1,6 @@
 //! The whole life of nodes of an xCAT management node, through a real daemon: what is on their disks is real, and so is the
-//! imaging task that puts it there and takes it off. As root. What goes wrong takes its time to be noticed, and is tried
-//! with `VCL_FULL=1`.
+//! imaging task that puts it there and takes it off. As root. What goes wrong with a guest takes its time to be noticed, and
+//! is tried with `VCL_FULL=1`.
 
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -33,6 +33,15 @@ struct Case {
 impl Case {
     /// `None` after the test was run in a world. `more` are further lines of the backend's table.
     fn enter(test: &str, more: &str) -> Result<Option<Self>> {
+        Self::with(test, more, Guest::small_disk)
+    }
+
+    /// The same, with another disk to import than a guest's.
+    fn with(
+        test: &str,
+        more: &str,
+        disk: impl FnOnce(&Guest, &Utf8Path) -> Result<Utf8PathBuf>,
+    ) -> Result<Option<Self>> {
         let cache = guest::cache_directory();
         let key = guest::cached_key(&cache)?;
         let public = fs::read_to_string(format!("{key}.pub"))?;
@@ -43,7 +52,7 @@ impl Case {
         let directory = tempfile::Builder::new().prefix("vcl-xcat-").tempdir()?;
         let path = Utf8PathBuf::try_from(directory.path().to_owned())?;
         let boot = guest.direct_boot()?.context("a fast guest boots directly")?;
-        let small = guest.small_disk(&path)?;
+        let small = disk(&guest, &path)?;
         let mut setup = xcatd::Setup::new(&path);
         for (name, last) in [("n1", 11), ("n2", 12)] {
             let disk = path.join(format!("{name}.qcow2"));
@@ -137,6 +146,14 @@ impl Case {
     }
 }
 
+/// A disk of a few MiB that no machine could boot: for loads that do not come as far.
+fn little(_: &Guest, path: &Utf8Path) -> Result<Utf8PathBuf> {
+    let disk = path.join("little.raw");
+    let bytes: Vec<u8> = (0..9u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(&disk, bytes)?;
+    Ok(disk)
+}
+
 /// A disk of zeros, somewhat larger than the guest's.
 fn blank(disk: &Utf8Path) -> Result<()> {
     let size = (guest::SMALL + 9) << 20;
@@ -193,6 +210,34 @@ fn an_osimage_is_installed_by_xcat() -> Result<()> {
 }
 
 #[test]
+fn a_load_that_goes_wrong_at_the_node_is_said_and_leaves_nothing() -> Result<()> {
+    let test = "a_load_that_goes_wrong_at_the_node_is_said_and_leaves_nothing";
+    let Some(case) = Case::with(test, "contact = \"15s\"", little)? else { return Ok(()) };
+    case.import("guest")?;
+    let node = || "n1".to_owned();
+    let refused = "ERROR: Insufficient privilege level";
+    for (fault, told) in [
+        // What xcatd answers 403 to is told in its own words, and with what it means where that is known.
+        (Fault::Bmc { node: node(), text: refused.into(), times: 9 }, refused),
+        (Fault::BmcPassword { node: node() }, "look at bmcusername and bmcpassword"),
+        (Fault::BmcDead { node: node() }, "does the node's service processor answer?"),
+        (Fault::TaskLost { node: node(), times: 1 }, "without having imaged"),
+        (Fault::WrongDigests { node: node(), times: 1 }, "not what its digests say"),
+    ] {
+        let name = format!("{fault:?}");
+        case.xcatd.fault(fault);
+        let why = case.failed(&["load", "n1", "guest"])?;
+        case.xcatd.mend();
+        assert!(why.contains(told), "{name}: {why}");
+        ensure!(!case.xcatd.is_on("n1"), "{name}: the node is left on");
+        let left = case.daemon.leftovers()?;
+        ensure!(left.is_empty(), "{name}: {left:?}");
+        case.nothing_left().context(name)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn what_goes_wrong_is_said_and_leaves_nothing() -> Result<()> {
     if !std::env::var_os("VCL_FULL").is_some_and(|full| !full.is_empty() && full != "0") {
         println!("left out: VCL_FULL=1 or ./check --full has it");
@@ -203,10 +248,8 @@ fn what_goes_wrong_is_said_and_leaves_nothing() -> Result<()> {
     case.import("guest")?;
     let node = || "n1".to_owned();
     for (fault, told) in [
-        (Fault::BmcDead { node: node() }, "service processor"),
         (Fault::TaskRefused { node: node(), times: 1 }, "refuses the task"),
         (Fault::NetbootFails { node: node(), times: 1 }, "is armed still"),
-        (Fault::WrongDigests { node: node(), times: 1 }, "not what its digests say"),
     ] {
         let name = format!("{fault:?}");
         case.xcatd.fault(fault);
@@ -224,6 +267,11 @@ fn what_goes_wrong_is_said_and_leaves_nothing() -> Result<()> {
     case.xcatd.fault(Fault::TaskLost { node: node(), times: 1 });
     let why = case.failed(&["capture", "n1"])?;
     assert!(why.contains("without having imaged"), "{why}");
+    case.daemon.ssh("n1", "true")?;
+    // One that reports a wrong digest: nothing of what came is kept, and the computer goes on here too.
+    case.xcatd.fault(Fault::WrongDigests { node: node(), times: 1 });
+    let why = case.failed(&["capture", "n1"])?;
+    assert!(why.contains("not what its digests say"), "{why}");
     case.daemon.ssh("n1", "true")?;
     assert_eq!(case.daemon.image("guest")?.revisions.len(), 1);
     case.nothing_left()
