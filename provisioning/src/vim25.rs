@@ -18,6 +18,7 @@
 mod away;
 mod boot;
 mod client;
+mod datastore;
 mod disks;
 mod dom;
 mod fault;
@@ -36,6 +37,7 @@ mod tls;
 mod transfer;
 
 pub use client::Server;
+pub use datastore::Datastore;
 pub use tls::{Fingerprint, Trust};
 
 pub(crate) use client::{Client, ServerKind, fault_of};

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod load;
 pub mod pickup;
 pub mod queue;
+pub mod transfer;
 
 use serde::Serialize;
 

@@ -22,8 +22,11 @@ fn main() -> Result<()> {
         Some("load") => bench::load::run(),
         Some("pickup") => bench::pickup::run(),
         Some("queue") => bench::queue::run(names.get(1).map(String::as_str)),
-        Some(other) => bail!("no bench {other}; there are capture, load, pickup and queue (--help)"),
-        None => bail!("which bench? There are capture, load, pickup and queue (--help)"),
+        Some("transfer") => bench::transfer::run(names.get(1).map(String::as_str)),
+        Some(other) => {
+            bail!("no bench {other}; there are capture, load, pickup, queue and transfer (--help)")
+        }
+        None => bail!("which bench? There are capture, load, pickup, queue and transfer (--help)"),
     }
 }
 
@@ -37,6 +40,10 @@ fn help() -> String {
          queue              what the queue costs, on simulated machines that take no time\n",
     );
     for (name, what) in bench::queue::CASES {
+        text.push_str(&format!("  {name:<16} {what}\n"));
+    }
+    text.push_str("transfer           a disk to and from a VMware datastore, against curl\n");
+    for (name, what) in bench::transfer::CASES {
         text.push_str(&format!("  {name:<16} {what}\n"));
     }
     text
