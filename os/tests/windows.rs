@@ -324,9 +324,9 @@ async fn a_setup_that_failed_is_told_with_its_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_setup_that_does_not_end_is_told_with_how_far_it_was() {
     let mut world = World::new("load.txt");
-    std::fs::remove_dir_all(world.fake.dir.join("part0/state.2")).unwrap();
-    std::fs::remove_dir_all(world.fake.dir.join("part0/state.3")).unwrap();
-    std::fs::remove_dir_all(world.fake.dir.join("part0/state.4")).unwrap();
+    for later in 3..=5 {
+        std::fs::remove_dir_all(world.fake.dir.join(format!("part0/state.{later}"))).unwrap();
+    }
     world.boot = Duration::from_secs(1);
     let failure = failure(world.load().await);
     assert_eq!(failure.kind, Kind::Deadline);

@@ -41,8 +41,7 @@ function Set-Wanted([string]$What, [string]$Path, [string]$Name, [int]$Value) {
 # terminal.
 function Stop-Sessions {
     if ($P.dry) { return }
-    $lines = @(Invoke-Quietly { & quser.exe } | Select-Object -Skip 1)
-    foreach ($line in $lines) {
+    foreach ($line in Get-Sessions) {
         if ($line -match '\s(\d+)\s+\S+\s') {
             $session = $Matches[1]
             Invoke-Quietly { & logoff.exe $session } | Out-Null

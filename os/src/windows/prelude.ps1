@@ -16,6 +16,12 @@ function Invoke-Quietly([scriptblock]$What) {
     & $What 2>$null
 }
 
+# Who is logged in, a line each. Home editions have no quser, and nobody but its one user.
+function Get-Sessions {
+    if ($null -eq (Get-Command -Name quser.exe -ErrorAction SilentlyContinue)) { return @() }
+    return @(Invoke-Quietly { & quser.exe } | Select-Object -Skip 1)
+}
+
 # Nobody but administrators writes below this directory.
 $Base = Join-Path $env:SystemRoot 'vcld'
 $Own = 'HKLM:\SOFTWARE\vcld'

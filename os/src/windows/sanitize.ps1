@@ -6,7 +6,7 @@
 # user  the account that vcld is logged in with; its processes go on
 
 function Stop-Users {
-    foreach ($line in @(Invoke-Quietly { & quser.exe } | Select-Object -Skip 1)) {
+    foreach ($line in Get-Sessions) {
         if ($line -match '\s(\d+)\s+\S+\s') {
             $session = $Matches[1]
             Invoke-Quietly { & logoff.exe $session } | Out-Null
@@ -15,7 +15,7 @@ function Stop-Users {
     }
     foreach ($process in @(Get-CimInstance -ClassName Win32_Process)) {
         $owner = Invoke-CimMethod -InputObject $process -MethodName GetOwnerSid -ErrorAction SilentlyContinue
-        if ($null -eq $owner -or -not "$($owner.Sid)".StartsWith('S-1-5-21-')) { continue }
+        if ($null -eq $owner -or "$($owner.Sid)" -notmatch '^S-1-(5-21|12-1)-') { continue }
         $me = [System.Security.Principal.WindowsIdentity]::GetCurrent().User.Value
         if ($owner.Sid -eq $me) { continue }
         Stop-Process -Id $process.ProcessId -Force -ErrorAction SilentlyContinue
@@ -35,6 +35,7 @@ function Drop([string]$What, [string[]]$Patterns) {
 function Clear-Traces {
     Stop-Users
     foreach ($entry in @(Get-CimInstance -ClassName Win32_UserProfile -Filter 'Special = FALSE')) {
+        if (-not $entry.LocalPath) { continue }
         $local = Join-Path $entry.LocalPath 'AppData\Local'
         $roaming = Join-Path $entry.LocalPath 'AppData\Roaming'
         Drop 'shell history' @("$roaming\Microsoft\Windows\PowerShell\PSReadLine\*_history.txt")

@@ -83,11 +83,14 @@ fn escaped(text: &str) -> String {
 }
 
 /// The name a computer has in Windows: its own, or where that is longer than the 15 characters that Windows takes, the
-/// beginning of it and four digits made of the whole, so that two long names do not become one.
+/// beginning of it and four digits made of the whole, so that two long names do not become one. A name of digits alone, which
+/// Windows does not take either, gets a `PC-` before it.
 #[must_use]
 pub fn windows_name(computer: &str) -> String {
     const MOST: usize = 15;
     let computer = computer.split('.').next().unwrap_or(computer);
+    let numbered = format!("PC-{computer}");
+    let computer = if computer.bytes().all(|b| b.is_ascii_digit()) { &numbered } else { computer };
     if computer.len() <= MOST {
         return computer.to_owned();
     }
@@ -106,6 +109,7 @@ mod tests {
     fn a_long_name_is_shortened_to_one_of_its_own() {
         assert_eq!(windows_name("gis-01"), "gis-01");
         assert_eq!(windows_name("fifteen-letters"), "fifteen-letters");
+        assert_eq!(windows_name("1234"), "PC-1234");
         let (one, two) = (windows_name("building-7-room-12-pc-01"), windows_name("building-7-room-12-pc-02"));
         assert_ne!(one, two);
         assert!(one.len() <= 15 && one.starts_with("building-7"), "{one}");

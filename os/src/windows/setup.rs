@@ -15,7 +15,11 @@ use vcl_job::Cx;
 use vcl_types::{Endpoint, HostKey, HostKeys, KeySource};
 
 const COMPLETE: &str = "IMAGE_STATE_COMPLETE";
-const FAILED: &str = "IMAGE_STATE_UNDEPLOYABLE";
+/// Setup's word for a phase that is not complete: the failure of one that does not run any more, and nothing at all while it
+/// runs (Microsoft, "Windows Setup States").
+const UNDEPLOYABLE: &str = "IMAGE_STATE_UNDEPLOYABLE";
+/// How many looks in a row have to find it failed: between two phases nothing runs for a moment.
+const FAILED_LOOKS: u32 = 3;
 
 /// What `set up guest` found out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ struct State {
 impl State {
     fn is_complete(&self) -> bool {
         self.image == COMPLETE && self.busy.is_empty()
+    }
+    fn has_failed(&self) -> bool {
+        self.image == UNDEPLOYABLE && self.busy.is_empty()
     }
     fn told(&self) -> String {
         match (self.image.as_str(), self.busy.join(", ")) {
@@ -97,14 +104,17 @@ async fn settled(
 ) -> Result<State> {
     let until = Instant::now() + guest.limits.boot;
     let mut told = String::new();
+    let mut failed = 0;
     loop {
-        let trouble = match look(guest, to, cx).await {
-            Ok(state) if state.image == FAILED => {
+        let looked = look(guest, to, cx).await;
+        failed = if looked.as_ref().is_ok_and(State::has_failed) { failed + 1 } else { 0 };
+        let trouble = match looked {
+            Ok(state) if failed >= FAILED_LOOKS => {
                 let said = match state.errors.is_empty() {
                     true => "its Panther logs say nothing".to_owned(),
                     false => format!("setuperr.log: {}", state.errors.join(" / ")),
                 };
-                let context = format!("Windows could not set itself up on {to} ({FAILED}); {said}");
+                let context = format!("Windows could not set itself up on {to} ({UNDEPLOYABLE}); {said}");
                 return Err(Error::new(ErrorKind::CommandFailed, context));
             }
             Ok(state) if state.is_complete() && is_wanted(&state) => return Ok(state),

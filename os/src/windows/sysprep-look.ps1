@@ -12,7 +12,17 @@ function Show-Sysprep {
     if ($state -eq 'running') {
         if ($known.boot -ne (Get-BootId)) { $state = 'died' }
         $process = [int]$known.process
-        # Until the task has begun there is no process yet.
+        # Until the task has begun there is no process yet. One that is over by then never will have one.
+        if ($process -eq 0 -and [DateTime]::UtcNow.Ticks - [long]$known.begun -gt [TimeSpan]::FromMinutes(2).Ticks) {
+            $task = Get-ScheduledTask -TaskName 'vcld-sysprep' -ErrorAction SilentlyContinue
+            if ($null -eq $task -or "$($task.State)" -notmatch '^(Running|Queued)$') {
+                $result = '?'
+                if ($null -ne $task) { $result = '0x{0:X8}' -f (Get-ScheduledTaskInfo -InputObject $task).LastTaskResult }
+                $state = 'failed'
+                Set-Value "$Own\sysprep" 'detail' "its task ended before it began ($result): a policy, AppLocker or a virus scanner may forbid it" 'String'
+                Set-Value "$Own\sysprep" 'state' 'failed' 'String'
+            }
+        }
         if ($process -ne 0 -and $null -eq (Get-Process -Id $process -ErrorAction SilentlyContinue)) {
             # It may have ended between the two looks.
             $state = (Get-ItemProperty -LiteralPath "$Own\sysprep").state

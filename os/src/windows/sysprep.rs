@@ -12,9 +12,10 @@ use vcl_job::Cx;
 
 /// The least that Sysprep is given. Usually it takes one to five minutes.
 const AT_LEAST: Duration = Duration::from_secs(30 * 60);
-/// For how long a guest may not answer before it counts as gone: generalising takes its network away for a while, and
-/// whoever cut its power then would have half a Windows.
-const GONE: Duration = Duration::from_secs(300);
+/// For how long a guest may not answer before it counts as gone where it was sent: generalising takes its network away, for
+/// longer the slower it is, and whoever cut its power then would publish half a Windows. So it is as long as Sysprep may take;
+/// a guest that is done waits a minute for somebody to hear of it, so this is waited for in rare cases only.
+const GONE: Duration = AT_LEAST;
 
 /// How often it is looked, and how long nobody may answer: shorter in tests.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +176,7 @@ fn failed(guest: Guest<'_>, answer: &Answer, cx: &Cx) -> Error {
         cx.event("sysprep-log", format!("setupact.log ends with: {}", tail.join(" / ")));
     }
     let detail = answer.told("detail").next().unwrap_or(match answer.told("state").next() {
-        Some("died") => "it was ended, or the guest was restarted, before it was done",
+        Some("died") => "it was ended, or the guest was restarted, before it was done; restart it or load it anew before the next attempt",
         _ => "it does not say why",
     });
     let mut context = format!("Sysprep failed on {to}: {detail}");

@@ -170,7 +170,7 @@ mod tests {
             nodes: <_>::default(),
             osimages: <_>::default(),
             computers: Vec::new(),
-            inbox: true,
+            inbox: None,
             disk: None,
             largest_disk: ByteSize::gibibytes(1),
             net_boot: true,

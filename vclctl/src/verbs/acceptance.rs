@@ -23,7 +23,7 @@ use report::{Check, Failed, Files, Report};
 use std::time::Instant;
 use vcl_types::api::{ComputerView, FindingLevel, JobView, PowerState};
 use vcl_types::state::{computer, job};
-use vcl_types::{After, CaptureInto, HostKey, ImageName, ImageRef, JobId, JobRequest, OsName};
+use vcl_types::{After, CaptureInto, HostKey, ImageName, ImageRef, JobId, JobRequest, OsName, ReservationId};
 
 /// How much of each text that was kept of a failure goes into the report: its end.
 const EVIDENCE: usize = 16 * 1024;
@@ -55,7 +55,7 @@ pub(super) async fn run(asked: AcceptanceArguments, client: &Client, screen: &mu
         checks: Vec::new(),
         not_tried: NOT_TRIED.iter().map(|s| (*s).to_owned()).collect(),
     };
-    let mut trial = Trial { asked, client, screen, report, copy, touched: false, captured: Vec::new() };
+    let mut trial = Trial { asked, client, screen, report, copy, reservation: None, captured: Vec::new() };
     let passed = trial.everything().await.is_some();
     let tidy = trial.tidy().await.is_some();
     let Trial { mut report, screen, asked, .. } = trial;
@@ -83,8 +83,8 @@ struct Trial<'a> {
     report: Report,
     /// The throw-away image.
     copy: ImageName,
-    /// Whether the computer was asked for anything.
-    touched: bool,
+    /// The reservation that our last load began.
+    reservation: Option<ReservationId>,
     /// The revisions of the throw-away image that there are, oldest first.
     captured: Vec<ImageRef>,
 }
@@ -99,7 +99,7 @@ impl Trial<'_> {
         self.look().await?;
         let load = self.load(original.clone());
         self.plan("plan of the load", &load).await?;
-        self.job("load", load).await?;
+        self.load_it("load", load).await?;
         let first = self.ready("ready after the load", &original, &[]).await?;
         let capture = self.capture(CaptureInto::New(self.copy.clone()), After::Resume);
         self.plan("plan of the capture", &capture).await?;
@@ -109,8 +109,9 @@ impl Trial<'_> {
         let second = self.ready("ready after the capture, as somebody else", &original, &[&first]).await?;
         self.job("read the new image again", JobRequest::Verify { image: copy.clone() }).await?;
         self.take_back("take the computer back").await?;
+        self.free("the computer holds nothing again").await?;
         let load = self.load(copy.clone());
-        self.job("load the copy", load).await?;
+        self.load_it("load the copy", load).await?;
         self.ready("ready as a copy, with an identity of its own", &copy, &[&first, &second]).await?;
         let capture = self.capture(CaptureInto::Next, After::KeepOff);
         let made = self.job("capture the copy, and keep it off", capture).await?;
@@ -122,15 +123,24 @@ impl Trial<'_> {
     /// Gives back what was taken and removes what was made. Every part of it is tried.
     async fn tidy(&mut self) -> Option<()> {
         let mut well = Some(());
-        if self.touched {
-            let name = self.asked.computer.clone();
-            match self.client.computer(&name).await {
-                Ok(view) if view.loaded.is_none() => {}
-                _ => {
-                    if self.take_back("tidy up: take the computer back").await.is_none() {
-                        well = None;
+        // Nobody keeps the computer for us between two jobs: it may be somebody else's by now.
+        if let Some(ours) = self.reservation {
+            let (client, name) = (self.client, self.asked.computer.clone());
+            let mut held = true;
+            let looked = self.check("tidy up: look who has the computer", async {
+                let view = client.computer(&name).await?;
+                held = view.loaded.is_some() && view.reservation == Some(ours);
+                Ok(match view.reservation {
+                    Some(other) if other != ours => {
+                        vec![format!("it is somebody else's by now: reservation {other}")]
                     }
-                }
+                    _ => Vec::new(),
+                })
+            });
+            if looked.await.is_none()
+                || (held && self.take_back("tidy up: take the computer back").await.is_none())
+            {
+                well = None;
             }
         }
         if self.asked.keep {
@@ -148,7 +158,6 @@ impl Trial<'_> {
 
     async fn look(&mut self) -> Option<()> {
         let (client, os, asked) = (self.client, self.report.os, self.asked.image.clone());
-        let name = self.asked.computer.clone();
         self.check("the daemon and its findings", async {
             let status = client.status().await?;
             let mut found = vec![format!("vcld {} on {}", status.version, status.node)];
@@ -163,18 +172,7 @@ impl Trial<'_> {
             Ok(found)
         })
         .await?;
-        self.check("the computer holds nothing", async {
-            let view = client.computer(&name).await?;
-            let backend = &view.computer.backend;
-            if view.state != computer::State::Available || view.loaded.is_some() {
-                let state = view.state;
-                return refuse(format!(
-                    "{name} is {state}; it is loaded and captured here, so it has to be free: vclctl unload {name}"
-                ));
-            }
-            Ok(vec![format!("{name} on backend {backend}")])
-        })
-        .await?;
+        self.free("the computer holds nothing").await?;
         self.check("the image is of that operating system", async {
             let image = client.image(&asked.name).await?;
             let revision = match asked.revision {
@@ -198,6 +196,22 @@ impl Trial<'_> {
         .await
     }
 
+    async fn free(&mut self, check: &str) -> Option<()> {
+        let (client, name) = (self.client, self.asked.computer.clone());
+        self.check(check, async {
+            let view = client.computer(&name).await?;
+            let backend = &view.computer.backend;
+            if view.state != computer::State::Available || view.loaded.is_some() {
+                let state = view.state;
+                return refuse(format!(
+                    "{name} is {state}; it is loaded and captured here, so it has to be free: vclctl unload {name}"
+                ));
+            }
+            Ok(vec![format!("{name} on backend {backend}")])
+        })
+        .await
+    }
+
     fn load(&self, image: ImageRef) -> JobRequest {
         JobRequest::Load { computer: self.asked.computer.clone(), image }
     }
@@ -205,6 +219,23 @@ impl Trial<'_> {
         let computer = self.asked.computer.clone();
         let note = Some("made by vclctl acceptance; to be deleted".to_owned());
         JobRequest::Capture { computer, into, after, power_on: false, note, whole: false }
+    }
+
+    /// Loads, and notes which reservation that began: what is given back in the end is this one and no other.
+    async fn load_it(&mut self, name: &str, load: JobRequest) -> Option<()> {
+        self.job(name, load).await?;
+        let (client, computer) = (self.client, self.asked.computer.clone());
+        let mut began = None;
+        self.check(&format!("{name}: its reservation"), async {
+            began = client.computer(&computer).await?.reservation;
+            match began {
+                Some(id) => Ok(vec![format!("reservation {id}")]),
+                None => refuse(format!("{computer} is not reserved after its load")),
+            }
+        })
+        .await?;
+        self.reservation = began;
+        Some(())
     }
 
     async fn take_back(&mut self, name: &str) -> Option<()> {
@@ -307,7 +338,6 @@ impl Trial<'_> {
     /// Does a job, and notes its steps and, when it failed, what was kept of that.
     async fn job(&mut self, name: &str, request: JobRequest) -> Option<JobView> {
         let began = Instant::now();
-        self.touched |= request.computer().is_some();
         self.screen.say(name);
         let ended = self.done(&request).await;
         let took_s = began.elapsed().as_secs_f64();

@@ -4,14 +4,19 @@
 pub(super) fn masked(text: &str) -> String {
     let mut lines = Vec::new();
     let mut private = false;
+    let mut follows = false;
     for line in text.split('\n') {
         if line.contains("-----BEGIN") && line.contains("PRIVATE KEY") {
             private = true;
             lines.push("[a private key was here]".to_owned());
         } else if private {
             private = !line.contains("-----END");
+        } else if std::mem::take(&mut follows) {
+            lines.push("[masked]".to_owned());
         } else {
-            lines.push(without_words(&without_product_keys(line)));
+            let (line, nothing) = without_words(&without_product_keys(line));
+            follows = nothing;
+            lines.push(line);
         }
     }
     lines.join("\n")
@@ -40,7 +45,8 @@ fn without_product_keys(line: &str) -> String {
     out
 }
 
-fn without_words(line: &str) -> String {
+/// And whether what would have been masked is not in this line: `<Password>` alone, with its value in the next.
+fn without_words(line: &str) -> (String, bool) {
     let low = line.to_ascii_lowercase();
     let mut cut = None;
     for word in ["password", "passwd", "passphrase", "secret", "token", "productkey", "product key"] {
@@ -48,14 +54,19 @@ fn without_words(line: &str) -> String {
             let rest = low[at + word.len()..].trim_start_matches(['"', '\'', ' ', '>']);
             let skipped = low.len() - rest.len();
             let assigned = rest.starts_with(['=', ':']) || low[at + word.len()..].starts_with('>');
-            if assigned && cut.is_none_or(|known| skipped < known) {
+            let ends = low[..at]
+                .rfind('<')
+                .is_some_and(|open| low[open..].starts_with("</") && !low[open..at].contains('>'));
+            if assigned && !ends && cut.is_none_or(|known| skipped < known) {
                 cut = Some(skipped);
             }
         }
     }
-    match cut {
-        Some(at) => format!("{} [masked]", line[..at].trim_end_matches(['=', ':', ' '])),
-        None => line.to_owned(),
+    let Some(at) = cut else { return (line.to_owned(), false) };
+    let shown = line[..at].trim_end_matches(['=', ':', ' ']);
+    match line[at..].trim_matches(['=', ':', ' ', '\r']).is_empty() {
+        true => (line.to_owned(), true),
+        false => (format!("{shown} [masked]"), false),
     }
 }
 
@@ -72,6 +83,7 @@ mod tests {
             ("x password=hunter2 y", "x password [masked]"),
             ("the password was set", "the password was set"),
             ("<Password><Value>x</Value>", "<Password> [masked]"),
+            ("<Password>\n<Value>x</Value>\n</Password>\na", "<Password>\n[masked]\n</Password>\na"),
             (
                 "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\nafter",
                 "[a private key was here]\nafter",
