@@ -225,13 +225,13 @@ impl Libvirt {
     /// Makes an overlay, in place of one that an earlier life made.
     pub(super) async fn make_overlay(&self, cx: &Cx, overlay: Overlay) -> vcl_job::Result<DefinedDisk> {
         let Overlay { path: file, backing, format: backing_format } = overlay;
+        cx.check().await?;
         let path = if is_here(&file) {
             remove_file(&file)?;
             let (path, backing) = (file.as_ref(), backing.as_ref());
             qemu_img::create_overlay(cx, path, backing, format(&backing_format)?, None).await?;
             file
         } else {
-            cx.check().await?;
             let over = Some((backing.clone(), backing_format.clone()));
             let new = NewVolume { name: file, size: None, over, readable: false };
             self.waiting(|| self.make_volume(new.clone())).await?
