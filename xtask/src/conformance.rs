@@ -67,9 +67,10 @@ fn render(reports: &BTreeMap<String, Value>) -> Result<String> {
     let worlds: Vec<&str> = reports.keys().map(String::as_str).collect();
     writeln!(page, "| run of | type | interrupted at | on commit |\n|---|---|---|---|")?;
     for (world, report) in reports {
-        let points = match report["points"].as_u64() {
+        let points = match report.get("points") {
+            None => "?".to_owned(),
+            Some(Value::Null) => "every point".to_owned(),
             Some(points) => format!("{points} points of each job"),
-            None => "every point".to_owned(),
         };
         let (kind, tree) = (word(report, "kind")?, report["tree"].as_str().unwrap_or("?"));
         writeln!(page, "| {world} | {kind} | {points} | {tree} |")?;
