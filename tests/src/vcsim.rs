@@ -67,6 +67,10 @@ pub struct Guests {
     pub boot: Option<DirectBoot>,
     /// Where port 22 of a machine is reached, by the MAC address of one of its cards.
     pub addresses: Vec<(String, Ipv4Addr)>,
+    /// Whether machines without such an address have no guest: they are on or off, and nothing runs.
+    pub only: bool,
+    /// Whether they shut down when they are asked to, as with VMware Tools inside; there are none, the power button does it.
+    pub tools: bool,
 }
 
 impl Guests {
@@ -76,13 +80,27 @@ impl Guests {
     ///
     /// When the guest's files cannot be read.
     pub fn of(guest: &Guest) -> Result<Self> {
-        Ok(Self { boot: guest.direct_boot()?, addresses: Vec::new() })
+        Ok(Self { boot: guest.direct_boot()?, ..Self::default() })
     }
 
     /// The machine with the card `mac` answers ssh at `address`, an address of the loopback network.
     #[must_use]
     pub fn at(mut self, mac: &str, address: Ipv4Addr) -> Self {
         self.addresses.push((mac.to_owned(), address));
+        self
+    }
+
+    /// No other machine has a guest.
+    #[must_use]
+    pub fn and_no_others(mut self) -> Self {
+        self.only = true;
+        self
+    }
+
+    /// They shut down when they are asked to.
+    #[must_use]
+    pub fn with_tools(mut self) -> Self {
+        self.tools = true;
         self
     }
 }

@@ -27,6 +27,10 @@ type guestConfig struct {
 	Cmdline string `json:"cmdline"`
 	// Addresses are where each machine's port 22 is reached, by the MAC address of one of its cards.
 	Addresses map[string]string `json:"addresses"`
+	// Only leaves machines without such an address without a guest: their power is a mere state.
+	Only bool `json:"only"`
+	// Tools lets guests be asked to shut down: the power button does what VMware Tools would do inside.
+	Tools bool `json:"tools"`
 }
 
 // guestPlan is what a machine's configuration says of the hardware.
@@ -81,7 +85,7 @@ func consoleFile(directory, name string) string {
 }
 
 func (g *guests) start(reference types.ManagedObjectReference, plan guestPlan, exited func()) error {
-	if g == nil {
+	if g == nil || g.config.Only && g.addressOf(plan) == "" {
 		return nil
 	}
 	if len(plan.disks) == 0 {
@@ -172,14 +176,7 @@ func (g *guests) arguments(plan guestPlan, socket string) ([]string, error) {
 		arguments = append(arguments, "-drive",
 			"if=virtio,format=raw,cache=unsafe,file="+strings.ReplaceAll(disk, ",", ",,"))
 	}
-	address := plan.address
-	for _, card := range plan.cards {
-		for wanted, at := range g.config.Addresses {
-			if address == "" && strings.EqualFold(wanted, card) {
-				address = at
-			}
-		}
-	}
+	address := g.addressOf(plan)
 	for at, card := range plan.cards {
 		network := fmt.Sprintf("user,id=n%d", at)
 		if at == 0 && address != "" {
@@ -200,6 +197,19 @@ func (g *guests) arguments(plan guestPlan, socket string) ([]string, error) {
 			"-drive", "if=pflash,format=raw,unit=1,file="+strings.ReplaceAll(plan.variables, ",", ",,"))
 	}
 	return arguments, nil
+}
+
+// addressOf is where a machine's port 22 is reached, if anywhere.
+func (g *guests) addressOf(plan guestPlan) string {
+	address := plan.address
+	for _, card := range plan.cards {
+		for wanted, at := range g.config.Addresses {
+			if address == "" && strings.EqualFold(wanted, card) {
+				address = at
+			}
+		}
+	}
+	return address
 }
 
 // keepVariables gives a machine firmware variables at its first boot; the simulator made an empty file for them.
@@ -224,6 +234,10 @@ func (g *guests) find(reference types.ManagedObjectReference) *guest {
 }
 
 func (g *guests) runs(reference types.ManagedObjectReference) bool { return g.find(reference) != nil }
+
+func (g *guests) hasTools(reference types.ManagedObjectReference) bool {
+	return g.runs(reference) && g.config.Tools
+}
 
 // forget is told that a guest ended, and says whether it was expected to run.
 func (g *guests) forget(reference types.ManagedObjectReference) bool {

@@ -152,7 +152,8 @@ func (f *front) shutdownGuest(
 			ExistingState:  state,
 		}
 	}
-	if tools != string(types.VirtualMachineToolsRunningStatusGuestToolsRunning) {
+	running := tools == string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
+	if !running && !f.guests.hasTools(reference) {
 		return &types.ToolsUnavailable{}
 	}
 	if f.guests.runs(reference) {

@@ -160,6 +160,8 @@ impl Builder {
                 "initrd": boot.map_or("", |boot| boot.initrd.as_str()),
                 "cmdline": boot.map_or("", |boot| boot.cmdline.as_str()),
                 "addresses": addresses,
+                "only": guests.only,
+                "tools": guests.tools,
             })
         });
         json!({

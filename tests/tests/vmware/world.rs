@@ -8,17 +8,34 @@ use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
-use vcl_images::{Format, Progress, digest};
-use vcl_provisioning::Provisioning;
-use vcl_provisioning::conformance::{Can, Foreign, Result, World};
+use std::time::{Duration, SystemTime};
+use vcl_images::{Format, Library, Progress, StagedDisk, digest, seal};
+use vcl_os::{Linux, SshKey, SshRemotes};
+use vcl_provisioning::conformance::{Can, Foreign, GuestImage, Result, World};
 use vcl_provisioning::vim25::Settings;
-use vcl_tests::vcsim::{Mode, Vcsim, VirtualMachine};
-use vcl_types::{Computer, ComputerName, Digest, Nic, NicRole};
+use vcl_provisioning::{Limits, Provisioning};
+use vcl_tests::guest::{self, Guest, Kind};
+use vcl_tests::vcsim::{Guests, Mode, Vcsim, VirtualMachine};
+use vcl_types::{ByteSize, Computer, ComputerName, Digest, Hardware, Manifest, Nic, NicRole, OsName};
 
 const PASSWORD: &str = "the-password-of-this-double";
 const IMAGES: &str = "vcl-images";
 const TEMPLATE: &str = "vcl-image-";
+
+/// Computers that were asked for, and who is still to be had.
+#[derive(Default)]
+struct Computers {
+    named: BTreeMap<ComputerName, (Ipv4Addr, u8)>,
+    free: Vec<(Ipv4Addr, u8)>,
+}
+
+/// How many computers there may be with guests.
+const GUESTS: usize = 16;
+
+/// Whether all is to be tried: every point, and guests that boot, which takes minutes.
+pub fn full() -> bool {
+    std::env::var_os("VCL_FULL").is_some_and(|v| !v.is_empty() && v != "0")
+}
 
 pub struct VcsimWorld {
     name: &'static str,
@@ -31,6 +48,9 @@ pub struct VcsimWorld {
     foreign: Mutex<BTreeSet<String>>,
     /// Disks that hold what their names say, and when they were written.
     whole: Mutex<BTreeMap<Utf8PathBuf, SystemTime>>,
+    /// What boots where a guest is wanted, the key to it, and the computers on which it may.
+    guest: Option<(Guest, Utf8PathBuf)>,
+    guests: Mutex<Computers>,
     /// Whether somebody deletes all images at the datastore whenever nothing else is there.
     forgetful: bool,
 }
@@ -39,10 +59,18 @@ impl VcsimWorld {
     pub fn new(name: &'static str, way: Way) -> Self {
         let mode = if way == Way::Esx { Mode::Esx } else { Mode::VCenter };
         // The second datastore is a neighbour's.
-        let double = Vcsim::builder(mode).login("kit", PASSWORD).datastores(2).start().unwrap();
+        let mut double = Vcsim::builder(mode).login("kit", PASSWORD).datastores(2);
+        let guest = full().then(made);
+        let free: Vec<_> = (0..GUESTS).map(|_| address()).collect();
+        if let Some((guest, _)) = &guest {
+            let guests = Guests::of(guest).unwrap().and_no_others().with_tools();
+            double = double.guests(free.iter().fold(guests, |guests, at| guests.at(&mac(*at), at.0)));
+        }
+        let double = double.start().unwrap();
+        let guests = Mutex::new(Computers { free, ..Computers::default() });
         let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
         let (computers, foreign, whole) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { name, way, double, directory, computers, foreign, whole, forgetful: false }
+        Self { name, way, double, directory, computers, foreign, whole, guest, guests, forgetful: false }
     }
     /// One in which each load finds a datastore without images.
     pub fn without_images(way: Way) -> Self {
@@ -127,6 +155,30 @@ impl VcsimWorld {
     }
 }
 
+/// The fast guest and the key to it.
+fn made() -> (Guest, Utf8PathBuf) {
+    let cache = guest::cache_directory();
+    let key = guest::cached_key(&cache).unwrap();
+    let public = std::fs::read_to_string(format!("{key}.pub")).unwrap();
+    (Guest::make(Kind::Fast, &cache, &public, &mut |_| ()).unwrap(), key)
+}
+
+fn mac((address, n): (Ipv4Addr, u8)) -> String {
+    let [_, _, net, _] = address.octets();
+    format!("02:00:00:00:{net:02x}:{n:02x}")
+}
+
+fn plugged(name: ComputerName, at: (Ipv4Addr, u8)) -> Computer {
+    let nic = Nic {
+        network: "net".parse().unwrap(),
+        role: NicRole::Management,
+        mac: mac(at),
+        address: Some(IpAddr::V4(at.0)),
+    };
+    let (cpus, memory) = (None, None);
+    Computer { name, backend: "vm".parse().unwrap(), cpus, memory, nics: vec![nic], tags: Vec::new() }
+}
+
 fn files_of(directory: &Utf8Path) -> Vec<String> {
     let entries = directory.read_dir_utf8().into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_owned()).collect();
@@ -153,15 +205,45 @@ impl World for VcsimWorld {
             listen(address);
             (address, n)
         });
-        let [_, _, net, _] = address.octets();
-        let nic = Nic {
-            network: "net".parse().unwrap(),
-            role: NicRole::Management,
-            mac: format!("02:00:00:00:{net:02x}:{n:02x}"),
-            address: Some(IpAddr::V4(address)),
+        plugged(name, (address, n))
+    }
+    fn guest_computer(&self, name: ComputerName) -> Computer {
+        let mut guests = self.guests.lock().unwrap();
+        let Computers { named, free } = &mut *guests;
+        let at = *named.entry(name.clone()).or_insert_with(|| free.pop().unwrap());
+        Computer { memory: Some(ByteSize::mebibytes(256)), ..plugged(name, at) }
+    }
+    async fn guest(&self, library: &Library) -> Result<Option<GuestImage>> {
+        let Some((guest, key)) = &self.guest else { return Ok(None) };
+        let (staging, cx) = (library.staging("guest")?, cx());
+        std::fs::copy(guest.disk(), staging.disk(0))?;
+        let disks = seal(&cx, &staging, &[StagedDisk::qcow2(0)]).await?;
+        let manifest = Manifest {
+            version: Manifest::version_for(&disks),
+            image: "guest".parse()?,
+            revision: 1,
+            parent: None,
+            os: OsName::Linux,
+            generalised: false,
+            hardware: Hardware::default(),
+            disks,
+            firmware: None,
+            boot: None,
+            boot_files: Vec::new(),
+            backend: None,
+            job: None,
+            created: "2026-01-01T00:00:00Z".parse()?,
+            note: None,
         };
-        let (cpus, memory) = (None, None);
-        Computer { name, backend: "vm".parse().unwrap(), cpus, memory, nics: vec![nic], tags: Vec::new() }
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let (boot, shutdown, copy, command) = (minutes(10), minutes(4), minutes(10), minutes(4));
+        Ok(Some(GuestImage {
+            revision: library.publish(&cx, "guest", &manifest).await?,
+            os: Some(Arc::new(Linux)),
+            remotes: Arc::new(SshRemotes::new(SshKey::load(key)?)),
+            user: "root".into(),
+            limits: Limits { boot, shutdown, copy, command },
+        }))
     }
     async fn left(&self) -> Result<Vec<String>> {
         let (mut left, mut lived_in) = (Vec::new(), BTreeSet::new());
@@ -244,6 +326,6 @@ impl World for VcsimWorld {
     }
     /// A load takes half a second here.
     fn points(&self) -> usize {
-        if std::env::var_os("VCL_FULL").is_some_and(|v| !v.is_empty() && v != "0") { usize::MAX } else { 4 }
+        if full() { usize::MAX } else { 4 }
     }
 }
