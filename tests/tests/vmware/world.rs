@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use vcl_images::{Format, Library, Progress, StagedDisk, digest, seal};
 use vcl_os::{Linux, SshKey, SshRemotes};
-use vcl_provisioning::conformance::{Can, Foreign, GuestImage, Result, World};
+use vcl_provisioning::conformance::{Case, Foreign, GuestImage, Result, World};
 use vcl_provisioning::vim25::Settings;
 use vcl_provisioning::{Limits, Provisioning};
 use vcl_tests::guest::{self, Guest, Kind};
@@ -21,6 +21,8 @@ use vcl_types::{ByteSize, Computer, ComputerName, Digest, Hardware, Manifest, Ni
 const PASSWORD: &str = "the-password-of-this-double";
 const IMAGES: &str = "vcl-images";
 const TEMPLATE: &str = "vcl-image-";
+/// A machine that an admin has made.
+const SOURCE: &str = "admins-own";
 
 /// Computers that were asked for, and who is still to be had.
 #[derive(Default)]
@@ -191,10 +193,6 @@ impl World for VcsimWorld {
     fn name(&self) -> &str {
         self.name
     }
-    fn can(&self) -> &[Can] {
-        use Can::*;
-        &[Image, Create, Capture, Resume, Power, List, Things, Describe, FreeSpace]
-    }
     async fn open(&self) -> Result<Arc<dyn Provisioning>> {
         Ok(self.way.open(self.settings()))
     }
@@ -320,6 +318,15 @@ impl World for VcsimWorld {
         (settings.name, settings.datastore) = ("other".parse()?, "LocalDS_1".into());
         settings.directory = self.root().join("other");
         Ok(Some(self.way.open(settings)))
+    }
+    async fn source(&self) -> Result<Option<String>> {
+        if self.foreign.lock().unwrap().insert(SOURCE.into()) {
+            self.put_foreign(SOURCE)?;
+        }
+        Ok(Some(SOURCE.into()))
+    }
+    fn leaves_out(&self, case: &Case) -> Option<String> {
+        (case.boots && !full()).then(|| "guests are left to the whole run (./check --full)".into())
     }
     fn secrets(&self) -> Vec<String> {
         vec![PASSWORD.into()]
