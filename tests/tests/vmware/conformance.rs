@@ -30,11 +30,10 @@ fn an_esxi_host_does_what_a_backend_has_to() {
 /// The kit's loads find the disk at the datastore from the second on. Here they do not, and are interrupted while it is
 /// sent and while a template is made of it.
 async fn interrupted_without_images(way: Way) {
-    const CASES: &str =
-        "load-killed,load-stopped,load-lease-lost,load-called-off,undo-twice,things-find-leaks,plan-is";
+    const CASES: &str = "load-killed,load-stopped,load-lease-lost,load-called-off,undo-twice,plan-is";
     let report = conformance::run(&VcsimWorld::without_images(way), Some(CASES)).await.unwrap();
     assert_eq!(report.failed(), Vec::<String>::new());
-    assert_eq!(report.cases.iter().filter(|row| row.verdict.word() == "passed").count(), 10, "{report}");
+    assert_eq!(report.cases.iter().filter(|row| row.verdict.word() == "passed").count(), 9, "{report}");
 }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_that_sends_its_disk_is_interrupted_as_any_other() {
