@@ -42,7 +42,7 @@ pub use tls::{Fingerprint, Trust};
 
 pub(crate) use client::{Client, ServerKind, fault_of};
 #[cfg(feature = "vmware")]
-pub(crate) use machines::{BECOMING, IMAGE, JOB, Machine, TEMPLATE, extra};
+pub(crate) use machines::{BECOMING, IMAGE, JOB, Machine, TEMPLATE, extra, unless_others};
 pub(crate) use machines::{Card, MachineSpec};
 #[cfg(feature = "vmware")]
 pub(crate) use request::Request;

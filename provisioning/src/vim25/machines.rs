@@ -124,13 +124,14 @@ impl Machine {
 
 /// Where a machine's configuration lies.
 pub(super) const FILE: &str = "config.files.vmPathName";
+const DEVICES: &str = "config.hardware.device";
 const READ: &[&str] = &[
     "runtime.powerState",
     "config.template",
     FILE,
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
-    "config.hardware.device",
+    DEVICES,
     "config.extraConfig",
     "guest.ipAddress",
 ];
@@ -160,7 +161,7 @@ fn described(object: Object) -> Machine {
         cpus: number("config.hardware.numCPU"),
         memory: ByteSize(object.number("config.hardware.memoryMB").unwrap_or(0) << 20),
         address: object.text("guest.ipAddress").map(str::to_owned).filter(|a| !a.is_empty()),
-        devices: object.get("config.hardware.device").map(|d| d.children.clone()).unwrap_or_default(),
+        devices: object.get(DEVICES).map(|d| d.children.clone()).unwrap_or_default(),
         tags: tags(object.get("config.extraConfig")),
         reference: object.reference,
     }
@@ -336,27 +337,42 @@ impl Site {
             self.remove_machine(machine, watcher).await?;
             self.clear(machine, watcher).await
         };
-        match gone.await {
-            Err(e) if e.kind == ErrorKind::NotOurs => Ok(()),
-            gone => gone,
-        }
+        unless_others(gone.await)
     }
 
-    /// Deletes a directory of ours. One in which a machine lies is not deleted: whoever's it is, it would lose its disks.
+    /// Deletes a directory of ours. One in which a machine has a file is not deleted: whoever's it is, it would lose its
+    /// disks. A machine that is given another name keeps its directory.
     pub(crate) async fn clear(&self, directory: &str, watcher: &Watcher) -> Result<()> {
+        let path = self.on_datastore(directory);
+        let images = self.settings.images.as_str();
+        let holds_images =
+            images.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let message = if directory.is_empty() || holds_images {
+            format!(
+                "{path} holds vcld's images; give the computer another name, or configure another `images`"
+            )
+        } else if let Some(name) = self.lodger(directory).await? {
+            format!("the machine {name} lies in {path}, where vcld has to clear away; move it elsewhere")
+        } else {
+            return self.delete(directory, watcher).await;
+        };
+        Err(Error::new(ErrorKind::NotOurs, message))
+    }
+
+    /// The name of a machine, whoever's it is, that has its configuration or a disk in a directory.
+    pub(crate) async fn lodger(&self, directory: &str) -> Result<Option<String>> {
         let datacenter = &self.place().await?.datacenter;
-        let all = self.client.list(Some(datacenter), "VirtualMachine", &["name", FILE]).await?;
-        let below = |path: &str| self.name_of(path)?.strip_prefix(directory)?.strip_prefix('/').map(drop);
-        match all.iter().find(|vm| vm.text(FILE).is_some_and(|path| below(path).is_some())) {
-            None => self.delete(directory, watcher).await,
-            Some(machine) => {
-                let (name, path) = (machine.text("name").unwrap_or_default(), self.on_datastore(directory));
-                let message = format!(
-                    "the machine {name} lies in {path}, where vcld has to clear away; move it elsewhere"
-                );
-                Err(Error::new(ErrorKind::NotOurs, message))
-            }
-        }
+        let all = self.client.list(Some(datacenter), "VirtualMachine", &["name", FILE, DEVICES]).await?;
+        let below = |path: &str| {
+            let name = self.name_of(path).and_then(|name| name.strip_prefix(directory));
+            name.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let lodger = all.iter().find(|vm| {
+            let devices = vm.get(DEVICES).map(|d| d.children.as_slice()).unwrap_or_default();
+            vm.text(FILE).is_some_and(below)
+                || devices.iter().filter_map(|d| d.text_at("backing/fileName")).any(below)
+        });
+        Ok(lodger.map(|machine| machine.text("name").unwrap_or_default().to_owned()))
     }
 
     /// Asks the guest to shut down or the machine to reset.
@@ -370,6 +386,14 @@ impl Site {
         } else {
             self.client.call(&what, |_| request()).await.map(drop)
         }
+    }
+}
+
+/// What an undo makes of a machine that is another's: there is nothing to undo.
+pub(crate) fn unless_others(undone: Result<()>) -> Result<()> {
+    match undone {
+        Err(e) if e.kind == ErrorKind::NotOurs => Ok(()),
+        undone => undone,
     }
 }
 

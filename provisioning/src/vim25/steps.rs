@@ -1,5 +1,6 @@
 //! The steps that both backends have for machines: clearing the way, disks, power, taking away.
 
+use super::machines::unless_others;
 use super::properties::Object;
 use super::request::Reference;
 use super::{Card, MachineSpec, Site, Watcher, boot, images};
@@ -52,6 +53,11 @@ const COPY_DISK: Step<Site, Copied> =
     Step::new("copy disk at host").deadline(LONG).retry(PATIENT).undo(|site, copied| {
         Box::pin(async move {
             vcl_job::held()?;
+            // Somebody may have given the machine over it another name to keep it.
+            let directory = copied.to.rsplit_once('/').map_or("", |(directory, _)| directory);
+            if site.lodger(directory).await?.is_some() {
+                return Ok(());
+            }
             Ok(site.delete_disk(&copied.to, &Watcher::doing()).await?)
         })
     });
@@ -59,7 +65,7 @@ const CREATE: Step<Site, Made> =
     Step::new("create machine").deadline(LONG).retry(PATIENT).undo(|site, made| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(site.remove_machine(&made.machine, &Watcher::doing()).await?)
+            Ok(unless_others(site.remove_machine(&made.machine, &Watcher::doing()).await)?)
         })
     });
 const START: Step<Site, String> = Step::<Site, String>::new("start")
@@ -68,7 +74,7 @@ const START: Step<Site, String> = Step::<Site, String>::new("start")
     .undo(|site, machine| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(site.cut_power(&machine, &Watcher::doing()).await?)
+            Ok(unless_others(site.cut_power(&machine, &Watcher::doing()).await)?)
         })
     })
     .holds(|site, machine, _| {

@@ -5,7 +5,7 @@
 
 use crate::vim25::{
     BECOMING, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Request, Site, TEMPLATE, Watcher, extra,
-    fault_of, loaded,
+    fault_of, loaded, unless_others,
 };
 use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
 use serde::{Deserialize, Serialize};
@@ -29,9 +29,11 @@ pub(super) const MAKE: Step<Site, Made> =
     Step::new("make template").deadline(LONG).retry(PATIENT).undo(|site, made| {
         Box::pin(async move {
             vcl_job::held()?;
-            match site.ours(&made.machine).await? {
-                Some(machine) if !machine.template => Ok(site.unregister(&made.machine, &machine).await?),
-                _ => Ok(()),
+            match site.ours(&made.machine).await {
+                Ok(Some(machine)) if !machine.template => {
+                    Ok(site.unregister(&made.machine, &machine).await?)
+                }
+                found => Ok(unless_others(found.map(drop))?),
             }
         })
     });
@@ -39,7 +41,7 @@ pub(super) const CLONE: Step<Site, Cloned> =
     Step::new("clone template").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(site.remove_machine(&cloned.machine, &Watcher::doing()).await?)
+            Ok(unless_others(site.remove_machine(&cloned.machine, &Watcher::doing()).await)?)
         })
     });
 /// Nothing to undo: the machine goes with the cloning.
@@ -48,7 +50,7 @@ pub(super) const KEEP: Step<Site, Cloned> =
     Step::new("clone captured machine").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(site.remove_machine(&cloned.machine, &Watcher::doing()).await?)
+            Ok(unless_others(site.remove_machine(&cloned.machine, &Watcher::doing()).await)?)
         })
     });
 pub(super) const ENTER: Step<Site, Cloned> = Step::new("enter template").deadline(LONG).retry(PATIENT);

@@ -11,6 +11,7 @@ mod conformance;
 mod curl;
 mod faults;
 mod lives;
+mod others;
 mod rounds;
 mod servers;
 mod world;
