@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The step was told to stop.
     Cancelled,
+    /// Another process has the job now.
+    LeaseLost,
     /// The hypervisor says no, for a reason of its own.
     Failed,
 }
@@ -99,6 +101,7 @@ impl From<Error> for vcl_job::Error {
             ErrorKind::Denied => Kind::Auth,
             ErrorKind::Corrupt => Kind::Corrupt,
             ErrorKind::Cancelled => Kind::Cancelled,
+            ErrorKind::LeaseLost => Kind::LeaseLost,
             ErrorKind::Failed => Kind::Fatal,
         };
         match error.source {

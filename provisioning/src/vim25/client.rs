@@ -181,15 +181,34 @@ impl Client {
         what: &str,
         make: impl Fn(&Content) -> Request + Send,
     ) -> Result<Element> {
-        match self.call_now(what, make).await {
+        match self.call_now(what, make, || Ok(())).await {
             Err(e) => Err(self.outlast(e).await),
             answer => answer,
         }
     }
-    async fn call_now(&self, what: &str, make: impl Fn(&Content) -> Request + Send) -> Result<Element> {
+    /// The same for a method that changes something. Before it come waits, for a turn, for another task, for the server:
+    /// a process that stood still meanwhile and was given up must not touch what is another's by now. So it is asked
+    /// again with the session in hand, at the last moment before the request goes.
+    pub(crate) async fn change(
+        &self,
+        what: &str,
+        make: impl Fn(&Content) -> Request + Send,
+    ) -> Result<Element> {
+        match self.call_now(what, make, || held(what)).await {
+            Err(e) => Err(self.outlast(e).await),
+            answer => answer,
+        }
+    }
+    async fn call_now(
+        &self,
+        what: &str,
+        make: impl Fn(&Content) -> Request + Send,
+        may: impl Fn() -> Result<()> + Send,
+    ) -> Result<Element> {
         let mut session = self.session().await?;
         let mut renewed = false;
         loop {
+            may()?;
             match self.call_in(what, &session, &make(&session.content), CALL).await {
                 Err(e) if is_over(&e) && !renewed => {
                     renewed = true;
@@ -371,6 +390,11 @@ impl Client {
         let how = if error.is_timeout() { "has not answered in time" } else { "does not answer" };
         Error::caused(ErrorKind::Unreachable, format!("{what}: {address} {how}"), error)
     }
+}
+
+/// Whether the job that this task does something for is still ours.
+pub(super) fn held(what: &str) -> Result<()> {
+    vcl_job::held().map_err(|e| Error::caused(ErrorKind::LeaseLost, what, e))
 }
 
 /// The one question that everybody may ask.

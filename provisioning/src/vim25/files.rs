@@ -35,7 +35,7 @@ impl Site {
         let (place, path) = (self.place().await?, self.on_datastore(name));
         let made = self
             .client
-            .call(&format!("making the directory {path}"), |content| {
+            .change(&format!("making the directory {path}"), |content| {
                 Request::new("MakeDirectory", &content.files, |x| {
                     x.text("name", &path).reference("datacenter", &place.datacenter);
                     x.text("createParentDirectories", true);

@@ -384,7 +384,7 @@ impl Site {
             let watcher = Watcher::doing().within(POWER);
             self.client.task(&what, &watcher, |_| request()).await.map(drop)
         } else {
-            self.client.call(&what, |_| request()).await.map(drop)
+            self.client.change(&what, |_| request()).await.map(drop)
         }
     }
 }

@@ -76,7 +76,7 @@ impl Client {
         if watcher.stop.is_cancelled() {
             return Err(stopped(what));
         }
-        let answer = self.call(what, make).await?;
+        let answer = self.change(what, make).await?;
         let missing = || Error::new(ErrorKind::Corrupt, format!("{what}: the server answers with no task"));
         let task = answer.reference_at("returnval").ok_or_else(missing)?;
         self.await_task(what, watcher, &task).await

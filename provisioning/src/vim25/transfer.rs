@@ -8,7 +8,7 @@
 //! `content` is made of: an upload is compared with the manifest, a download tells what the new revision's content is.
 
 use super::Site;
-use super::client::{Session, is_over};
+use super::client::{Session, held, is_over};
 use super::pieces::{read_all, read_pieces, write_pieces};
 use super::request::Reference;
 use super::task::{Watcher, stopped};
@@ -300,6 +300,9 @@ impl Site {
             let url = self.url(name, &self.place().await?.path)?;
             let request = self.client.http().request(method.clone(), url);
             let request = with(request.header(COOKIE, session.cookie.clone()));
+            if method == Method::PUT {
+                held(what)?;
+            }
             let answer = request.send().await.map_err(|e| self.client.trouble(what, e))?;
             let status = answer.status();
             if status.is_success() {

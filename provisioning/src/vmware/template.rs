@@ -321,14 +321,14 @@ impl Site {
         }
         let what = format!("making {name} a template");
         let mark = |_: &_| Request::new("MarkAsTemplate", &machine.reference, |_| {});
-        self.client.call(&what, mark).await.map(drop)
+        self.client.change(&what, mark).await.map(drop)
     }
 
     /// Makes the server forget a machine whose files stay.
     async fn unregister(&self, name: &str, machine: &Machine) -> Result<()> {
         let what = format!("forgetting the machine {name}");
         let forget = |_: &_| Request::new("UnregisterVM", &machine.reference, |_| {});
-        match self.client.call(&what, forget).await {
+        match self.client.change(&what, forget).await {
             Err(e) if e.kind == ErrorKind::NotFound => {}
             gone => drop(gone?),
         }
