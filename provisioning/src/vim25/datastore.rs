@@ -3,7 +3,7 @@
 use super::client::ServerKind;
 use super::task::Watcher;
 use super::{Settings, Site};
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 use vcl_images::digest::Content;
 
@@ -40,7 +40,9 @@ impl Datastore {
     /// # Errors
     /// As [`upload`](Self::upload).
     pub async fn download(&self, name: &str, to: &Path) -> Result<Content> {
-        self.0.download(name, to, &Watcher::doing()).await
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no file {name}"));
+        let size = self.0.length(name).await?.ok_or_else(missing)?;
+        self.0.download(name, size, to, &Watcher::doing()).await
     }
     /// Ends the session.
     pub async fn close(&self) {

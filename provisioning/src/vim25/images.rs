@@ -252,7 +252,7 @@ impl Site {
                     Ok(copied.to)
                 })
                 .await?;
-            let content = self.fetch_disk(job, target, n, &to, staging).await?;
+            let content = self.fetch_disk(job, target, n, (&to, *size), staging).await?;
             let growing = to.rsplit_once('/').and_then(|(directory, _)| directory.rsplit_once('/'));
             let growing = growing.map_or("", |(_, growing)| growing).to_owned();
             job.step(self, &ENTER, Entering { growing, content })
@@ -280,14 +280,14 @@ impl Site {
         Captured { disks, firmware: None, boot: None, hardware }
     }
 
-    /// Fetches a disk into the staging, as what differs from the revision that was lent for it where there is one, and
-    /// answers the digest of what a guest sees.
+    /// Fetches a disk of which a guest sees `size` bytes into the staging, as what differs from the revision that was lent
+    /// for it where there is one, and answers the digest of what a guest sees.
     pub(crate) async fn fetch_disk(
         &self,
         job: &mut Job,
         target: &Target<'_>,
         n: usize,
-        disk: &str,
+        (disk, size): (&str, u64),
         staging: &Staging,
     ) -> vcl_job::Result<String> {
         let to = staging.disk(n).into_os_string().into_string().map_err(|path| {
@@ -302,17 +302,18 @@ impl Site {
         job.step(self, &FETCH, fetching)
             .key(n)
             .run(async |fetching, cx| {
-                let size = self.length(&fetching.from).await?;
+                let length = self.length(&fetching.from).await?;
+                let length = whole(&self.on_datastore(&fetching.from), length, size)?;
                 let (raw, to) = (fetching.raw.as_std_path(), Path::new(&fetching.to));
                 cx.check().await?;
                 let content = with_room(
                     &cx,
                     self.settings.directory.as_std_path(),
-                    async || size,
+                    async || Some(length),
                     async || {
                         forget(raw)?;
-                        let fetched =
-                            self.download(&fetching.from, raw, &Watcher::of(&cx).within(limit)).await;
+                        let watcher = Watcher::of(&cx).within(limit);
+                        let fetched = self.download(&fetching.from, length, raw, &watcher).await;
                         if fetched.is_err() {
                             forget(raw)?;
                         }
@@ -370,6 +371,19 @@ async fn pack(cx: &Cx, raw: &Path, to: &Path, base: Option<&str>) -> vcl_job::Re
     Ok(qemu_img::convert(cx, from, to, Format::Qcow2, &progress, &options).await?)
 }
 
+/// The length of a captured disk's file in bytes, which must be what a guest sees of the disk. Old servers tell that in
+/// KiB only.
+fn whole(file: &str, length: Option<u64>, size: u64) -> Result<u64> {
+    let missing = || Error::new(ErrorKind::NotFound, format!("{file} is not there"));
+    let length = length.ok_or_else(missing)?;
+    if length == 0 || length >> 10 != size >> 10 {
+        let message =
+            format!("{file} has {length} bytes, and a guest sees {size} of its disk; look at it there");
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(length)
+}
+
 /// An entry is named after a digest.
 pub(super) fn is_entry(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
@@ -404,5 +418,20 @@ mod tests {
             assert!(growing_of(other).is_none(), "{other}");
         }
         assert!(is_entry(&"a0".repeat(32)) && !is_entry("a0"));
+    }
+
+    #[test]
+    fn a_captured_disk_is_as_long_as_what_a_guest_sees_of_it() {
+        for (length, size) in [(1 << 30, 1 << 30), ((1 << 30) + 512, 1 << 30)] {
+            assert_eq!(whole("f", Some(length), size).unwrap(), length);
+        }
+        for (length, size) in [(0, 0), (0, 1 << 30), (1 << 29, 1 << 30), ((1 << 30) + 1024, 1 << 30)] {
+            assert_eq!(
+                whole("f", Some(length), size).unwrap_err().kind,
+                ErrorKind::Corrupt,
+                "{length} of {size}"
+            );
+        }
+        assert_eq!(whole("f", None, 1).unwrap_err().kind, ErrorKind::NotFound);
     }
 }

@@ -35,7 +35,9 @@ impl Site {
             Ok(answer) => {
                 // reqwest's own length is that of the body, of which there is none here.
                 let length = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-                Ok(Some(length.unwrap_or(0)))
+                let untold =
+                    || Error::new(ErrorKind::Corrupt, format!("{what}: the server does not tell its length"));
+                Ok(Some(length.ok_or_else(untold)?))
             }
             Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -178,13 +180,17 @@ impl Site {
         tried.is_ok_and(|works| *works)
     }
 
-    /// Fetches a file into a new sparse one, and answers the digest of what it holds. A file that is there is
-    /// overwritten.
-    pub(crate) async fn download(&self, name: &str, to: &Path, watcher: &Watcher) -> Result<Content> {
+    /// Fetches a file of `size` bytes into a new sparse one, and answers the digest of what it holds. A file that is there
+    /// is overwritten.
+    pub(crate) async fn download(
+        &self,
+        name: &str,
+        size: u64,
+        to: &Path,
+        watcher: &Watcher,
+    ) -> Result<Content> {
         let _turn = self.turn(watcher).await?;
         let what = format!("fetching {}", self.on_datastore(name));
-        let missing = || Error::new(ErrorKind::NotFound, format!("{what}: it is not there"));
-        let size = self.length(name).await?.ok_or_else(missing)?;
         let (pieces, read) = mpsc::channel::<bytes::Bytes>(8);
         let path = to.to_owned();
         let writing = tokio::task::spawn_blocking(move || write_pieces(&path, size, read));

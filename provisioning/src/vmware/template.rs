@@ -242,8 +242,8 @@ impl Site {
             return Err(vcl_job::Error::new(Kind::Corrupt, message));
         }
         let (mut disks, mut contents) = (Vec::new(), Vec::new());
-        for (n, path) in paths.iter().enumerate() {
-            contents.push(self.fetch_disk(job, &target, n, path, staging).await?);
+        for (n, (path, (_, size))) in paths.iter().zip(&described.disks).enumerate() {
+            contents.push(self.fetch_disk(job, &target, n, (path, *size), staging).await?);
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
         }
         let key = key(&contents);
