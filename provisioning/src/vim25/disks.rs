@@ -1,6 +1,7 @@
 //! Virtual disks on the datastore.
 
 use super::Site;
+use super::files::is_missing;
 use super::request::Request;
 use super::task::Watcher;
 use crate::{ErrorKind, Result};
@@ -80,7 +81,7 @@ impl Site {
             })
             .await;
         match deleted {
-            Err(e) if e.kind == ErrorKind::NotFound => {
+            Err(e) if is_missing(&e) => {
                 // Bytes without a descriptor, as an interrupted copy leaves them.
                 self.delete(&flat_of(name), watcher).await?;
                 self.delete(name, watcher).await

@@ -36,12 +36,14 @@ impl Fault {
             // Passes by itself: a machine that is going off, another copy of the same disk, a busy host.
             "FileLocked" | "TaskInProgress" | "ResourceInUse" | "ConcurrentAccess" => ErrorKind::Busy,
             "HostCommunication" | "HostNotConnected" | "HostNotReachable" | "Timedout" | "NoHost"
-            | "DatabaseError" | "HostConnectFault" => ErrorKind::Unreachable,
+            | "DatabaseError" | "HostConnectFault"
+            // One that is not mounted at the moment: what is on it is not gone.
+            | "InvalidDatastore" | "InaccessibleDatastore" => ErrorKind::Unreachable,
             "NoDiskSpace" | "InsufficientStorageSpace" | "NoSpaceLeft" | "FileTooLarge" => ErrorKind::NoSpace,
             "NotSupported" | "NotImplemented" | "MethodNotFound" | "UnsupportedDatastore" => {
                 ErrorKind::Unsupported
             }
-            "FileNotFound" | "ManagedObjectNotFound" | "NotFound" | "InvalidDatastore" => ErrorKind::NotFound,
+            "FileNotFound" | "ManagedObjectNotFound" | "NotFound" => ErrorKind::NotFound,
             "FileAlreadyExists" | "DuplicateName" | "AlreadyExists" => ErrorKind::Exists,
             "InvalidLogin"
             | "NotAuthenticated"
@@ -127,6 +129,8 @@ mod tests {
             ("NotImplemented", ErrorKind::Unsupported),
             ("NotSupported", ErrorKind::Unsupported),
             ("RestrictedVersion", ErrorKind::Refused),
+            ("FileNotFound", ErrorKind::NotFound),
+            ("InvalidDatastore", ErrorKind::Unreachable),
             ("SomethingNew", ErrorKind::Failed),
         ] {
             assert_eq!(Fault { name: name.into(), message: String::new() }.kind(), kind, "{name}");

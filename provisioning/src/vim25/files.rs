@@ -2,11 +2,11 @@
 //!
 //! Names are relative to the datastore (`vcl-gis-01/disk0.vmdk`); all may be asked for again.
 
-use super::Site;
 use super::dom::Element;
 use super::request::Request;
 use super::task::Watcher;
-use crate::{ErrorKind, Result};
+use super::{Site, fault_of};
+use crate::{Error, ErrorKind, Result};
 use chrono::{DateTime, Utc};
 
 /// A file or a directory on the datastore.
@@ -60,7 +60,7 @@ impl Site {
             })
             .await;
         match deleted {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            Err(e) if is_missing(&e) => Ok(()),
             deleted => deleted.map(drop),
         }
     }
@@ -97,10 +97,15 @@ impl Site {
             })
             .await;
         match listed {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
+            Err(e) if is_missing(&e) => Ok(None),
             listed => Ok(Some(listed?.all("file").filter_map(file).collect())),
         }
     }
+}
+
+/// Whether the file is what is not there, and not the datacenter or another object that was asked.
+pub(super) fn is_missing(e: &Error) -> bool {
+    e.kind == ErrorKind::NotFound && fault_of(e) != Some("ManagedObjectNotFound")
 }
 
 fn file(element: &Element) -> Option<DatastoreFile> {

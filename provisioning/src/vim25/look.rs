@@ -263,7 +263,10 @@ impl Site {
         });
         match asked.await {
             Err(e) if fault_of(&e) == Some("RestrictedVersion") => Err(e),
-            Err(e) if matches!(e.kind, ErrorKind::Unreachable | ErrorKind::Deadline) => Err(e),
+            // What the server says of the datastore is no matter.
+            Err(e) if matches!(e.kind, ErrorKind::Unreachable | ErrorKind::Deadline) => {
+                if fault_of(&e).is_some() { Ok(()) } else { Err(e) }
+            }
             _ => Ok(()),
         }
     }

@@ -130,6 +130,12 @@ impl Client {
                     }
                     continue;
                 }
+                // The task, not what it works on: after a restart a server does not know its tasks any more. What has
+                // come of it is seen by who does it again.
+                Err(e) if e.kind == ErrorKind::NotFound => {
+                    let message = format!("{what}: the server has forgotten {task}");
+                    return Err(Error::caused(ErrorKind::Unreachable, message, e));
+                }
                 Err(e) => return Err(e),
             }
             if let Some(percent) = seen.get("info.progress").and_then(|e| e.text.trim().parse().ok()) {
