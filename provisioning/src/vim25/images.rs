@@ -258,6 +258,11 @@ impl Site {
             job.step(self, &ENTER, Entering { growing, content })
                 .key(n)
                 .run(async |entering, cx| {
+                    let lock = self.making(&entering.content);
+                    let _alone = tokio::select! {
+                        alone = lock.lock() => alone,
+                        () = cx.stopped() => return Err(cx.stop_error()),
+                    };
                     cx.check().await?;
                     let (growing, watcher) = (&entering.growing, Watcher::of(&cx));
                     Ok(self.enter(growing, &entering.content, *size, &watcher).await?)
