@@ -16,8 +16,9 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use vcl_types::Secret;
 
-/// How long an ordinary call may take.
-pub(super) const CALL: Duration = Duration::from_secs(60);
+/// How long an ordinary call may take. A step that is told to stop in one still has time to call its task off: after a
+/// minute it is given up.
+pub(super) const CALL: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// A session ends after 30 minutes in which nothing is asked.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
@@ -160,17 +161,12 @@ impl Client {
         }
         let session = Arc::new(self.log_in().await?);
         *slot = Some(session.clone());
-        self.keep_alive();
+        self.keep_alive(&session);
         Ok(session)
     }
     /// Forgets a session that the server says is over, unless another has been made meanwhile.
     pub(super) async fn renew(&self, over: &Arc<Session>) -> Result<Arc<Session>> {
-        {
-            let mut slot = self.0.session.lock().await;
-            if slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, over)) {
-                *slot = None;
-            }
-        }
+        self.forget(over).await;
         self.session().await
     }
 
@@ -291,30 +287,42 @@ impl Client {
         Ok(Session { content, cookie })
     }
 
-    /// Asks something small every few minutes, for as long as the client is there.
-    fn keep_alive(&self) {
+    /// Asks something small in a session every few minutes, for as long as the client is there and has that session.
+    fn keep_alive(&self, session: &Arc<Session>) {
         let (inner, stop): (Weak<Inner>, _) = (Arc::downgrade(&self.0), self.0.stop.clone());
+        let session = Arc::downgrade(session);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(KEEP_ALIVE) => {} // why: a session that nobody uses ends
                 }
-                let Some(client) = inner.upgrade().map(Client) else { return };
-                let Some(session) = client.0.session.lock().await.clone() else { return };
+                // The next session has a task like this of its own.
+                let (Some(client), Some(session)) = (inner.upgrade().map(Client), session.upgrade()) else {
+                    return;
+                };
+                if !client.has(&session).await {
+                    return;
+                }
                 let instance = Reference::new("ServiceInstance", "ServiceInstance");
                 let time = Request::new("CurrentTime", &instance, |_| {});
                 let asked = client.call_in("keeping the session alive", &session, &time, CALL).await;
                 if asked.as_ref().is_err_and(is_over) {
-                    // The next call makes a new one, and with it a task like this.
-                    let mut slot = client.0.session.lock().await;
-                    if slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, &session)) {
-                        *slot = None;
-                    }
+                    client.forget(&session).await;
                     return;
                 }
             }
         });
+    }
+    async fn has(&self, session: &Arc<Session>) -> bool {
+        self.0.session.lock().await.as_ref().is_some_and(|now| Arc::ptr_eq(now, session))
+    }
+    /// Forgets a session that is over, unless another has been made meanwhile.
+    async fn forget(&self, over: &Arc<Session>) {
+        let mut slot = self.0.session.lock().await;
+        if slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, over)) {
+            *slot = None;
+        }
     }
 
     async fn send(

@@ -74,6 +74,12 @@ pub(super) fn whose<'t>(backend: &str, name: &str, tags: &'t [(String, String)])
     }
 }
 
+/// Whether a machine has the name of a computer, and is another computer's: somebody has renamed it.
+fn is_anothers(name: &str, owner: &str, tags: &[(String, String)]) -> bool {
+    let computer = name.strip_prefix("vcl-").filter(|_| tag(tags, IMAGE) != Some(BECOMING));
+    computer.is_some_and(|computer| computer != owner)
+}
+
 /// What a tag says.
 pub(super) fn tag<'t>(tags: &'t [(String, String)], key: &str) -> Option<&'t str> {
     tags.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
@@ -184,7 +190,18 @@ impl Site {
         let Some(machine) = self.machine(name).await? else { return Ok(None) };
         let (address, backend) = (self.client.address(), &self.settings.name);
         let message = match whose(backend.as_str(), name, &machine.tags) {
+            Whose::Ours(owner) if is_anothers(name, owner, &machine.tags) => format!(
+                "the machine {name} at {address} was made for {owner}; give it its name back: vcl-{owner}"
+            ),
             Whose::Ours(_) | Whose::Shared => return Ok(Some(machine)),
+            // Whose it is stands in its configuration.
+            Whose::Foreign if machine.file.is_empty() => {
+                let message = format!(
+                    "there is a machine {name} at {address} without a configuration: it is being made, or its host or \
+                     datastore is away"
+                );
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
             Whose::Of(other) => format!(
                 "there is a machine {name} at {address} that backend {other} made, and this is {backend}; \
                  unload that computer there, or rename this one"
