@@ -50,6 +50,8 @@ pub(crate) use steps::{Copied, STEPS};
 #[cfg(feature = "vmware")]
 pub(crate) use steps::{LONG, Made, PATIENT, bootable, loaded};
 pub(crate) use task::Watcher;
+#[cfg(feature = "vmware")]
+pub(crate) use task::{Patience, busy};
 
 use crate::{Capabilities, Capability, Error, ErrorKind, Network, Networks, Result};
 use camino::Utf8PathBuf;

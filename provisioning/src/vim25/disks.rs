@@ -3,7 +3,7 @@
 use super::Site;
 use super::files::is_missing;
 use super::request::Request;
-use super::task::Watcher;
+use super::task::{Watcher, busy};
 use crate::{ErrorKind, Result};
 
 /// The descriptor of a disk whose bytes lie in one flat file beside it. `size` is what the guest sees, in bytes.
@@ -67,6 +67,7 @@ impl Site {
             Err(e) if e.kind == ErrorKind::Unsupported => make(false).await.map(drop),
             copied => copied.map(drop),
         }
+        .map_err(busy)
     }
 
     /// Deletes a disk with its bytes. None is well.

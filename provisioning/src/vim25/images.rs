@@ -7,6 +7,7 @@
 
 use super::disks::{descriptor, flat_of};
 use super::steps::{Described, LONG, PATIENT};
+use super::task::Patience;
 use super::{Site, Watcher};
 use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
 use camino::Utf8PathBuf;
@@ -65,7 +66,12 @@ pub(super) const KEEP: Step<Site, super::Copied> =
             if !directory.starts_with(&site.image(GROWING)) {
                 return Ok(());
             }
-            Ok(site.delete(directory, &Watcher::doing()).await?)
+            let watcher = Watcher::doing();
+            let mut patience = Patience::undoing(&watcher);
+            while let Err(e) = site.delete(directory, &watcher).await {
+                patience.outwait(e).await?;
+            }
+            Ok(())
         })
     });
 pub(super) const FETCH: Step<Site, Fetching> =
@@ -234,6 +240,7 @@ impl Site {
         described: &Described,
         staging: &Staging,
     ) -> vcl_job::Result<Captured> {
+        let machine = Self::machine_name(&target.computer.name);
         let mut disks = Vec::new();
         for (n, (path, size)) in described.disks.iter().enumerate() {
             let growing = Self::growing(job, &target.computer.name);
@@ -248,8 +255,14 @@ impl Site {
                     let directory = copied.to.rsplit_once('/').map_or("", |(directory, _)| directory);
                     self.make_directory(directory).await?;
                     let watcher = Watcher::of(&cx).within(limit);
-                    self.copy_disk(&copied.from, &copied.to, copied.size, &watcher).await?;
-                    Ok(copied.to)
+                    let mut patience = Patience::of(&cx, &watcher, limit);
+                    loop {
+                        self.still_has(&machine, &copied.from).await?;
+                        match self.copy_disk(&copied.from, &copied.to, copied.size, &watcher).await {
+                            Ok(()) => return Ok(copied.to),
+                            Err(e) => patience.outwait(e).await?,
+                        }
+                    }
                 })
                 .await?;
             let content = self.fetch_disk(job, target, n, (&to, *size), staging).await?;
@@ -271,6 +284,18 @@ impl Site {
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
         }
         Ok(self.captured(target, described, disks))
+    }
+
+    /// Refuses to copy a disk that is not what the machine has at rest.
+    async fn still_has(&self, machine: &str, disk: &str) -> Result<()> {
+        let disks = self.at_rest(machine).await?.disks();
+        if disks.iter().any(|(path, _)| self.name_of(path) == Some(disk)) {
+            return Ok(());
+        }
+        let disk = self.on_datastore(disk);
+        let message =
+            format!("{machine} has lost its disk {disk} since it went off; look at it, and capture it again");
+        Err(Error::new(ErrorKind::Refused, message))
     }
 
     /// What was captured of a machine.

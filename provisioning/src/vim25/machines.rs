@@ -5,7 +5,7 @@ use super::dom::Element;
 use super::inventory::CardPlug;
 use super::properties::Object;
 use super::request::{Reference, Request, Xml};
-use super::task::Watcher;
+use super::task::{Watcher, busy};
 use super::{Site, fault_of};
 use crate::{Error, ErrorKind, Result};
 use std::time::Duration;
@@ -99,6 +99,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     pub(crate) memory: ByteSize,
     pub(crate) address: Option<String>,
+    /// Whether it has a snapshot: a machine's disk is then what differs from another.
+    pub(crate) snapshot: bool,
     pub(crate) devices: Vec<Element>,
     tags: Vec<(String, String)>,
 }
@@ -140,6 +142,7 @@ const READ: &[&str] = &[
     DEVICES,
     "config.extraConfig",
     "guest.ipAddress",
+    "snapshot.currentSnapshot",
 ];
 
 /// A machine's power by the server's word.
@@ -167,6 +170,7 @@ fn described(object: Object) -> Machine {
         cpus: number("config.hardware.numCPU"),
         memory: ByteSize(object.number("config.hardware.memoryMB").unwrap_or(0) << 20),
         address: object.text("guest.ipAddress").map(str::to_owned).filter(|a| !a.is_empty()),
+        snapshot: object.get("snapshot.currentSnapshot").is_some(),
         devices: object.get(DEVICES).map(|d| d.children.clone()).unwrap_or_default(),
         tags: tags(object.get("config.extraConfig")),
         reference: object.reference,
@@ -228,6 +232,21 @@ impl Site {
             Error::new(ErrorKind::NotFound, message)
         })
     }
+    /// A machine whose disks are to be copied as they are: it must be off, and its disks must be its own.
+    pub(crate) async fn at_rest(&self, name: &str) -> Result<Machine> {
+        let machine = self.must(name).await?;
+        let message = if machine.power != PowerState::Off {
+            format!(
+                "{name} was turned on by somebody after it was made ready, and is not what was to be captured any more; \
+                 capture it again"
+            )
+        } else if machine.snapshot {
+            has_snapshot(name)
+        } else {
+            return Ok(machine);
+        };
+        Err(Error::new(ErrorKind::Refused, message))
+    }
     /// A machine's power; `Absent` when there is none of ours.
     pub(crate) async fn power_state(&self, name: &str) -> Result<PowerState> {
         match self.ours(name).await {
@@ -251,7 +270,7 @@ impl Site {
                 x.reference("pool", &place.pool);
             })
         });
-        made.await.map(drop)
+        made.await.map(drop).map_err(busy)
     }
 
     /// Changes a machine of ours: tags, note, processors, memory; its cards are replaced.
@@ -404,6 +423,13 @@ impl Site {
             self.client.change(&what, |_| request()).await.map(drop)
         }
     }
+}
+
+/// Why a machine with a snapshot is not captured.
+pub(super) fn has_snapshot(name: &str) -> String {
+    format!(
+        "{name} has a snapshot; delete it, or wait until the backup that made it is done, and capture it again"
+    )
 }
 
 /// What an undo makes of a machine that is another's: there is nothing to undo.

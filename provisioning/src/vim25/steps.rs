@@ -1,8 +1,9 @@
 //! The steps that both backends have for machines: clearing the way, disks, power, taking away.
 
-use super::machines::unless_others;
+use super::machines::{has_snapshot, unless_others};
 use super::properties::Object;
 use super::request::Reference;
+use super::task::Patience;
 use super::{Card, MachineSpec, Site, Watcher, boot, images};
 use crate::{Captured, Result, Target};
 use serde::{Deserialize, Serialize};
@@ -58,7 +59,12 @@ const COPY_DISK: Step<Site, Copied> =
             if site.lodger(directory).await?.is_some() {
                 return Ok(());
             }
-            Ok(site.delete_disk(&copied.to, &Watcher::doing()).await?)
+            let watcher = Watcher::doing();
+            let mut patience = Patience::undoing(&watcher);
+            while let Err(e) = site.delete_disk(&copied.to, &watcher).await {
+                patience.outwait(e).await?;
+            }
+            Ok(())
         })
     });
 const CREATE: Step<Site, Made> =
@@ -81,6 +87,8 @@ const START: Step<Site, String> = Step::<Site, String>::new("start")
         Box::pin(async move { Ok(site.power_state(&machine).await? == PowerState::On) })
     });
 const READ: Step<Site, String> = Step::new("read machine").deadline(LONG).retry(PATIENT);
+/// The same once it is off, and nothing is written any more: what was there before may have changed since.
+const READ_OFF: Step<Site, String> = Step::new("read machine again").deadline(LONG).retry(PATIENT);
 /// Whether the machine is on, after `pre_capture` failed in it.
 const LOOK: Step<Site, String> = Step::new("look at power").deadline(LONG).retry(PATIENT);
 const WAIT_OFF: Step<Site, String> = Step::new("wait for power off").deadline(LONG).retry(PATIENT);
@@ -96,6 +104,7 @@ pub(crate) const STEPS: &[&dyn AnyStep<Site>] = &[
     &CREATE,
     &START,
     &READ,
+    &READ_OFF,
     &LOOK,
     &WAIT_OFF,
     &STOP,
@@ -169,8 +178,7 @@ impl Site {
     ) -> vcl_job::Result<Captured> {
         loaded(&target)?;
         let machine = Self::machine_name(&target.computer.name);
-        let described = self.read_step(job, &machine).await?;
-        self.pre_capture(job, target, &machine).await?;
+        let described = self.pre_capture(job, target, &machine).await?;
         self.capture_disks(job, &target, &described, staging).await
     }
 
@@ -205,7 +213,11 @@ impl Site {
                 let directory = copied.to.rsplit_once('/').map_or("", |(directory, _)| directory);
                 self.make_directory(directory).await?;
                 let watcher = Watcher::of(&cx).within(limit);
-                Ok(self.copy_disk(&copied.from, &copied.to, copied.size, &watcher).await?)
+                let mut patience = Patience::of(&cx, &watcher, limit);
+                while let Err(e) = self.copy_disk(&copied.from, &copied.to, copied.size, &watcher).await {
+                    patience.outwait(e).await?;
+                }
+                Ok(())
             })
             .await
     }
@@ -235,36 +247,45 @@ impl Site {
             .await
     }
 
+    async fn read_step(
+        &self,
+        job: &mut Job,
+        step: &'static Step<Site, String>,
+        machine: &str,
+    ) -> vcl_job::Result<Described> {
+        job.step(self, step, machine.to_owned()).run(async |name, _| self.described(&name).await).await
+    }
     /// What a capture needs to know of the machine.
-    pub(crate) async fn read_step(&self, job: &mut Job, machine: &str) -> vcl_job::Result<Described> {
-        job.step(self, &READ, machine.to_owned())
-            .run(async |name, _| {
-                let machine = self.must(&name).await?;
-                let disks = machine.disks().into_iter().map(|(path, size)| {
-                    let elsewhere = || {
-                        let message = format!("{name} has a disk on another datastore: {path}");
-                        vcl_job::Error::new(Kind::Refused, message)
-                    };
-                    Ok((self.name_of(&path).ok_or_else(elsewhere)?.to_owned(), size))
-                });
-                let disks = disks.collect::<vcl_job::Result<Vec<_>>>()?;
-                if disks.is_empty() {
-                    return Err(vcl_job::Error::new(Kind::Refused, format!("{name} has no disk to capture")));
-                }
-                Ok(Described { disks, cpus: machine.cpus, memory: machine.memory })
-            })
-            .await
+    async fn described(&self, name: &str) -> vcl_job::Result<Described> {
+        let refuse = |message: String| Err(vcl_job::Error::new(Kind::Refused, message));
+        let machine = self.must(name).await?;
+        if machine.snapshot {
+            return refuse(has_snapshot(name));
+        }
+        let mut disks = Vec::new();
+        for (path, size) in machine.disks() {
+            let Some(disk) = self.name_of(&path) else {
+                return refuse(format!("{name} has a disk on another datastore: {path}"));
+            };
+            disks.push((disk.to_owned(), size));
+        }
+        if disks.is_empty() {
+            return refuse(format!("{name} has no disk to capture"));
+        }
+        Ok(Described { disks, cpus: machine.cpus, memory: machine.memory })
     }
 
-    /// Runs `pre_capture` until the machine is off. One that loses its power meanwhile, as one does that somebody
+    /// Runs `pre_capture` until the machine is off, and answers what there is to capture then. One that loses its power meanwhile, as one does that somebody
     /// switches off while nobody looks, is started again and made ready from the beginning.
     pub(crate) async fn pre_capture(
         &self,
         job: &mut Job,
         target: Target<'_>,
         machine: &str,
-    ) -> vcl_job::Result<()> {
+    ) -> vcl_job::Result<Described> {
         let endpoint = loaded(&target)?;
+        // What cannot be captured is told before the guest is touched.
+        self.read_step(job, &READ, machine).await?;
         let end = vcl_os::EndState::Off;
         let mut again = target.revision.clone();
         again.manifest.generalised = true;
@@ -304,7 +325,8 @@ impl Site {
             }
             n += 1;
         }
-        self.off(job, machine, target.limits.shutdown).await
+        self.off(job, machine, target.limits.shutdown).await?;
+        self.read_step(job, &READ_OFF, machine).await
     }
 
     /// Waits until the power is off, and cuts it after `limit`, which an event tells.

@@ -174,6 +174,62 @@ impl Client {
     }
 }
 
+/// How long a server may be busy with what has to be undone.
+const UNDOING: Duration = Duration::from_secs(2 * 3600);
+/// How often it is asked again.
+const ASK: Duration = Duration::from_secs(1);
+const ASK_AT_MOST: Duration = Duration::from_secs(15);
+
+/// Patience with a server that is busy with what an earlier life of ours has begun there: a task goes on without whoever
+/// asked for it, for as long as the copying takes, and until then its files and its name are taken.
+pub(crate) struct Patience<'w> {
+    watcher: &'w Watcher,
+    until: tokio::time::Instant,
+    wait: Duration,
+}
+
+impl<'w> Patience<'w> {
+    /// A step's: at most `limit`, where it is done again, and none where it is done first.
+    pub(crate) fn of(cx: &vcl_job::Cx, watcher: &'w Watcher, limit: Duration) -> Self {
+        let limit = if cx.again() { limit } else { Duration::ZERO };
+        Self { watcher, until: tokio::time::Instant::now() + limit, wait: ASK }
+    }
+    /// An undo's.
+    pub(crate) fn undoing(watcher: &'w Watcher) -> Self {
+        Self { watcher, until: tokio::time::Instant::now() + UNDOING, wait: ASK }
+    }
+    /// Waits before what failed so is tried again.
+    ///
+    /// # Errors
+    /// This one, where that is of no use: the server is not busy, or has been for too long.
+    pub(crate) async fn outwait(&mut self, error: Error) -> Result<()> {
+        if error.kind != ErrorKind::Busy || tokio::time::Instant::now() >= self.until {
+            return Err(error);
+        }
+        if self.wait == ASK
+            && let Some(doing) = vcl_job::doing()
+        {
+            let message =
+                format!("waiting for what an earlier try has begun at the server: {}", error.chain());
+            doing.event("host-busy", message);
+        }
+        tokio::select! {
+            () = self.watcher.stop.cancelled() => return Err(stopped(&error.context)),
+            () = tokio::time::sleep(self.wait) => {} // why: nobody tells us when a file or a name is free
+        }
+        self.wait = (self.wait * 2).min(ASK_AT_MOST);
+        Ok(())
+    }
+}
+
+/// A name of ours is taken by what an earlier try goes on making at the server.
+pub(crate) fn busy(mut e: Error) -> Error {
+    if e.kind == ErrorKind::Exists {
+        e.kind = ErrorKind::Busy;
+    }
+    e
+}
+
 /// How often in a row a server that is away is asked again.
 const AWAY: u32 = 20;
 

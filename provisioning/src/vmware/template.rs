@@ -4,8 +4,8 @@
 //! datastore are: whoever deletes one costs the next load some time.
 
 use crate::vim25::{
-    BECOMING, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Request, Site, TEMPLATE, Watcher, extra,
-    fault_of, loaded, unless_others,
+    BECOMING, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Patience, Request, Site, TEMPLATE,
+    Watcher, busy, extra, fault_of, loaded, unless_others,
 };
 use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,14 @@ use vcl_types::{Digest, Manifest};
 pub(super) struct Cloned {
     from: String,
     machine: String,
+}
+
+/// Of what a machine is cloned.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Template,
+    /// A computer's machine, which must be off and as it was made ready.
+    Rest,
 }
 
 pub(super) const FIND: Step<Site, String> = Step::new("find template").deadline(LONG).retry(PATIENT);
@@ -41,7 +49,7 @@ pub(super) const CLONE: Step<Site, Cloned> =
     Step::new("clone template").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(unless_others(site.remove_machine(&cloned.machine, &Watcher::doing()).await)?)
+            Ok(site.undo_clone(&cloned.machine).await?)
         })
     });
 /// Nothing to undo: the machine goes with the cloning.
@@ -50,7 +58,7 @@ pub(super) const KEEP: Step<Site, Cloned> =
     Step::new("clone captured machine").deadline(LONG).retry(PATIENT).undo(|site, cloned| {
         Box::pin(async move {
             vcl_job::held()?;
-            Ok(unless_others(site.remove_machine(&cloned.machine, &Watcher::doing()).await)?)
+            Ok(site.undo_clone(&cloned.machine).await?)
         })
     });
 pub(super) const ENTER: Step<Site, Cloned> = Step::new("enter template").deadline(LONG).retry(PATIENT);
@@ -171,16 +179,17 @@ impl Site {
             .run(async |cloned, cx| {
                 let watcher = Watcher::of(&cx).within(limit);
                 cx.check().await?;
-                // One that an earlier try began; whether it is whole nobody can tell.
-                self.remove_machine(&cloned.machine, &watcher).await?;
-                let from = self.must(&cloned.from).await?;
                 let tags = self.tags_for(target.computer.name.as_str());
-                match self.clone_machine(&from, &cloned.machine, &tags, &watcher).await {
-                    Err(e) if e.kind == ErrorKind::Unsupported => {
-                        cx.event("clone-unsupported", without(&e));
-                        Ok(false)
+                let mut patience = Patience::of(&cx, &watcher, limit);
+                loop {
+                    match self.clone_anew(&cloned, Source::Template, &tags, &watcher).await {
+                        Ok(()) => return Ok(true),
+                        Err(e) if e.kind == ErrorKind::Unsupported => {
+                            cx.event("clone-unsupported", without(&e));
+                            return Ok(false);
+                        }
+                        Err(e) => patience.outwait(e).await?,
                     }
-                    cloned => Ok(cloned.map(|()| true).map_err(busy)?),
                 }
             })
             .await?;
@@ -205,8 +214,7 @@ impl Site {
     ) -> vcl_job::Result<Captured> {
         loaded(&target)?;
         let machine = Self::machine_name(&target.computer.name);
-        let described = self.read_step(job, &machine).await?;
-        self.pre_capture(job, target, &machine).await?;
+        let described = self.pre_capture(job, target, &machine).await?;
         // What it is of stands in its tags: a machine's name has room for 80 characters.
         let growing = format!("vcl-new-{}", uuid::Uuid::now_v7().simple());
         let mut tags = self.tags_for(target.computer.name.as_str());
@@ -218,14 +226,16 @@ impl Site {
             .run(async |cloned, cx| {
                 let watcher = Watcher::of(&cx).within(limit);
                 cx.check().await?;
-                self.remove_machine(&cloned.machine, &watcher).await?;
-                let from = self.must(&cloned.from).await?;
-                match self.clone_machine(&from, &cloned.machine, &tags, &watcher).await {
-                    Err(e) if e.kind == ErrorKind::Unsupported => {
-                        cx.event("clone-unsupported", without(&e));
-                        return Ok(None);
+                let mut patience = Patience::of(&cx, &watcher, limit);
+                loop {
+                    match self.clone_anew(&cloned, Source::Rest, &tags, &watcher).await {
+                        Ok(()) => break,
+                        Err(e) if e.kind == ErrorKind::Unsupported => {
+                            cx.event("clone-unsupported", without(&e));
+                            return Ok(None);
+                        }
+                        Err(e) => patience.outwait(e).await?,
                     }
-                    made => made.map_err(busy)?,
                 }
                 let disks = self.must(&cloned.machine).await?.disks();
                 let disks = disks.into_iter().filter_map(|(path, _)| self.name_of(&path).map(str::to_owned));
@@ -285,6 +295,30 @@ impl Site {
             self.rename_machine(&growing, name, watcher).await?;
         }
         self.mark_as_template(name).await
+    }
+
+    /// Clones a machine. What an earlier try left under the new name is removed first: whether it is whole nobody can tell.
+    async fn clone_anew(
+        &self,
+        cloned: &Cloned,
+        of: Source,
+        tags: &[(String, String)],
+        watcher: &Watcher,
+    ) -> Result<()> {
+        self.remove_machine(&cloned.machine, watcher).await?;
+        let from = match of {
+            Source::Template => self.must(&cloned.from).await?,
+            Source::Rest => self.at_rest(&cloned.from).await?,
+        };
+        self.clone_machine(&from, &cloned.machine, tags, watcher).await.map_err(busy)
+    }
+    async fn undo_clone(&self, name: &str) -> Result<()> {
+        let watcher = Watcher::doing();
+        let mut patience = Patience::undoing(&watcher);
+        while let Err(e) = unless_others(self.remove_machine(name, &watcher).await) {
+            patience.outwait(e).await?;
+        }
+        Ok(())
     }
 
     async fn clone_machine(
@@ -348,14 +382,6 @@ impl Site {
         });
         named.await.map(drop)
     }
-}
-
-/// The name is taken by what an earlier try of ours goes on making at the server.
-fn busy(mut e: Error) -> Error {
-    if e.kind == ErrorKind::Exists {
-        e.kind = ErrorKind::Busy;
-    }
-    e
 }
 
 fn without(e: &Error) -> String {

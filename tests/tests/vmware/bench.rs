@@ -46,9 +46,12 @@ impl Way {
     }
 }
 
+/// What somebody does when a step begins.
+type Hook = Box<dyn Fn(&str) + Send>;
+
 /// What was told of the jobs of a bench.
 #[derive(Default)]
-pub struct Told(pub Mutex<Vec<(String, String)>>);
+pub struct Told(pub Mutex<Vec<(String, String)>>, Mutex<Option<Hook>>);
 
 #[async_trait]
 impl vcl_job::Observer for Told {
@@ -58,7 +61,11 @@ impl vcl_job::Observer for Told {
     fn event(&self, kind: &str, message: &str) {
         self.0.lock().unwrap().push((kind.into(), message.into()));
     }
-    fn recorded(&self, _: &Record) {}
+    fn recorded(&self, record: &Record) {
+        if let (Record::Started { key, .. }, Some(hook)) = (record, &*self.1.lock().unwrap()) {
+            hook(key);
+        }
+    }
 }
 
 /// A guest's OS that needs no guest: what it does, it does to the disk behind the machine's back.
@@ -330,6 +337,16 @@ impl Bench {
             .output()
             .unwrap();
         assert!(compared.status.success(), "{compared:?}");
+    }
+    /// Does something when a step begins, before it does anything.
+    pub fn when_begins(&self, step: &'static str, hook: impl Fn(&Vcsim) + Send + 'static) {
+        let double = self.double.clone();
+        let hook = move |key: &str| {
+            if key.contains(step) {
+                hook(&double)
+            }
+        };
+        *self.told.1.lock().unwrap() = Some(Box::new(hook));
     }
     pub fn events(&self, kind: &str) -> Vec<String> {
         let told = self.told.0.lock().unwrap();

@@ -171,3 +171,72 @@ async fn a_load_that_is_called_off_in_the_middle_of_a_copy_leaves_nothing() {
         bench.nothing_left().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_the_server_has_forgotten_is_not_taken_for_done() {
+    let bench = Bench::new(Way::Esx);
+    let first = bench.import("debian").await;
+    done(bench.load("a", &first).await);
+    // The server begins to remove the machine, is restarted, and knows of no task when it is asked how that went; which
+    // the client does twice, the second time with a collector of its own. The first task is the one that cuts the power.
+    bench.double.inject(Fault::on("Destroy_Task").task("InvalidState")).unwrap();
+    bench.double.inject(Fault::on("CreateFilter").soap("ManagedObjectNotFound").after(1).times(2)).unwrap();
+    bench.unload("a").await;
+    assert_eq!(bench.double.count("Destroy_Task").unwrap(), 2);
+    bench.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_a_datastore_that_is_not_mounted_is_not_taken_for_gone() {
+    let bench = Bench::new(Way::Esx);
+    let first = bench.import("debian").await;
+    done(bench.load("a", &first).await);
+    bench.double.inject(Fault::on("DeleteDatastoreFile_Task").task("InvalidDatastore")).unwrap();
+    let leftover = bench.double.datastore_directory().join("vcl-a/leftover");
+    std::fs::write(&leftover, "left").unwrap();
+    bench.double.forget_calls().unwrap();
+    bench.unload("a").await;
+    assert_eq!(bench.double.count("DeleteDatastoreFile_Task").unwrap(), 2);
+    bench.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_an_earlier_try_has_taken_is_waited_for() {
+    let bench = Bench::new(Way::Esx);
+    let first = bench.import("debian").await;
+    bench.double.inject(Fault::on("CopyVirtualDisk_Task").task("FileAlreadyExists").times(2)).unwrap();
+    bench.double.inject(Fault::on("CreateVM_Task").task("DuplicateName")).unwrap();
+    done(bench.load("a", &first).await);
+    bench.same("a", &first);
+    assert_eq!(bench.events("host-busy").len(), 1);
+    bench.unload("a").await;
+    bench.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_try_still_makes_is_waited_for_before_it_is_undone() {
+    let bench = Bench::new(Way::Clone(CaptureTo::Disk));
+    let first = bench.import("debian").await;
+    let copied = |to: &str| serde_json::json!({ "from": "x/disk.vmdk", "to": to, "size": DISK });
+    let cloned = serde_json::json!({ "from": "x", "machine": "vcl-a" });
+    for (step, intent, method, fault) in [
+        ("clone template", cloned.clone(), "PowerOffVM_Task", "TaskInProgress"),
+        ("clone captured machine", cloned, "Destroy_Task", "TaskInProgress"),
+        ("copy disk at host", copied("vcl-b/disk0.vmdk"), "DeleteVirtualDisk_Task", "FileLocked"),
+        (
+            "copy captured disk",
+            copied("vcl-images/new-job1-x-a/disk.vmdk"),
+            "DeleteDatastoreFile_Task",
+            "FileLocked",
+        ),
+    ] {
+        if step.starts_with("clone") {
+            done(bench.load("a", &first).await);
+        }
+        bench.double.forget_calls().unwrap();
+        bench.double.inject(Fault::on(method).task(fault).times(2)).unwrap();
+        bench.backend.undo(step, intent).await.unwrap_or_else(|e| panic!("{step}: {}", e.failure()));
+        assert!(bench.double.count(method).unwrap() >= 3, "{step}");
+    }
+    bench.nothing_left().await;
+}

@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use serde_json::json;
 use vcl_job::Kind;
 use vcl_provisioning::vmware::CaptureTo;
+use vcl_tests::vcsim::Vcsim;
 use vcl_types::api::PowerState;
 
 fn rename(bench: &Bench, from: &str, to: &str) {
@@ -95,4 +96,74 @@ async fn undoing_leaves_what_is_anothers_and_is_done() {
     }
     let computer = &bench.computers["a"];
     assert_eq!(bench.backend.state(computer).await.unwrap(), PowerState::Absent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_got_the_name_of_another_computers_is_not_that_computers() {
+    let bench = Bench::new(Way::Esx);
+    let first = bench.import("debian").await;
+    done(bench.load("b", &first).await);
+    rename(&bench, "vcl-b", "vcl-a");
+    assert_eq!(bench.backend.state(&bench.computers["a"]).await.unwrap(), PowerState::Absent);
+    let failure = failed(bench.load("a", &first).await);
+    assert_eq!(failure.kind, Kind::Exists);
+    assert!(failure.message.contains("was made for b; give it its name back: vcl-b"), "{failure}");
+    rename(&bench, "vcl-a", "vcl-b");
+    assert_eq!(bench.backend.state(&bench.computers["b"]).await.unwrap(), PowerState::On);
+    done(bench.load("a", &first).await);
+    bench.unload("a").await;
+    bench.unload("b").await;
+    bench.nothing_left().await;
+}
+
+/// Captures with `hook` done to `vcl-a` when a step begins, and answers how that failed.
+async fn meddled(
+    way: Way,
+    step: &'static str,
+    hook: impl Fn(&Vcsim) + Send + 'static,
+) -> (Bench, vcl_job::Failure) {
+    let bench = Bench::new(way);
+    let first = bench.import("debian").await;
+    let at = done(bench.load("a", &first).await);
+    let staging = bench.library.staging("job2-token1").unwrap();
+    bench.when_begins(step, hook);
+    let failure = failed(bench.capture("a", &first, &at, &staging).await);
+    assert_eq!(failure.kind, Kind::Refused, "{failure}");
+    (bench, failure)
+}
+fn to_machine(double: &Vcsim, method: &str, more: &str) {
+    let id = double.machine("vcl-a").unwrap().unwrap().id;
+    let request = Client::of_machine(method, &id).replace("</_this>", &format!("</_this>{more}"));
+    Client::of(double).done(&request);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_somebody_turns_on_before_its_disks_are_copied_is_not_captured() {
+    for (way, step) in
+        [(Way::Esx, "copy captured disk"), (Way::Clone(CaptureTo::Template), "clone captured machine")]
+    {
+        let on = |double: &Vcsim| to_machine(double, "PowerOnVM_Task", "");
+        let (bench, failure) = meddled(way, step, on).await;
+        assert!(failure.message.contains("vcl-a was turned on by somebody"), "{failure}");
+        bench.unload("a").await;
+        bench.nothing_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_a_snapshot_is_not_captured() {
+    const SNAPSHOT: &str = "<name>backup</name><memory>false</memory><quiesce>false</quiesce>";
+    for (way, step, touched) in [
+        (Way::Esx, "read machine", false),
+        (Way::Esx, "read machine again", true),
+        (Way::Esx, "copy captured disk", true),
+        (Way::Clone(CaptureTo::Template), "clone captured machine", true),
+    ] {
+        let snapshot = |double: &Vcsim| to_machine(double, "CreateSnapshot_Task", SNAPSHOT);
+        let (bench, failure) = meddled(way, step, snapshot).await;
+        assert!(failure.message.contains("vcl-a has a snapshot"), "{step}: {failure}");
+        assert_eq!(!bench.ghost.ends.lock().unwrap().is_empty(), touched, "{step}");
+        bench.unload("a").await;
+        bench.nothing_left().await;
+    }
 }
