@@ -225,6 +225,8 @@ fn host(uri: &str) -> &str {
 pub(crate) struct Declared {
     pub kind: String,
     pub libvirt_networks: bool,
+    /// Its directory of images beside those of its machines: a machine of that name would be in its way.
+    pub images: Option<String>,
 }
 
 /// Every backend's name in the file, also of those with problems; `None` where the type is not known.
@@ -261,15 +263,14 @@ pub(crate) fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> (Backen
             refuse_secrets(findings, &place.0, entries);
             continue;
         };
-        declared.insert(
-            entry.key.clone(),
-            Some(Declared { kind: kind.name.to_owned(), libvirt_networks: kind.libvirt_networks }),
-        );
+        let mut images = None;
         match kind.keys {
             None => refuse_secrets(findings, &place.0, entries),
             Some(keys) => {
                 let section = Section::open(findings, place, entries, [BACKEND, keys]).named(&entry.key);
                 (kind.check)(&section);
+                images =
+                    keys.iter().any(|key| key.name == "images").then(|| section.peek("images")).flatten();
                 if keys.iter().any(|key| key.name == "directory")
                     && let Some(directory) =
                         section.peek("directory").and_then(|path| values::absolute(&path).ok())
@@ -283,6 +284,11 @@ pub(crate) fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> (Backen
                 }
             }
         }
+        let libvirt_networks = kind.libvirt_networks;
+        declared.insert(
+            entry.key.clone(),
+            Some(Declared { kind: kind.name.to_owned(), libvirt_networks, images }),
+        );
         let (Ok(name), Some(max_jobs)) = (name, max_jobs) else { continue };
         let config = BackendConfig {
             name: name.clone(),

@@ -51,6 +51,16 @@ pub(crate) fn read(root: &Section<'_>, backends: &Declarations, networks: &Links
         let table = Section::open(root.findings(), (path, entry.at), entries, [COMPUTER, &[]]);
         let reader = Reader { table: &table, backends, networks, count: names.as_ref().map(Vec::len) };
         let (Some(seat), Some(names)) = (reader.seat(), &names) else { continue };
+        let declared = backends.get(seat.backend.as_str()).and_then(Option::as_ref);
+        let images = declared.and_then(|backend| backend.images.as_deref()?.strip_prefix("vcl-"));
+        if names.iter().any(|name| images == Some(name.as_str())) {
+            let (name, backend) = (images.unwrap_or_default(), &seat.backend);
+            table.report(
+                "backend",
+                format!("the machine of `{name}` would be called as the directory of images of [backend.{backend}]"),
+                "give the computer another name, or the backend other `images`",
+            );
+        }
         for (number, name) in names.iter().enumerate() {
             let computer = seat.computer(name, number);
             for nic in computer.nics.iter().filter(|_| free[number]) {

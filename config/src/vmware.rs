@@ -366,6 +366,20 @@ mod tests {
     }
 
     #[test]
+    fn no_computer_is_called_as_the_directory_of_images() {
+        let computer = "[network.lab]\nbridge = \"lab\"\naddress = \"static\"\n[computers.images]\n\
+            backend = \"v\"\nnetworks = [\"lab\"]\naddress = \"10.0.0.5\"\n";
+        let read = |lines: &str| {
+            let file = text("esx", &format!("{REST}{PIN}{lines}")) + computer;
+            parse(&file, "vcld.toml", &Known::default())
+        };
+        let problems = read("").unwrap_err().to_string();
+        assert!(problems.contains("the machine of `images` would be called as"), "{problems}");
+        assert!(problems.contains("[backend.v]"), "{problems}");
+        assert_eq!(read("images = \"copies\"").unwrap().computers.len(), 1);
+    }
+
+    #[test]
     fn what_would_lead_elsewhere_is_refused() {
         for (line, said) in [
             ("server = \"https://vc/sdk\"", "is not a server"),
