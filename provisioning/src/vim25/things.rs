@@ -4,7 +4,9 @@
 //! they are told once nobody has used them for [`UNUSED`].
 
 use super::images::{growing_of, is_entry, no_image};
-use super::machines::{BECOMING, FILE, IMAGE as TAG, JOB, TEMPLATE as TEMPLATES, Whose, tag, tags, whose};
+use super::machines::{
+    BECOMING, FILE, IMAGE as TAG, JOB, TEMPLATE as TEMPLATES, Whose, tag, tags, unless_others, whose,
+};
 use super::properties::Object;
 use super::{Site, Watcher};
 use crate::{Error, ErrorKind, Result};
@@ -105,7 +107,10 @@ impl Site {
                 let directory = self.name_of(&template.file).and_then(|file| file.rsplit_once('/'));
                 let own = |d: &str| d.starts_with(&self.image("")) || d.starts_with("vcl-");
                 match directory {
-                    Some((directory, _)) if own(directory) => self.clear(directory, &watcher).await,
+                    // Templates for several kinds of hardware lie over one image.
+                    Some((directory, _)) if own(directory) => {
+                        unless_others(self.clear(directory, &watcher).await)
+                    }
                     _ => Ok(()),
                 }
             }

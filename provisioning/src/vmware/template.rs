@@ -1,6 +1,6 @@
 //! Templates: made over images at the datastore, cloned into machines, and made from captured machines.
 //!
-//! A template is called `vcl-image-KEY`; `KEY` tells the content of all its disks. It is a cache, as images on the
+//! A template is called `vcl-image-KEY`; `KEY` tells the content of all its disks and what firmware and bus they are for. It is a cache, as images on the
 //! datastore are: whoever deletes one costs the next load some time.
 
 use crate::vim25::{
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use vcl_images::Staging;
 use vcl_job::{Cx, Job, Kind, Step};
 use vcl_types::api::PlannedStep;
-use vcl_types::{Digest, Manifest};
+use vcl_types::{Digest, Hardware, Manifest, OsName};
 
 /// A machine that is made from another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,15 +63,15 @@ pub(super) const KEEP: Step<Site, Cloned> =
     });
 pub(super) const ENTER: Step<Site, Cloned> = Step::new("enter template").deadline(LONG).retry(PATIENT);
 
-/// What tells the content of all disks: the one's digest, or one of all digests.
-fn key(contents: &[String]) -> String {
-    match contents {
-        [one] => one.clone(),
-        all => Digest::from_bytes(Sha256::digest(all.join("\n")).into()).to_string(),
-    }
+/// What tells templates apart: the content of all disks, and of a machine's hardware what a clone has from its template for
+/// ever. An image that is imported again for another firmware is another template's.
+fn key(contents: &[String], os: OsName, hardware: &Hardware) -> String {
+    let all = serde_json::json!([contents, os, hardware.disk_bus, hardware.firmware]);
+    Digest::from_bytes(Sha256::digest(all.to_string()).into()).to_string()
 }
 fn key_of(manifest: &Manifest) -> String {
-    key(&manifest.disks.iter().map(|disk| disk.content_digest.to_string()).collect::<Vec<_>>())
+    let contents: Vec<_> = manifest.disks.iter().map(|disk| disk.content_digest.to_string()).collect();
+    key(&contents, manifest.os, &manifest.hardware)
 }
 /// 74 characters; a machine's name has at most 80.
 fn template_name(key: &str) -> String {
@@ -256,7 +256,8 @@ impl Site {
             contents.push(self.fetch_disk(job, &target, n, (path, *size), staging).await?);
             disks.push(CapturedDisk { file: Staging::disk_name(n), format: "qcow2".into() });
         }
-        let key = key(&contents);
+        let manifest = &target.revision.manifest;
+        let key = key(&contents, manifest.os, &manifest.hardware);
         job.step(self, &ENTER, Cloned { from: growing, machine: template_name(&key) })
             .run(async |entering, cx| {
                 cx.check().await?;
@@ -419,14 +420,27 @@ pub(super) fn planned_capture(target: &Target<'_>) -> Vec<PlannedStep> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vcl_types::{DiskBus, Firmware};
 
     #[test]
     fn a_templates_name_fits_and_tells_all_disks() {
-        let one = "a".repeat(64);
-        assert_eq!(key(std::slice::from_ref(&one)), one);
-        let two = key(&[one.clone(), "b".repeat(64)]);
-        assert_eq!(two.len(), 64);
-        assert_ne!(two, key(&["b".repeat(64), one]));
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let hardware = Hardware::default();
+        let one = key(std::slice::from_ref(&a), OsName::Linux, &hardware);
+        let two = key(&[a.clone(), b.clone()], OsName::Linux, &hardware);
+        assert_eq!((one.len(), two.len()), (64, 64));
+        assert_ne!(one, two);
+        assert_ne!(two, key(&[b, a.clone()], OsName::Linux, &hardware));
+        for other in [
+            Hardware { firmware: Firmware::Uefi, ..hardware.clone() },
+            Hardware { disk_bus: DiskBus::Ide, ..hardware.clone() },
+        ] {
+            assert_ne!(one, key(std::slice::from_ref(&a), OsName::Linux, &other));
+        }
+        assert_ne!(one, key(std::slice::from_ref(&a), OsName::Windows, &hardware));
+        // What a clone is given of its own is no matter.
+        let cpus = Hardware { cpus: 7, ..hardware };
+        assert_eq!(one, key(&[a], OsName::Linux, &cpus));
         assert!(template_name(&two).len() <= 80);
     }
 }

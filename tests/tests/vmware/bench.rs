@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileExt;
@@ -81,6 +82,13 @@ pub struct Ghost {
 pub fn flat(datastore: &Utf8Path, disk: &str) -> Utf8PathBuf {
     let name = disk.split_once("] ").unwrap().1;
     datastore.join(name.replace(".vmdk", "-flat.vmdk"))
+}
+
+/// The name of the template over a disk of that content, for Linux on this hardware.
+pub fn template(content: &str, hardware: &Hardware) -> String {
+    let all = serde_json::json!([[content], OsName::Linux, hardware.disk_bus, hardware.firmware]);
+    let key: String = Sha256::digest(all.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("vcl-image-{key}")
 }
 
 #[async_trait]
@@ -223,6 +231,9 @@ impl Bench {
 
     /// Publishes a revision without parent whose disk has something in some places.
     pub async fn import(&self, name: &str) -> Revision {
+        self.import_for(name, Hardware::default()).await
+    }
+    pub async fn import_for(&self, name: &str, hardware: Hardware) -> Revision {
         let staging = self.library.staging(name).unwrap();
         let raw = self.directory.path().join(format!("{name}.raw"));
         let file = std::fs::File::create(&raw).unwrap();
@@ -236,7 +247,7 @@ impl Bench {
         qemu_img::convert(&cx(), from, &staging.disk(0), Format::Qcow2, &Progress::none(), &options)
             .await
             .unwrap();
-        self.publish(name, 1, None, &staging, Hardware::default()).await
+        self.publish(name, 1, None, &staging, hardware).await
     }
     pub async fn publish(
         &self,

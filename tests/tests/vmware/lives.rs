@@ -2,7 +2,7 @@
 //! from its machine's own file on the double's datastore; only its kernel comes from beside it, which spares a minute of
 //! grub. As root. Captures into templates are tried with `VCL_FULL=1`.
 
-use crate::bench::flat;
+use crate::bench::{flat, template};
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use vcl_tests::daemon::{Daemon, Setup};
 use vcl_tests::guest::{self, Guest, Kind};
 use vcl_tests::vcsim::{self, Guests, Mode, Vcsim};
 use vcl_tests::world::World;
-use vcl_types::api::{JobView, Orphans, PowerState};
+use vcl_types::api::{JobView, Orphans, PowerState, RevisionView};
 
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
 /// How long a job may take here: emulation on a busy machine is slow.
@@ -121,22 +121,25 @@ impl Site {
     }
 
     /// Only what is kept for later loads is there: the images of these contents, or templates over them.
-    fn only_images_left(&self, contents: &BTreeSet<String>) -> Result<()> {
+    fn only_images_left(&self, revisions: &[RevisionView]) -> Result<()> {
+        let content = |r: &RevisionView| r.manifest.disks[0].content_digest.to_string();
+        let contents: BTreeSet<String> = revisions.iter().map(content).collect();
+        let templates: BTreeSet<String> =
+            revisions.iter().map(|r| template(&content(r), &r.manifest.hardware)).collect();
         let names = |directory: &Utf8Path| -> Result<BTreeSet<String>> {
             directory.read_dir_utf8()?.map(|entry| Ok(entry?.file_name().to_owned())).collect()
         };
         let datastore = self.double.datastore_directory();
         let mut may = BTreeSet::from(["vcl-images".to_owned()]);
         for machine in self.double.machines()? {
-            let key = machine.name.strip_prefix("vcl-image-").unwrap_or_default();
-            ensure!(machine.template && contents.contains(key), "left at the server: {machine:?}");
+            ensure!(machine.template && templates.contains(&machine.name), "left at the server: {machine:?}");
             let path = machine.path.split_once("] ").map_or("", |(_, path)| path);
             may.extend(path.split_once('/').map(|(directory, _)| directory.to_owned()));
         }
         let there = names(&datastore)?;
         ensure!(there.is_subset(&may), "left on the datastore: {there:?}, where {may:?} may be");
         let images = names(&datastore.join("vcl-images"))?;
-        ensure!(images.is_subset(contents), "left among the images: {images:?}, which are of {contents:?}");
+        ensure!(images.is_subset(&contents), "left among the images: {images:?}, which are of {contents:?}");
         ensure!(names(&self.path.join("scratch"))?.is_empty(), "left in the scratch directory");
         let left = self.daemon.leftovers()?;
         ensure!(left.is_empty(), "left in the library: {left:?}");
@@ -176,8 +179,7 @@ fn round(test: &str, mode: Mode, more: &str) -> Result<()> {
     for revision in ["debian@2", "debian@1"] {
         let _: JobView = site.daemon.json(&["image", "delete", revision, "--now", "--yes"])?;
     }
-    let contents = image.revisions.iter().map(|r| r.manifest.disks[0].content_digest.to_string());
-    site.only_images_left(&contents.collect())?;
+    site.only_images_left(&image.revisions)?;
 
     site.daemon.stop()?;
     assert_eq!(site.double.sessions()?, 0);

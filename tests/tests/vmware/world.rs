@@ -1,7 +1,7 @@
 //! The double as a world of the conformance kit. What is there of vcld's is read from the double's own word and from the
 //! files behind its datastores; machines of others are made with curl. The client under test takes no part in either.
 
-use crate::bench::{Way, address, cx, flat, listen, settings};
+use crate::bench::{Way, address, cx, flat, listen, settings, template};
 use crate::curl::Client;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -48,8 +48,8 @@ pub struct VcsimWorld {
     computers: Mutex<BTreeMap<ComputerName, (Ipv4Addr, u8)>>,
     /// What of the names of vcld's machines is another's.
     foreign: Mutex<BTreeSet<String>>,
-    /// Disks that hold what their names say, and when they were written.
-    whole: Mutex<BTreeMap<Utf8PathBuf, SystemTime>>,
+    /// What disks hold, and when they were written.
+    contents: Mutex<BTreeMap<Utf8PathBuf, (SystemTime, Digest)>>,
     /// What boots where a guest is wanted, the key to it, and the computers on which it may.
     guest: Option<(Guest, Utf8PathBuf)>,
     guests: Mutex<Computers>,
@@ -71,8 +71,8 @@ impl VcsimWorld {
         let double = double.start().unwrap();
         let guests = Mutex::new(Computers { free, ..Computers::default() });
         let directory = tempfile::Builder::new().prefix("vcl-vmware-").tempdir().unwrap();
-        let (computers, foreign, whole) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { name, way, double, directory, computers, foreign, whole, guest, guests, forgetful: false }
+        let (computers, foreign, contents) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { name, way, double, directory, computers, foreign, contents, guest, guests, forgetful: false }
     }
     /// One in which each load finds a datastore without images.
     pub fn without_images(way: Way) -> Self {
@@ -98,18 +98,21 @@ impl VcsimWorld {
     fn is_foreign(&self, name: &str) -> bool {
         self.foreign.lock().unwrap().contains(name)
     }
+    /// What a disk holds. It is read once for as long as nobody writes it.
+    async fn content_once(&self, flat: &Utf8Path) -> Result<Digest> {
+        let written = flat.metadata()?.modified()?;
+        let seen = self.contents.lock().unwrap().get(flat).cloned();
+        if let Some((_, content)) = seen.filter(|(at, _)| *at == written) {
+            return Ok(content);
+        }
+        let content = self.content(flat).await?;
+        self.contents.lock().unwrap().insert(flat.to_owned(), (written, content.clone()));
+        Ok(content)
+    }
     /// Whether a disk holds the content of this digest. An image at the datastore is a cache: one that is whole is in
     /// nobody's way, and one that is not is left over.
     async fn holds(&self, flat: &Utf8Path, content: &str) -> bool {
-        let Ok(written) = flat.metadata().and_then(|file| file.modified()) else { return false };
-        if self.whole.lock().unwrap().get(flat) == Some(&written) {
-            return true;
-        }
-        let found = self.content(flat).await.is_ok_and(|found| found.to_string() == content);
-        if found {
-            self.whole.lock().unwrap().insert(flat.to_owned(), written);
-        }
-        found
+        self.content_once(flat).await.is_ok_and(|found| found.to_string() == content)
     }
     async fn content(&self, flat: &Utf8Path) -> Result<Digest> {
         let (path, scratch) = (flat.as_std_path(), self.directory.path());
@@ -117,9 +120,11 @@ impl VcsimWorld {
     }
     /// Whether a machine is a template over a disk that holds what its name says.
     async fn is_template(&self, machine: &VirtualMachine) -> bool {
-        let Some(content) = machine.name.strip_prefix(TEMPLATE) else { return false };
         let [disk] = &machine.disks[..] else { return false };
-        machine.template && self.holds(&flat(&self.double.datastore_directory(), disk), content).await
+        let content = self.content_once(&flat(&self.double.datastore_directory(), disk)).await;
+        machine.template
+            && content
+                .is_ok_and(|content| machine.name == template(&content.to_string(), &Hardware::default()))
     }
     /// Makes a machine of another's, with a disk, and powers it on.
     fn put_foreign(&self, name: &str) -> anyhow::Result<()> {
