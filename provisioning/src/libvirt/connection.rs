@@ -281,6 +281,8 @@ impl Connection {
             _ if connecting || broken.iter().any(|b| text.contains(b)) => ErrorKind::Unreachable,
             Some(ErrorNumber::NoConnect | ErrorNumber::InvalidConn) => ErrorKind::Unreachable,
             _ if text.contains("no space left on device") => ErrorKind::NoSpace,
+            // A pool in which a volume is being made is not looked through.
+            _ if text.contains("asynchronous jobs running") => ErrorKind::Busy,
             Some(ErrorNumber::NoDomain | ErrorNumber::NoNetwork | ErrorNumber::NoStorageVolume) => {
                 ErrorKind::NotFound
             }

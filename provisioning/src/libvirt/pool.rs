@@ -18,6 +18,8 @@ pub(super) mod copies;
 mod header;
 pub(super) mod named;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 pub(super) use stream::{Source, read_back, receive, send};
@@ -64,6 +66,12 @@ pub(super) fn machine_of<'v>(volumes: &'v [Volume], machine: &str) -> impl Itera
 
 fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
     matches!(error.code(), Enum::Known(code) if code == number)
+}
+
+/// What is there of some things: one that vanishes while we look is not. What cannot be read for another reason is there,
+/// and its error is the whole look's.
+pub(super) fn present<T>(read: impl Iterator<Item = VirtResult<T>>, gone: ErrorNumber) -> VirtResult<Vec<T>> {
+    read.filter(|read| !matches!(read, Err(e) if is(e, gone))).collect()
 }
 
 impl Pool {
@@ -160,7 +168,9 @@ impl Libvirt {
         })
     }
 
-    /// All volumes, vcld's or not, with what each lies on.
+    /// All volumes, vcld's or not, with what each lies on, as well as that can be told now: one that cannot be read is
+    /// not among them, and what a busy pool knows may be a little old. To show and to reckon with. What is removed because
+    /// nothing lies on it is found with [`every_volume`](Self::every_volume).
     pub(super) async fn volumes(&self) -> Result<Vec<Volume>> {
         let what = format!("listing the storage pool {}", self.pool()?.name);
         let listed = self.with_pool(what, |c, pool| {
@@ -170,6 +180,23 @@ impl Libvirt {
             Ok(volumes.iter().filter_map(|v| v.xml_desc(0).ok()).collect::<Vec<_>>())
         });
         Ok(listed.await?.iter().filter_map(|text| xml::volume(text)).collect())
+    }
+
+    /// All volumes, vcld's or not, with what each lies on, and none of them missing.
+    ///
+    /// # Errors
+    /// What keeps from knowing: libvirt looks through no pool in which a volume is being made ([`ErrorKind::Busy`]), or one
+    /// of them cannot be read.
+    pub(super) async fn every_volume(&self) -> Result<Vec<Volume>> {
+        let what = format!("looking through the storage pool {}", self.pool()?.name);
+        let listed = self.with_pool(what.clone(), |c, pool| {
+            let pool = pool.open(c)?;
+            pool.refresh(0)?;
+            let volumes = pool.list_all_volumes(0)?;
+            present(volumes.iter().map(|v| v.xml_desc(0)), ErrorNumber::NoStorageVolume)
+        });
+        let unread = || Error::new(ErrorKind::Failed, format!("{what}: a volume is described as no file is"));
+        listed.await?.iter().map(|text| xml::volume(text).ok_or_else(unread)).collect()
     }
 
     /// How long the file of a volume is now; `None` when there is none of that name.
@@ -214,6 +241,24 @@ impl Libvirt {
         self.with_pool(what, move |c, pool| {
             let pool = pool.open(c)?;
             names.iter().try_for_each(|name| delete(&pool, name))
+        })
+        .await
+    }
+
+    /// Removes those volumes of which the counterpart is not there: a copy without its mark, a mark without its copy.
+    pub(super) async fn delete_halves(&self, names: Vec<String>) -> Result<()> {
+        let Some(first) = names.first() else { return Ok(()) };
+        let what = format!("removing the volume {first}");
+        self.with_pool(what, move |c, pool| {
+            let pool = pool.open(c)?;
+            for name in &names {
+                match find(&pool, &named::counterpart(name)) {
+                    Ok(_) => {}
+                    Err(e) if is(&e, ErrorNumber::NoStorageVolume) => delete(&pool, name)?,
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
         })
         .await
     }

@@ -9,13 +9,14 @@ use super::connection::CALL;
 use super::description::Description;
 use super::domain::state_of;
 use super::pool::named::{Named, halves};
-use super::pool::{IMAGE, MACHINE, machine_of};
+use super::pool::{IMAGE, MACHINE, machine_of, present};
 use crate::{Error, ErrorKind, Result};
 use camino::Utf8Path;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use vcl_types::api::{PowerState, Thing};
 use vcl_types::{ComputerName, JobId};
 use virt::domain::DomainState;
+use virt::error::ErrorNumber;
 
 const DOMAIN: &str = "domain";
 const OVERLAYS: &str = "overlays";
@@ -113,19 +114,19 @@ impl Libvirt {
         Ok(())
     }
 
-    /// The paths on the host that domains name, whoever's they are.
-    pub(super) async fn used_paths(&self) -> Result<BTreeSet<String>> {
-        let domains = self.connection.call("listing the machines", CALL, |c| {
-            let seen = |d: &virt::domain::Domain| d.xml_desc(virt::sys::VIR_DOMAIN_XML_INACTIVE).ok();
-            Ok(c.list_all_domains(0)?.iter().filter_map(seen).collect::<Vec<_>>())
+    /// What libvirt says of all domains, whoever's they are: as they run, and as they would. A volume that stands nowhere
+    /// in it is no machine's.
+    ///
+    /// # Errors
+    /// Also if one of them cannot be read: nobody knows then what it names.
+    pub(super) async fn all_domains(&self) -> Result<Vec<String>> {
+        let listed = self.connection.call("listing the machines", CALL, |c| {
+            let domains = c.list_all_domains(0)?;
+            let texts = [0, virt::sys::VIR_DOMAIN_XML_INACTIVE]
+                .map(|how| domains.iter().map(move |d| d.xml_desc(how)));
+            present(texts.into_iter().flatten(), ErrorNumber::NoDomain)
         });
-        let mut paths = BTreeSet::new();
-        for description in domains.await?.iter().filter_map(|xml| Description::parse(xml).ok()) {
-            paths.extend(description.disks.into_iter().map(|d| d.path));
-            paths.extend(description.variables);
-            paths.extend(description.boot.into_iter().flat_map(|b| [Some(b.kernel), b.initrd]).flatten());
-        }
-        Ok(paths)
+        listed.await
     }
 
     pub(super) async fn unmake(&self, thing: &Thing) -> Result<()> {

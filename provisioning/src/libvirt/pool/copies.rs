@@ -5,7 +5,7 @@
 
 use super::super::Libvirt;
 use super::super::away::PATIENCE;
-use super::named::{Named, Unneeded, WHOLE, files, halves, unneeded, whole, whole_of};
+use super::named::{Named, Unneeded, WHOLE, counterpart, files, halves, kept_by, unneeded, whole, whole_of};
 use super::stream::Source;
 use super::{Pool, Volume, read_back, send, xml::NewVolume};
 use crate::{Error, ErrorKind, Result};
@@ -248,30 +248,50 @@ impl Libvirt {
         let job = JobId(doing().map_or(0, |d| d.job));
         let volumes = self.waiting(|| self.volumes()).await?;
         let of_this = |name: &str| Named::parse(name).is_some_and(|n| n.copy == copy && n.job == job);
-        let halves: Vec<_> = halves(&volumes).map(|v| v.name.clone()).filter(|name| of_this(name)).collect();
-        self.waiting(|| self.delete_volumes(halves.clone())).await
+        let halves = halves(&volumes).map(|v| v.name.clone());
+        let halves: Vec<_> =
+            halves.filter(|name| of_this(name) && kept_by(&volumes, &[], name).is_none()).collect();
+        // One may look like half a copy because its mark could not be read just now.
+        self.waiting(|| self.delete_halves(halves.clone())).await
     }
 
     /// Copies that no machine needs, in the order in which they can go.
     pub(in super::super) async fn idle_copies(&self, volumes: &[Volume]) -> Result<Vec<Unneeded>> {
-        let used = self.used_paths().await?;
+        let domains = self.all_domains().await?;
         let pool = self.pool()?;
-        Ok(unneeded(volumes, &used, |copy| pool.desk.is_held(copy), |named| pool.has_at_home(named)))
+        Ok(unneeded(volumes, &domains, |copy| pool.desk.is_held(copy), |named| pool.has_at_home(named)))
     }
 
-    /// Removes a copy that nothing needs: first what says that it is whole. Nobody can find it whole meanwhile.
+    /// Removes a copy that nothing needs, whole or half: first what says that it is whole. Nobody can find it whole
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when something lies on it, and whatever keeps from knowing that nothing does.
     pub(in super::super) async fn drop_copy(&self, name: &str) -> Result<()> {
+        let name = name.strip_suffix(WHOLE).unwrap_or(name);
         let copy = Named::parse(name).map_or(name, |named| named.copy);
         let turn = self.pool()?.desk.turn(copy);
         let _turn = turn.lock().await;
-        let volumes = self.volumes().await?;
-        if whole(&volumes).contains_key(name)
-            && !self.idle_copies(&volumes).await?.iter().any(|u| u.name == name)
-        {
-            let message = format!("{name} is needed by a machine, or is about to be");
-            return Err(Error::new(ErrorKind::Refused, message));
+        let volumes = self.every_volume().await?;
+        let is_whole = whole(&volumes).contains_key(name);
+        self.needs_nobody(name, is_whole, &volumes).await?;
+        let mark = counterpart(name);
+        let there = volumes.into_iter().map(|v| v.name);
+        let mut there: Vec<_> = there.filter(|there| *there == name || *there == mark).collect();
+        there.sort_by_key(|there| *there == name);
+        self.delete_volumes(there).await
+    }
+
+    /// That nothing lies on a copy, by all volumes there are.
+    async fn needs_nobody(&self, name: &str, is_whole: bool, volumes: &[Volume]) -> Result<()> {
+        let domains = self.all_domains().await?;
+        let copy = Named::parse(name).map_or(name, |named| named.copy);
+        // Who holds one is sending another half, or has found one that is whole.
+        let held = (is_whole && self.pool()?.desk.is_held(copy)).then(|| "a job is about to use it".to_owned());
+        match kept_by(volumes, &domains, name).or(held) {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Refused, format!("{name} is needed: {why}"))),
         }
-        self.delete_volumes(vec![format!("{name}{WHOLE}"), name.to_owned()]).await
     }
 
     /// Does something that writes into the pool. Where there is no room for it, copies that nothing needs make way, one
@@ -305,7 +325,7 @@ impl Libvirt {
                 }
             };
             cx.check().await?;
-            let idle = self.waiting(|| async { self.idle_copies(&self.volumes().await?).await }).await?;
+            let idle = self.waiting(|| async { self.idle_copies(&self.every_volume().await?).await }).await?;
             if let Some(first) = idle.first() {
                 self.waiting(|| self.drop_copy(&first.name)).await?;
                 cx.event(

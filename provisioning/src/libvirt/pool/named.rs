@@ -105,6 +105,11 @@ pub(in super::super) fn whole_of<'v>(volumes: &'v [Volume], copy: &str) -> Optio
     whole(volumes).into_values().find(|v| Named::parse(&v.name).is_some_and(|n| n.copy == copy))
 }
 
+/// The mark of a copy, the copy of a mark.
+pub(super) fn counterpart(name: &str) -> String {
+    name.strip_suffix(WHOLE).map_or_else(|| format!("{name}{WHOLE}"), str::to_owned)
+}
+
 /// What is there of copies that are not whole, and says nothing or of nothing that they are.
 pub(in super::super) fn halves(volumes: &[Volume]) -> impl Iterator<Item = &Volume> {
     let whole = whole(volumes);
@@ -114,22 +119,21 @@ pub(in super::super) fn halves(volumes: &[Volume]) -> impl Iterator<Item = &Volu
     })
 }
 
-/// The paths of everything that a machine lies on, through as many layers as there are. `used` are paths that domains
-/// name.
-fn needed<'a>(volumes: &'a [Volume], used: &'a BTreeSet<String>) -> BTreeSet<&'a str> {
-    let by_path: HashMap<&str, &Volume> = volumes.iter().map(|v| (v.path.as_str(), v)).collect();
-    // Whatever is no copy may be somebody's disk.
-    let machines = volumes.iter().filter(|v| !v.name.starts_with(IMAGE)).map(|v| v.path.as_str());
-    let mut todo: Vec<&str> = machines.chain(used.iter().map(String::as_str)).collect();
-    let mut needed = BTreeSet::new();
-    while let Some(path) = todo.pop() {
-        if needed.insert(path)
-            && let Some(under) = by_path.get(path).and_then(|v| v.backing.as_deref())
-        {
-            todo.push(under);
-        }
-    }
-    needed
+/// The name of what a volume lies on.
+fn under(volume: &Volume) -> Option<&str> {
+    volume.backing.as_deref()?.rsplit('/').next()
+}
+
+/// Whether a domain's XML has the name of a volume anywhere in it. One too many stays.
+fn mentioned(domains: &[String], name: &str) -> bool {
+    domains.iter().any(|xml| xml.contains(name))
+}
+
+/// What keeps a copy, in words; nothing where nothing lies on it. `domains` is what libvirt says of them.
+pub(super) fn kept_by(volumes: &[Volume], domains: &[String], name: &str) -> Option<String> {
+    let over = volumes.iter().find(|v| under(v) == Some(name));
+    let machine = || mentioned(domains, name).then(|| "a machine has it".to_owned());
+    over.map(|v| format!("{} lies on it", v.name)).or_else(machine)
 }
 
 /// A copy that nothing lies on.
@@ -143,19 +147,33 @@ pub(in super::super) struct Unneeded {
 }
 
 /// The copies that no machine needs, those first that can go first: what the library has no longer, then the oldest.
+/// `domains` is what libvirt says of them.
 pub(super) fn unneeded(
     volumes: &[Volume],
-    used: &BTreeSet<String>,
+    domains: &[String],
     held: impl Fn(&str) -> bool,
     at_home: impl Fn(&Named<'_>) -> bool,
 ) -> Vec<Unneeded> {
-    let needed = needed(volumes, used);
     let whole = whole(volumes);
-    let idle = whole.values().filter(|v| !needed.contains(v.path.as_str()));
+    let by_name: HashMap<&str, &Volume> = volumes.iter().map(|v| (v.name.as_str(), v)).collect();
+    // Whatever is no whole copy may be somebody's disk, or a copy that is being sent: it keeps what it lies on.
+    let keeps = |v: &&Volume| {
+        !whole.contains_key(v.name.as_str())
+            || mentioned(domains, &v.name)
+            || Named::parse(&v.name).is_none_or(|named| held(named.copy))
+    };
+    let mut todo: Vec<&str> = volumes.iter().filter(keeps).map(|v| v.name.as_str()).collect();
+    let mut needed = BTreeSet::new();
+    while let Some(name) = todo.pop() {
+        if needed.insert(name) {
+            todo.extend(by_name.get(name).and_then(|v| under(v)));
+        }
+    }
+    let idle = whole.values().filter(|v| !needed.contains(v.name.as_str()));
     let mut idle: Vec<_> = idle
         .filter_map(|v| {
             let named = Named::parse(&v.name)?;
-            (!held(named.copy)).then(|| Unneeded {
+            Some(Unneeded {
                 name: v.name.clone(),
                 taken: v.taken,
                 written: v.written,
@@ -164,12 +182,8 @@ pub(super) fn unneeded(
         })
         .collect();
     // What another copy lies on goes after it.
-    let over: BTreeSet<&str> = idle
-        .iter()
-        .filter_map(|u| whole.get(u.name.as_str())?.backing.as_deref())
-        .filter_map(|path| volumes.iter().find(|v| v.path == path).map(|v| v.name.as_str()))
-        .collect();
-    let under: BTreeSet<String> = over.into_iter().map(str::to_owned).collect();
+    let over = idle.iter().filter_map(|u| under(whole.get(u.name.as_str())?));
+    let under: BTreeSet<String> = over.map(str::to_owned).collect();
     idle.sort_by(|a, b| {
         let key = |u: &Unneeded| (under.contains(&u.name), u.at_home, u.written);
         key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
@@ -217,7 +231,7 @@ mod tests {
             volume("vcl-machine.a.disk0.qcow2", Some(NEW), 5),
         ];
         let names = |volumes: &[Volume], used: &[&str], held: &str, home: &str| {
-            let used = used.iter().map(|n| format!("/p/{n}")).collect();
+            let used: Vec<_> = used.iter().map(|n| format!("<source file='/p/{n}'/>")).collect();
             let found = unneeded(volumes, &used, |c| c == held, |n| n.image.to_string() == home);
             found.into_iter().map(|u| u.name).collect::<Vec<_>>()
         };
@@ -232,5 +246,18 @@ mod tests {
         assert_eq!(names(&volumes, &[], "", ""), [NEW, IDLE, OLD]);
         assert_eq!(names(&volumes, &[], "", "win.x@2"), [IDLE, NEW, OLD], "what is of no use goes first");
         assert_eq!(names(&volumes, &[], "vcl-image.debian@7.disk0.qcow2.00cc", ""), [NEW, OLD]);
+        // What is held keeps what it lies on, and so does half a copy.
+        assert_eq!(names(&volumes, &[], "vcl-image.win.x@2.disk0.qcow2.00bb", ""), [IDLE]);
+        volumes.retain(|v| v.name != format!("{NEW}{WHOLE}"));
+        assert_eq!(names(&volumes, &[], "", ""), [IDLE]);
+    }
+
+    #[test]
+    fn what_keeps_a_copy_is_said() {
+        let volumes = [volume(OLD, None, 1), volume(NEW, Some(OLD), 2), volume(IDLE, None, 3)];
+        assert_eq!(kept_by(&volumes, &[], OLD).unwrap(), format!("{NEW} lies on it"));
+        assert_eq!(kept_by(&volumes, &[], NEW), None);
+        let disk = format!("<disk type='volume'><source pool='p' volume='{IDLE}'/></disk>");
+        assert!(kept_by(&volumes, &[disk], IDLE).is_some());
     }
 }

@@ -1,0 +1,102 @@
+//! Copies and what keeps them, on libvirt's own test driver: it knows volumes and what they lie on, and has no bytes.
+
+use super::super::{Libvirt, PoolSettings, Settings};
+use super::*;
+use vcl_types::Accelerator;
+
+const BASE: &str = "vcl-image.debian@1.disk0.qcow2.00aa.job3-token1";
+const DELTA: &str = "vcl-image.debian@2.disk0.qcow2.00bb.job4-token1";
+const KERNEL: &str = "vcl-image.debian@1.vmlinuz.00cc.job3-token1";
+
+struct Bench {
+    host: Libvirt,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A host with a pool `p`, if it has one already, and a machine that is started with [`KERNEL`].
+    fn new(pool: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
+        let node = path.join("node.xml");
+        let domain = format!(
+            "<domain type='test'><name>m</name><memory>262144</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type>\
+             <kernel>/p/{KERNEL}</kernel></os></domain>"
+        );
+        let cpu = "<cpu><mhz>1000</mhz><model>x</model><nodes>1</nodes></cpu>";
+        std::fs::write(&node, format!("<node>{domain}{pool}{cpu}</node>")).unwrap();
+        let settings = Settings {
+            name: "test".parse().unwrap(),
+            uri: format!("test://{node}"),
+            local: true,
+            directory: path.join("machines"),
+            pool: Some(PoolSettings { name: "p".into(), path: Some("/p".into()), library: path }),
+            accelerator: Accelerator::Tcg,
+            networks: crate::Networks::new(),
+        };
+        Self { host: Libvirt::new(settings).unwrap(), _directory: directory }
+    }
+    /// With whole copies of everything, [`DELTA`] on [`BASE`].
+    async fn with_copies() -> Self {
+        let bench = Self::new(&xml::pool("p", "/p"));
+        for (name, under) in [(BASE, None), (DELTA, Some(BASE)), (KERNEL, None)] {
+            bench.make(name, under).await;
+            bench.make(&named::counterpart(name), None).await;
+        }
+        bench
+    }
+    async fn make(&self, name: &str, under: Option<&str>) {
+        let over = under.map(|under| (format!("/p/{under}"), "qcow2".to_owned()));
+        let new = NewVolume { name: name.into(), size: Some(1 << 20), over, readable: false };
+        self.host.make_volume(new).await.unwrap();
+    }
+    async fn refused(&self, copy: &str) -> String {
+        let error = self.host.drop_copy(copy).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Refused, "{error}");
+        self.has(copy).await;
+        self.has(&named::counterpart(copy)).await;
+        error.context
+    }
+    async fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.host.every_volume().await.unwrap().into_iter().map(|v| v.name).collect();
+        names.sort();
+        names
+    }
+    async fn has(&self, name: &str) {
+        let names = self.names().await;
+        assert!(names.iter().any(|n| n == name), "{name} is gone: {names:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_copy_that_nothing_lies_on_is_removed() {
+    let bench = Bench::with_copies().await;
+    assert!(bench.refused(KERNEL).await.contains("a machine has it"));
+    assert!(bench.refused(BASE).await.contains(DELTA));
+    bench.make("vcl-machine.a.disk0.qcow2", Some(DELTA)).await;
+    assert!(bench.refused(DELTA).await.contains("vcl-machine.a"));
+    bench.host.delete_volumes(vec!["vcl-machine.a.disk0.qcow2".into()]).await.unwrap();
+    let held = bench.host.pool().unwrap().hold("vcl-image.debian@2.disk0.qcow2.00bb");
+    bench.refused(DELTA).await;
+    drop(held);
+    bench.host.drop_copy(DELTA).await.unwrap();
+    bench.host.drop_copy(BASE).await.unwrap();
+    assert_eq!(bench.names().await, [KERNEL.to_owned(), named::counterpart(KERNEL)]);
+}
+
+#[tokio::test]
+async fn half_a_copy_under_a_machine_stays_too() {
+    let bench = Bench::with_copies().await;
+    bench.make("vcl-machine.a.disk0.qcow2", Some(DELTA)).await;
+    bench.host.delete_volumes(vec![named::counterpart(DELTA)]).await.unwrap();
+    let refused = bench.host.drop_copy(DELTA).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Refused, "{refused}");
+    bench.has(DELTA).await;
+    // What looked like a half a moment ago and is whole is no half.
+    bench.host.delete_halves(vec![BASE.into(), named::counterpart(KERNEL)]).await.unwrap();
+    bench.has(BASE).await;
+    bench.has(&named::counterpart(KERNEL)).await;
+    bench.host.delete_halves(vec![DELTA.into()]).await.unwrap();
+    assert!(!bench.names().await.contains(&DELTA.to_owned()));
+}
