@@ -324,14 +324,7 @@ impl Libvirt {
                     }
                 }
             };
-            cx.check().await?;
-            let idle = self.waiting(|| async { self.idle_copies(&self.every_volume().await?).await }).await?;
-            if let Some(first) = idle.first() {
-                self.waiting(|| self.drop_copy(&first.name)).await?;
-                cx.event(
-                    "copy-removed",
-                    format!("{} made way for what needs the room: no machine lies on it", first.name),
-                );
+            if self.make_way(cx).await? {
                 continue;
             }
             let pool = &self.pool()?.name;
@@ -354,6 +347,39 @@ impl Libvirt {
                 }
             }
         }
+    }
+}
+
+impl Libvirt {
+    /// Removes one copy that nothing needs; whether there was one. That another job was faster, or that nobody can tell
+    /// now, is no error: it is looked again.
+    async fn make_way(&self, cx: &Cx) -> vcl_job::Result<bool> {
+        cx.check().await?;
+        let again = |e: &vcl_job::Error| matches!(e.kind, Kind::Refused | Kind::Busy | Kind::Fatal);
+        let idle = self.waiting(|| async { self.idle_copies(&self.every_volume().await?).await }).await;
+        let idle = match idle {
+            Err(e) if again(&e) => {
+                tracing::info!(error = %e.failure(), "which copies are idle cannot be told now");
+                return Ok(false);
+            }
+            idle => idle?,
+        };
+        for copy in idle {
+            cx.check().await?;
+            match self.waiting(|| self.drop_copy(&copy.name)).await {
+                Err(e) if again(&e) => {
+                    tracing::info!(copy = copy.name, error = %e.failure(), "a copy does not make way");
+                }
+                dropped => {
+                    dropped?;
+                    let name = copy.name;
+                    let message = format!("{name} made way for what needs the room: no machine lies on it");
+                    cx.event("copy-removed", message);
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 }
 
