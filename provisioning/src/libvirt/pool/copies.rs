@@ -22,6 +22,8 @@ use vcl_types::{ByteSize, Digest, JobId};
 const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
 /// How often it is looked whether the pool has room again.
 const LOOK: Duration = Duration::from_secs(2);
+/// Every which of these looks is for copies that have become idle: it reads all volumes and all domains.
+const IDLE_EVERY: u32 = 5;
 /// By how much room has to have grown before it is tried again.
 const GROWN: u64 = 16 << 20;
 
@@ -337,12 +339,14 @@ impl Libvirt {
                 cx.event("no-space", message);
             }
             let enough = needs.max(free + GROWN);
-            loop {
+            for look in 1.. {
                 tokio::select! {
                     () = cx.stopped() => return Err(cx.stop_error()),
                     () = tokio::time::sleep(LOOK) => {} // why: a pool tells nobody that it has room
                 }
-                if self.waiting(|| self.pool_room()).await? >= enough {
+                // What a machine lay on may be nobody's any more, however much room it left itself.
+                let way = look % IDLE_EVERY == 0 && self.make_way(cx).await?;
+                if way || self.waiting(|| self.pool_room()).await? >= enough {
                     break;
                 }
             }
