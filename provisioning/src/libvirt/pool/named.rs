@@ -100,9 +100,29 @@ pub(super) fn whole(volumes: &[Volume]) -> BTreeMap<&str, &Volume> {
     data.map(|v| (v.name.as_str(), v)).collect()
 }
 
-/// The whole copy of that name; the first one where several nodes have sent it.
+/// The whole copy of that name that lies on whole ones; the first one where several nodes have sent it.
 pub(in super::super) fn whole_of<'v>(volumes: &'v [Volume], copy: &str) -> Option<&'v Volume> {
-    whole(volumes).into_values().find(|v| Named::parse(&v.name).is_some_and(|n| n.copy == copy))
+    let of_it = |v: &&Volume| Named::parse(&v.name).is_some_and(|n| n.copy == copy);
+    whole(volumes).into_values().filter(of_it).find(|v| stands(volumes, &v.path))
+}
+
+/// Whether the copy at a path is there, whole, and all that it lies on likewise.
+pub(in super::super) fn stands(volumes: &[Volume], path: &str) -> bool {
+    let whole = whole(volumes);
+    let mut path = path;
+    // No chain is longer than there are volumes, unless it is a ring.
+    for _ in volumes {
+        let Some(volume) = volumes.iter().find(|v| v.path == path) else { return false };
+        if !whole.contains_key(volume.name.as_str()) {
+            return false;
+        }
+        // A disk without a format may have anything in its first bytes. What was sent lies on nothing but copies.
+        match volume.backing.as_deref().filter(|_| under(volume).is_some_and(|name| name.starts_with(IMAGE))) {
+            Some(next) => path = next,
+            None => return true,
+        }
+    }
+    false
 }
 
 /// The mark of a copy, the copy of a mark.
@@ -250,6 +270,23 @@ mod tests {
         assert_eq!(names(&volumes, &[], "vcl-image.win.x@2.disk0.qcow2.00bb", ""), [IDLE]);
         volumes.retain(|v| v.name != format!("{NEW}{WHOLE}"));
         assert_eq!(names(&volumes, &[], "", ""), [IDLE]);
+    }
+
+    #[test]
+    fn a_copy_is_taken_only_with_all_that_it_lies_on() {
+        let mark = |name: &str| volume(&format!("{name}{WHOLE}"), None, 9);
+        let all = [volume(OLD, None, 1), mark(OLD), volume(NEW, Some(OLD), 2), mark(NEW)];
+        let found = |volumes: &[Volume]| whole_of(volumes, "vcl-image.win.x@2.disk0.qcow2.00bb").is_some();
+        assert!(found(&all));
+        for gone in 0..all.len() {
+            let mut rest = all.to_vec();
+            rest.remove(gone);
+            assert!(!found(&rest), "{}", all[gone].name);
+        }
+        let ring = [volume(OLD, Some(NEW), 1), mark(OLD), volume(NEW, Some(OLD), 2), mark(NEW)];
+        assert!(!found(&ring));
+        let strange = [volume(NEW, Some("etc"), 2), mark(NEW)];
+        assert!(found(&strange), "what its bytes say of another file is nothing to us");
     }
 
     #[test]
