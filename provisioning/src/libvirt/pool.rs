@@ -77,27 +77,32 @@ pub(super) fn present<T>(read: impl Iterator<Item = VirtResult<T>>, gone: ErrorN
 impl Pool {
     /// The pool, started; made when it is missing and it is known where.
     fn open(&self, c: &Connect) -> VirtResult<StoragePool> {
-        let pool = match c.lookup_storage_pool_by_name(&self.name) {
-            Ok(pool) => pool,
-            Err(e) => match &self.path {
-                Some(path) if is(&e, ErrorNumber::NoStoragePool) => {
-                    let definition = xml::pool(&self.name, path.as_str());
-                    let pool = c.define_storage_pool_xml(&definition, 0)?;
-                    pool.build(0)?;
-                    pool.set_autostart(true)?;
-                    pool
-                }
-                _ => return Err(e),
-            },
-        };
-        if !pool.is_active()? {
-            match pool.create(0) {
-                // Somebody else has just started it.
-                Err(_) if pool.is_active()? => {}
-                done => done?,
+        let pool = match (c.lookup_storage_pool_by_name(&self.name), &self.path) {
+            (Err(e), Some(path)) if is(&e, ErrorNumber::NoStoragePool) => {
+                c.define_storage_pool_xml(&xml::pool(&self.name, path.as_str()), 0)?
             }
+            (found, _) => found?,
+        };
+        if pool.is_active()? {
+            return Ok(pool);
+        }
+        match self.start(&pool) {
+            // Somebody else has just started it.
+            Err(_) if pool.is_active()? => {}
+            done => done?,
         }
         Ok(pool)
+    }
+
+    /// Starts a pool. The directory of one that was made here is made first, each time: whoever defined it may have got
+    /// no further. One that is there is well.
+    fn start(&self, pool: &StoragePool) -> VirtResult<()> {
+        let directory = xml::directory(&pool.xml_desc(0)?);
+        if self.path.as_ref().is_some_and(|path| directory.as_deref() == Some(path.as_str())) {
+            pool.build(0)?;
+            pool.set_autostart(true)?;
+        }
+        pool.create(0)
     }
 
     /// The pool with what is in it now. A pool that is busy with something long cannot be looked through meanwhile, and

@@ -260,6 +260,8 @@ fn a_full_pool_lets_idle_copies_go_and_then_waits() -> Result<()> {
     let test = "remote::a_full_pool_lets_idle_copies_go_and_then_waits";
     let Some(case) = Case::enter(test, Kind::Fast)? else { return Ok(()) };
     let (host, setup) = site(&case, "/var/lib/libvirt/small")?;
+    // What is left of a node that died when it had defined the pool and not yet made its directory.
+    host.virsh(&["pool-define-as", "vcl", "dir", "--target", "/var/lib/libvirt/small"])?;
     let daemon = Daemon::start(setup)?;
     case.import(&daemon, "debian", "")?;
     case.import(&daemon, "other", "")?;

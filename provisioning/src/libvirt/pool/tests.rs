@@ -100,3 +100,18 @@ async fn half_a_copy_under_a_machine_stays_too() {
     bench.host.delete_halves(vec![DELTA.into()]).await.unwrap();
     assert!(!bench.names().await.contains(&DELTA.to_owned()));
 }
+
+#[tokio::test]
+async fn a_pool_that_was_defined_and_no_more_is_made_whole_and_started() {
+    let bench = Bench::new("");
+    let definition = xml::pool("p", "/p");
+    let define = move |c: &Connect| c.define_storage_pool_xml(&definition, 0).map(drop);
+    bench.host.connection.call("defining", CALL, define).await.unwrap();
+    let pool = bench.host.pool().unwrap().clone();
+    let look = move |c: &Connect| {
+        let pool = pool.open(c)?;
+        Ok((pool.is_active()?, pool.autostart()?))
+    };
+    assert_eq!(bench.host.connection.call("opening", CALL, look).await.unwrap(), (true, true));
+    assert_eq!(bench.host.pool_directory().await.unwrap(), "/p");
+}
