@@ -234,7 +234,14 @@ impl Libvirt {
         } else {
             let over = Some((backing.clone(), backing_format.clone()));
             let new = NewVolume { name: file, size: None, over, readable: false };
-            self.waiting(|| self.make_volume(new.clone())).await?
+            let made = self.waiting(|| self.make_volume(new.clone())).await;
+            let under = [backing.as_str()];
+            // It may have failed because of that.
+            if let Err(gone) = self.waiting(|| self.still_there(&under)).await {
+                self.discard(&new.name).await?;
+                return Err(gone);
+            }
+            made?
         };
         Ok(DefinedDisk { path, backing, backing_format })
     }

@@ -220,7 +220,11 @@ impl Libvirt {
         job.step(self, &DEFINE, definition.domain.clone())
             .run(async |_, cx| {
                 cx.check().await?;
-                self.waiting(|| self.define(&definition)).await
+                self.waiting(|| self.define(&definition)).await?;
+                // Disks have been looked for when their overlays were made; these have none.
+                let boot = definition.boot.iter().flat_map(|b| [Some(&b.kernel), b.initrd.as_ref()]).flatten();
+                let boot: Vec<_> = boot.map(String::as_str).filter(|_| self.pool.is_some()).collect();
+                self.waiting(|| self.still_there(&boot)).await
             })
             .await
     }

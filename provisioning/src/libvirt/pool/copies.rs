@@ -1,13 +1,15 @@
 //! Copies of revisions in the host's pool: sent once, used by every overlay, removed when nothing needs them.
 //!
 //! What they are called is told in [`named`](super::named). Who sends one has it to himself in this process, whatever instance or job he
-//! sends it for; another node may send the same at the same time under a name of its own, and both are good.
+//! sends it for; another node may send the same at the same time under a name of its own, and both are good. Nor does another
+//! node know what is about to be used here: whoever removes a copy takes away its mark and looks once more, whoever uses
+//! one makes what keeps it and looks for the mark.
 
 use super::super::Libvirt;
 use super::super::away::PATIENCE;
-use super::named::{Named, Unneeded, WHOLE, counterpart, files, halves, kept_by, unneeded, whole, whole_of};
+use super::named::{Named, Unneeded, WHOLE, counterpart, files, halves, kept_by, stands, unneeded, whole, whole_of};
 use super::stream::Source;
-use super::{Pool, Volume, read_back, send, xml::NewVolume};
+use super::{IMAGE, Pool, Volume, read_back, send, xml::NewVolume};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -53,6 +55,11 @@ pub(in super::super) const SEND: Step<Libvirt, Wanted> = Step::<Libvirt, Wanted>
             Ok(there.is_some_and(|there| serde_json::Value::String(there.path) == output))
         })
     });
+
+/// What says that a copy is whole.
+fn mark_of(name: &str) -> NewVolume {
+    NewVolume { name: format!("{name}{WHOLE}"), size: Some(0), over: None, readable: false }
+}
 
 /// Who sends what, and what is about to be needed, in this process: one for every pool, whatever instances name it.
 #[derive(Debug, Default)]
@@ -236,8 +243,7 @@ impl Libvirt {
         }
         // From here on it may be used. Only who still has the job says so.
         cx.check().await?;
-        let mark = NewVolume { name: format!("{name}{WHOLE}"), size: Some(0), over: None, readable: false };
-        self.waiting(|| self.make_volume(mark.clone())).await?;
+        self.waiting(|| self.make_volume(mark_of(name))).await?;
         cx.event(
             "sent",
             format!("{name}: {} sent to {} and read back", ByteSize(length), self.connection.uri()),
@@ -264,8 +270,9 @@ impl Libvirt {
         Ok(unneeded(volumes, &domains, |copy| pool.desk.is_held(copy), |named| pool.has_at_home(named)))
     }
 
-    /// Removes a copy that nothing needs, whole or half: first what says that it is whole. Nobody can find it whole
-    /// meanwhile.
+    /// Removes a copy that nothing needs, whole or half: first what says that it is whole. Nobody finds it whole then, and
+    /// it is looked once more whether somebody had before and has made an overlay on it since. Whoever makes one looks for
+    /// the mark afterwards ([`still_there`](Self::still_there)): of two processes or nodes one sees the other.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] when something lies on it, and whatever keeps from knowing that nothing does.
@@ -278,10 +285,43 @@ impl Libvirt {
         let is_whole = whole(&volumes).contains_key(name);
         self.needs_nobody(name, is_whole, &volumes).await?;
         let mark = counterpart(name);
-        let there = volumes.into_iter().map(|v| v.name);
-        let mut there: Vec<_> = there.filter(|there| *there == name || *there == mark).collect();
-        there.sort_by_key(|there| *there == name);
-        self.delete_volumes(there).await
+        if volumes.iter().any(|v| v.name == mark) {
+            self.delete_volumes(vec![mark.clone()]).await?;
+        }
+        if !volumes.iter().any(|v| v.name == name) {
+            return Ok(());
+        }
+        if is_whole && let Err(e) = self.still_needs_nobody(name).await {
+            self.make_volume(mark_of(name)).await?;
+            return Err(e);
+        }
+        self.delete_volumes(vec![name.to_owned()]).await
+    }
+
+    pub(super) async fn still_needs_nobody(&self, name: &str) -> Result<()> {
+        self.needs_nobody(name, true, &self.every_volume().await?).await
+    }
+
+    /// That the copies at these paths are still there, whole, with all that they lie on. To be asked when what was made
+    /// keeps them: until then another node, which knows nothing of this one's jobs, may have removed them. Of what is no
+    /// copy nothing is said.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`], naming one.
+    pub(in super::super) async fn still_there(&self, paths: &[&str]) -> Result<()> {
+        let copies = paths.iter().filter(|p| p.rsplit('/').next().is_some_and(|name| name.starts_with(IMAGE)));
+        let copies: Vec<_> = copies.collect();
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let volumes = self.volumes().await?;
+        match copies.into_iter().find(|path| !stands(&volumes, path)) {
+            None => Ok(()),
+            Some(path) => {
+                let message = format!("{path} was removed while it was about to be used; load it again, and it is sent again");
+                Err(Error::new(ErrorKind::Busy, message))
+            }
+        }
     }
 
     /// That nothing lies on a copy, by all volumes there are.

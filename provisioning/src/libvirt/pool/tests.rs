@@ -86,6 +86,26 @@ async fn only_a_copy_that_nothing_lies_on_is_removed() {
 }
 
 #[tokio::test]
+async fn who_uses_a_copy_notices_that_it_is_being_removed() {
+    let bench = Bench::with_copies().await;
+    let (base, delta) = (format!("/p/{BASE}"), format!("/p/{DELTA}"));
+    let there = async |path: &str| bench.host.still_there(&["/srv/other", path]).await;
+    there(&delta).await.unwrap();
+    // Another node has taken the mark away and not yet looked again.
+    for name in [BASE, DELTA] {
+        bench.host.delete_volumes(vec![named::counterpart(name)]).await.unwrap();
+        assert_eq!(there(&delta).await.unwrap_err().kind, ErrorKind::Busy);
+        bench.make(&named::counterpart(name), None).await;
+        there(&delta).await.unwrap();
+    }
+    // Who removes it looks again, sees what lies on it by now, and makes the mark anew.
+    assert!(bench.host.still_needs_nobody(BASE).await.is_err());
+    bench.host.drop_copy(DELTA).await.unwrap();
+    assert_eq!(there(&delta).await.unwrap_err().kind, ErrorKind::Busy);
+    there(&base).await.unwrap();
+}
+
+#[tokio::test]
 async fn half_a_copy_under_a_machine_stays_too() {
     let bench = Bench::with_copies().await;
     bench.make("vcl-machine.a.disk0.qcow2", Some(DELTA)).await;
