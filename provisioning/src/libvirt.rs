@@ -120,6 +120,7 @@ impl Libvirt {
 /// Every step of the backend, those no longer used included.
 const STEPS: &[&dyn AnyStep<Libvirt>] = &[
     &load::PREPARE,
+    &pool::bring::CHOOSE,
     &pool::copies::SEND,
     &load::OVERLAY,
     &load::VARIABLES,

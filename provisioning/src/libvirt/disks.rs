@@ -13,29 +13,17 @@
 use super::Libvirt;
 use super::definition::DefinedDisk;
 use super::load::{FileCopy, Overlay};
-use super::pool::copies::{Hold, Wanted};
 use super::pool::named::{files, of_file, whole_of};
 use super::pool::{MACHINE, NewVolume, Volume, receive};
 use crate::{Error, ErrorKind, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::path::Path;
-use vcl_images::{Format, Library, qemu_img};
-use vcl_job::{Cx, Job, Kind};
-use vcl_types::{ComputerName, DirectBoot, Manifest, Revision};
+use vcl_images::{Format, qemu_img};
+use vcl_job::{Cx, Kind};
+use vcl_types::{ComputerName, Manifest, Revision};
 
 /// The name of a machine's console log among its files.
 const CONSOLE: &str = "console.log";
-
-/// A revision where the host can open it.
-#[derive(Debug)]
-pub(super) struct Brought {
-    /// The disks' paths on the host, in the guest's order.
-    pub(super) disks: Vec<String>,
-    /// Kernel and initrd by their paths on the host.
-    pub(super) boot: Option<DirectBoot>,
-    /// Until there are overlays.
-    _held: Vec<Hold>,
-}
 
 /// Whether a file of a machine is one here.
 fn is_here(file: &str) -> bool {
@@ -153,62 +141,6 @@ impl Libvirt {
             return remove_file(file);
         }
         self.waiting(|| self.delete_volumes(vec![file.to_owned()])).await
-    }
-
-    /// Brings a revision to where the host can open it.
-    pub(super) async fn bring(&self, job: &mut Job, revision: &Revision) -> vcl_job::Result<Brought> {
-        let manifest = &revision.manifest;
-        let Some(pool) = &self.pool else {
-            let boot = manifest.boot.as_ref().map(|boot| DirectBoot {
-                kernel: revision.path(&boot.kernel),
-                initrd: boot.initrd.as_ref().map(|i| revision.path(i)),
-                cmdline: boot.cmdline.clone(),
-            });
-            let disks = manifest.disks.iter().map(|d| revision.path(&d.file)).collect();
-            return Ok(Brought { disks, boot, _held: Vec::new() });
-        };
-        let chain = Library::open(&pool.library)?.ancestry(&manifest.image_ref())?;
-        let manifests: Vec<Manifest> = chain.iter().map(|r| r.manifest.clone()).collect();
-        let mut held = Vec::new();
-        // The lowest first: each says where the one below it lies.
-        let mut sent: Vec<(String, String)> = Vec::new();
-        let mut top: Vec<(String, String)> = Vec::new();
-        for filed in files(&manifests) {
-            held.push(pool.hold(&filed.copy));
-            let over = filed.under.as_ref().and_then(|u| sent.iter().find(|(copy, _)| copy == u));
-            let wanted = Wanted {
-                path: chain.get(filed.depth).unwrap_or(revision).path(&filed.file),
-                size: filed.size,
-                digest: Some(filed.digest.clone()),
-                over: over.map(|(_, path)| path.clone()),
-                copy: filed.copy.clone(),
-            };
-            let key = format!("{} {}", filed.image, filed.file);
-            let path = self.send_step(job, &key, wanted).await?;
-            if filed.depth == 0 {
-                top.push((filed.file.clone(), path.clone()));
-            }
-            sent.push((filed.copy, path));
-        }
-        let there = |file: &str| {
-            let found = top.iter().find(|(name, _)| name == file).map(|(_, path)| path.clone());
-            found.ok_or_else(|| {
-                let image = manifest.image_ref();
-                let context =
-                    format!("the manifest of {image} has no digest of {file}, which is not sent without");
-                vcl_job::Error::new(Kind::Refused, context)
-            })
-        };
-        let disks = manifest.disks.iter().map(|d| there(&d.file)).collect::<vcl_job::Result<_>>()?;
-        let boot = match &manifest.boot {
-            None => None,
-            Some(boot) => Some(DirectBoot {
-                kernel: there(&boot.kernel)?,
-                initrd: boot.initrd.as_deref().map(there).transpose()?,
-                cmdline: boot.cmdline.clone(),
-            }),
-        };
-        Ok(Brought { disks, boot, _held: held })
     }
 
     /// How many bytes a load has to send to the host first. The manifests are those of the revision's chain, topmost

@@ -4,6 +4,7 @@ use super::Libvirt;
 use super::away::STEP;
 use super::boot;
 use super::definition::{DefinedDisk, DefinedNic, Definition, NicPlug};
+use super::pool::bring::CHOOSE;
 use super::pool::copies::SEND;
 use super::pool::named::files;
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
@@ -222,7 +223,8 @@ impl Libvirt {
                 cx.check().await?;
                 self.waiting(|| self.define(&definition)).await?;
                 // Disks have been looked for when their overlays were made; these have none.
-                let boot = definition.boot.iter().flat_map(|b| [Some(&b.kernel), b.initrd.as_ref()]).flatten();
+                let boot =
+                    definition.boot.iter().flat_map(|b| [Some(&b.kernel), b.initrd.as_ref()]).flatten();
                 let boot: Vec<_> = boot.map(String::as_str).filter(|_| self.pool.is_some()).collect();
                 self.waiting(|| self.still_there(&boot)).await
             })
@@ -304,6 +306,8 @@ impl Libvirt {
                 let hardware = machine_hardware(target.computer, &manifest.hardware);
                 let mut steps = vec![step(PREPARE.name(), format!("make {directory}"))];
                 if self.pool.is_some() {
+                    let what = format!("of {} and what it lies on", manifest.image_ref());
+                    steps.push(step(CHOOSE.name(), what));
                     for file in files(std::slice::from_ref(manifest)) {
                         let what =
                             format!("{} ({}), if it has none", file.copy, vcl_types::ByteSize(file.size));

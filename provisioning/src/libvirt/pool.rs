@@ -14,6 +14,7 @@
 //! What is known of the pool is asked of libvirt each time. This process keeps only who sends what and which copies are
 //! about to get an overlay.
 
+pub(super) mod bring;
 pub(super) mod copies;
 mod header;
 pub(super) mod named;

@@ -7,7 +7,10 @@
 
 use super::super::Libvirt;
 use super::super::away::PATIENCE;
-use super::named::{Named, Unneeded, WHOLE, counterpart, files, halves, kept_by, stands, unneeded, whole, whole_of};
+use super::super::connection::Broken;
+use super::named::{
+    Named, Unneeded, WHOLE, counterpart, files, halves, image_of, kept_by, stands, unneeded, whole, whole_of,
+};
 use super::stream::Source;
 use super::{IMAGE, Pool, Volume, read_back, send, xml::NewVolume};
 use crate::{Error, ErrorKind, Result};
@@ -18,7 +21,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use vcl_job::{Cx, Job, Kind, Step, doing};
-use vcl_types::{ByteSize, Digest, JobId};
+use vcl_types::{ByteSize, Digest, ImageRef, JobId};
 
 /// Sending has no limit but that it moves; and a host that is away is waited for.
 const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
@@ -121,14 +124,14 @@ impl Drop for Hold {
 
 impl Pool {
     /// Whether this node's library has the file that a copy is of, with the bytes that it was made from.
-    fn has_at_home(&self, named: &Named<'_>) -> bool {
+    fn has_at_home(&self, image: &ImageRef, copy: &str) -> bool {
         let Ok(library) = vcl_images::Library::open(&self.library) else { return true };
-        let Ok(chain) = library.ancestry(&named.image) else {
+        let Ok(chain) = library.ancestry(image) else {
             // One that is there and cannot be read is not one that is gone.
-            return !matches!(library.get(&named.image), Err(e) if e.kind == vcl_images::ErrorKind::NotFound);
+            return !matches!(library.get(image), Err(e) if e.kind == vcl_images::ErrorKind::NotFound);
         };
         let manifests: Vec<_> = chain.into_iter().map(|r| r.manifest).collect();
-        files(&manifests).iter().any(|f| f.copy == named.copy)
+        files(&manifests).iter().any(|f| f.copy == copy)
     }
     pub(in super::super) fn hold(&self, copy: &str) -> Hold {
         Hold::on(&self.desk, copy)
@@ -173,19 +176,21 @@ impl Libvirt {
     async fn send_copy(&self, cx: &Cx, wanted: &Wanted) -> vcl_job::Result<String> {
         let doing = doing().map_or((0, 0), |d| (d.job, d.token));
         let name = format!("{}.job{}-token{}", wanted.copy, doing.0, doing.1);
+        let unread = |e: Broken| self.replaced(wanted).unwrap_or_else(|| unread(&wanted.path, &e));
         let source = Source::open(Path::new(&wanted.path), wanted.over.as_deref());
-        let source = Arc::new(source.map_err(|e| unread(&wanted.path, &e))?);
+        let source = Arc::new(source.map_err(unread)?);
         let (stop, hashed) = (cx.token().clone(), source.clone());
         let digests = tokio::task::spawn_blocking(move || hashed.digests(|| stop.is_cancelled())).await;
         cx.check().await?;
         let digests = digests.map_err(|e| vcl_job::Error::caused(Kind::Fatal, "digesting", e))?;
-        let (here, there) = digests.map_err(|e| unread(&wanted.path, &e))?;
+        let (here, there) = digests.map_err(unread)?;
         if wanted.digest.as_ref().is_some_and(|digest| *digest != here) {
             let context = format!(
                 "{} is not what its manifest says (SHA-256 {here}); see: vclctl image verify",
                 wanted.path
             );
-            return Err(vcl_job::Error::new(Kind::Corrupt, context));
+            let corrupt = || vcl_job::Error::new(Kind::Corrupt, context);
+            return Err(self.replaced(wanted).unwrap_or_else(corrupt));
         }
         self.with_pool_room(cx, source.length, || async {
             let sent = self.send_whole(cx, &name, &source, &there).await;
@@ -198,6 +203,16 @@ impl Libvirt {
             sent
         })
         .await
+    }
+
+    /// Whether the library has something else by now under the name of a file that was to be sent.
+    pub(super) fn replaced(&self, wanted: &Wanted) -> Option<vcl_job::Error> {
+        let image = image_of(&wanted.copy)?;
+        let same = self.pool.as_ref().is_none_or(|pool| pool.has_at_home(&image, &wanted.copy));
+        (!same).then(|| {
+            let context = format!("{image} was rewritten or removed before it was sent; load it again");
+            vcl_job::Error::new(Kind::Busy, context)
+        })
     }
 
     async fn send_whole(
@@ -267,7 +282,12 @@ impl Libvirt {
     pub(in super::super) async fn idle_copies(&self, volumes: &[Volume]) -> Result<Vec<Unneeded>> {
         let domains = self.all_domains().await?;
         let pool = self.pool()?;
-        Ok(unneeded(volumes, &domains, |copy| pool.desk.is_held(copy), |named| pool.has_at_home(named)))
+        Ok(unneeded(
+            volumes,
+            &domains,
+            |copy| pool.desk.is_held(copy),
+            |named| pool.has_at_home(&named.image, named.copy),
+        ))
     }
 
     /// Removes a copy that nothing needs, whole or half: first what says that it is whole. Nobody finds it whole then, and
@@ -309,7 +329,8 @@ impl Libvirt {
     /// # Errors
     /// [`ErrorKind::Busy`], naming one.
     pub(in super::super) async fn still_there(&self, paths: &[&str]) -> Result<()> {
-        let copies = paths.iter().filter(|p| p.rsplit('/').next().is_some_and(|name| name.starts_with(IMAGE)));
+        let copies =
+            paths.iter().filter(|p| p.rsplit('/').next().is_some_and(|name| name.starts_with(IMAGE)));
         let copies: Vec<_> = copies.collect();
         if copies.is_empty() {
             return Ok(());
@@ -318,7 +339,9 @@ impl Libvirt {
         match copies.into_iter().find(|path| !stands(&volumes, path)) {
             None => Ok(()),
             Some(path) => {
-                let message = format!("{path} was removed while it was about to be used; load it again, and it is sent again");
+                let message = format!(
+                    "{path} was removed while it was about to be used; load it again, and it is sent again"
+                );
                 Err(Error::new(ErrorKind::Busy, message))
             }
         }
@@ -329,7 +352,8 @@ impl Libvirt {
         let domains = self.all_domains().await?;
         let copy = Named::parse(name).map_or(name, |named| named.copy);
         // Who holds one is sending another half, or has found one that is whole.
-        let held = (is_whole && self.pool()?.desk.is_held(copy)).then(|| "a job is about to use it".to_owned());
+        let held =
+            (is_whole && self.pool()?.desk.is_held(copy)).then(|| "a job is about to use it".to_owned());
         match kept_by(volumes, &domains, name).or(held) {
             None => Ok(()),
             Some(why) => Err(Error::new(ErrorKind::Refused, format!("{name} is needed: {why}"))),
@@ -427,8 +451,7 @@ impl Libvirt {
     }
 }
 
-fn unread(path: &str, e: &super::super::connection::Broken) -> vcl_job::Error {
-    use super::super::connection::Broken;
+fn unread(path: &str, e: &Broken) -> vcl_job::Error {
     match e {
         Broken::Stopped => vcl_job::Error::new(Kind::Cancelled, "told to stop"),
         Broken::Io(e) => vcl_job::Error::new(Kind::Fatal, format!("reading {path}: {e}")),

@@ -85,12 +85,16 @@ impl<'a> Named<'a> {
         let (copy, sender) = data.rsplit_once(".job")?;
         let (job, token) = sender.split_once("-token")?;
         token.parse::<i64>().ok()?;
-        // IMAGE@N.FILE.DIGEST: neither a revision nor a digest has a dot in it, and an image may.
-        let rest = copy.strip_prefix(IMAGE)?;
-        let (at, _) = rest.match_indices('@').next()?;
-        let end = rest[at..].find('.')? + at;
-        Some(Self { copy, image: rest[..end].parse().ok()?, job: job.parse().ok()? })
+        Some(Self { copy, image: image_of(copy)?, job: job.parse().ok()? })
     }
+}
+
+/// Whose file a copy is of: IMAGE@N.FILE.DIGEST. Neither a revision nor a digest has a dot in it, and an image may.
+pub(super) fn image_of(copy: &str) -> Option<ImageRef> {
+    let rest = copy.strip_prefix(IMAGE)?;
+    let (at, _) = rest.match_indices('@').next()?;
+    let end = rest[at..].find('.')? + at;
+    rest[..end].parse().ok()
 }
 
 /// The whole copies among volumes, by the name of the volume with their bytes.
@@ -117,7 +121,8 @@ pub(in super::super) fn stands(volumes: &[Volume], path: &str) -> bool {
             return false;
         }
         // A disk without a format may have anything in its first bytes. What was sent lies on nothing but copies.
-        match volume.backing.as_deref().filter(|_| under(volume).is_some_and(|name| name.starts_with(IMAGE))) {
+        match volume.backing.as_deref().filter(|_| under(volume).is_some_and(|name| name.starts_with(IMAGE)))
+        {
             Some(next) => path = next,
             None => return true,
         }

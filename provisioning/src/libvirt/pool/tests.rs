@@ -135,3 +135,18 @@ async fn a_pool_that_was_defined_and_no_more_is_made_whole_and_started() {
     assert_eq!(bench.host.connection.call("opening", CALL, look).await.unwrap(), (true, true));
     assert_eq!(bench.host.pool_directory().await.unwrap(), "/p");
 }
+
+#[tokio::test]
+async fn a_file_that_the_library_has_replaced_is_not_called_damaged() {
+    let bench = Bench::new("");
+    let wanted = copies::Wanted {
+        copy: "vcl-image.debian@1.disk0.qcow2.00aa".into(),
+        path: "/srv/vcl/debian/1/disk0.qcow2".into(),
+        size: 1,
+        digest: None,
+        over: None,
+    };
+    let error = bench.host.replaced(&wanted).unwrap();
+    assert_eq!(error.kind, vcl_job::Kind::Busy);
+    assert!(error.context.contains("debian@1 was rewritten"), "{error}");
+}
