@@ -16,12 +16,24 @@ use vcl_job::{Kind, doing};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 /// Room for a step's own work beside the waiting.
 pub(super) const STEP: Duration = Duration::from_secs(2 * 3600 + 600);
+/// How long a call that is under way when its step is told to stop is waited for; a stream ends before that by itself. A
+/// step has a minute to return, or its job is stuck.
+const STOPPING: Duration = Duration::from_secs(40);
 /// How often it is asked whether it is back.
 const ASK: Duration = Duration::from_millis(500);
 
+/// What a step that was told to stop returns when what it does has had its time to end; never outside of a job.
+async fn overdue() -> vcl_job::Error {
+    let Some(doing) = doing() else { return std::future::pending().await };
+    doing.stopped().await;
+    tokio::time::sleep(STOPPING).await; // why: it is a deadline
+    doing.stop_error()
+}
+
 impl Libvirt {
     /// Does something with libvirt for the step that this task runs, undoes or asks about, and waits while libvirt is
-    /// away. `work` is done again from its beginning. Outside of any job nothing is waited for.
+    /// away. `work` is done again from its beginning. Told to stop, it gives up on a call that does not come back. Outside
+    /// of any job nothing is waited for.
     pub(super) async fn waiting<T, Fut>(&self, work: impl Fn() -> Fut + Send) -> vcl_job::Result<T>
     where
         Fut: Future<Output = Result<T>> + Send,
@@ -30,7 +42,11 @@ impl Libvirt {
         let mut told = false;
         loop {
             vcl_job::held()?;
-            let result = work().await;
+            let result = tokio::select! {
+                biased;
+                result = work() => result,
+                late = overdue() => return Err(late),
+            };
             let (doing, error) = match (doing(), result) {
                 (Some(doing), Err(e)) if e.kind == ErrorKind::Unreachable => (doing, e),
                 (doing, result) => {

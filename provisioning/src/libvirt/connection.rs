@@ -26,6 +26,8 @@ pub(super) const CALL: Duration = Duration::from_secs(60);
 const THREADS: usize = 4;
 /// How long a stream may stand still.
 const QUIET: Duration = Duration::from_secs(90);
+/// How long a stream that was told to stop may take to notice: a step has a minute to return.
+const STOPPING: Duration = Duration::from_secs(30);
 /// How often it is looked whether a stream moves.
 const LOOK: Duration = Duration::from_millis(250);
 /// Seconds between two questions whether the other side is there, and how many may stay without an answer.
@@ -61,6 +63,14 @@ impl Pulse {
     pub(super) fn beat(&self, bytes: u64) -> Result<(), Broken> {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         if self.stop.load(Ordering::Relaxed) { Err(Broken::Stopped) } else { Ok(()) }
+    }
+}
+
+/// Tells a stream to stop when nobody waits for it any more.
+struct Heard(Arc<Pulse>);
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -197,7 +207,8 @@ impl Connection {
     }
 
     /// Lets bytes flow, on a thread and over a connection of their own. `progress` is told how many have. Told to stop
-    /// it waits for the thread, which notices at the next bytes or when the connection breaks.
+    /// it waits for the thread, which notices at the next bytes or when the connection breaks; one that does not within
+    /// [`STOPPING`] is left alone and stops when it notices.
     pub(super) async fn stream<T: Send + 'static>(
         &self,
         what: impl Into<String>,
@@ -208,7 +219,7 @@ impl Connection {
         let what = what.into();
         let (answer, mut answered) = oneshot::channel();
         let (pulse, shared) = (Arc::new(Pulse::default()), self.shared.clone());
-        let beat = pulse.clone();
+        let (beat, heard) = (pulse.clone(), Heard(pulse.clone()));
         let flow = move || {
             let result = match shared.open() {
                 Ok(connect) => work(&connect, &beat).map_err(|e| (false, e)),
@@ -221,25 +232,31 @@ impl Connection {
             .spawn(flow)
             .map_err(|e| Error::caused(ErrorKind::Failed, format!("{what}: starting a thread"), e))?;
         let (mut moved, mut quiet_since) = (0, tokio::time::Instant::now());
+        let mut told: Option<tokio::time::Instant> = None;
         let result = loop {
             tokio::select! {
                 result = &mut answered => break result,
-                () = stop.cancelled(), if !pulse.stop.load(Ordering::Relaxed) => {
+                () = stop.cancelled(), if told.is_none() => {
                     pulse.stop.store(true, Ordering::Relaxed);
+                    told = Some(tokio::time::Instant::now());
                 }
                 () = tokio::time::sleep(LOOK) => {} // why: the thread counts and does not signal
+            }
+            if told.is_some_and(|told| told.elapsed() > STOPPING) {
+                let context = format!("{what}: told to stop, and nothing moved for {STOPPING:?}");
+                return Err(Error::new(ErrorKind::Cancelled, context));
             }
             let now = pulse.moved.load(Ordering::Relaxed);
             if now != moved {
                 (moved, quiet_since) = (now, tokio::time::Instant::now());
                 progress(moved);
             } else if quiet_since.elapsed() > QUIET {
-                pulse.stop.store(true, Ordering::Relaxed);
                 let uri = self.uri();
                 let context = format!("{what}: not one byte went to or from {uri} for {QUIET:?}");
                 return Err(Error::new(ErrorKind::Deadline, context));
             }
         };
+        drop(heard);
         match result {
             Ok(Ok(value)) => {
                 progress(pulse.moved.load(Ordering::Relaxed));

@@ -53,7 +53,7 @@ pub(in super::super) const SEND: Step<Libvirt, Wanted> = Step::<Libvirt, Wanted>
     .holds(|host, wanted, output| {
         Box::pin(async move {
             let turn = host.pool()?.desk.turn(&wanted.copy);
-            let _turn = turn.lock().await;
+            let _turn = wait_for(&turn).await?;
             let there = host.waiting(|| host.copy_of(&wanted.copy)).await?;
             Ok(there.is_some_and(|there| serde_json::Value::String(there.path) == output))
         })
@@ -83,7 +83,7 @@ impl Desk {
         let mut desks = lock(DESKS.get_or_init(Desks::default));
         desks.entry((uri.to_owned(), pool.to_owned())).or_default().clone()
     }
-    fn turn(&self, copy: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn turn(&self, copy: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = lock(&self.turns);
         if let Some(turn) = turns.get(copy).and_then(Weak::upgrade) {
             return turn;
@@ -95,6 +95,15 @@ impl Desk {
     }
     fn is_held(&self, copy: &str) -> bool {
         lock(&self.held).contains_key(copy)
+    }
+}
+
+/// Waits for a turn until the step is to stop.
+async fn wait_for(turn: &tokio::sync::Mutex<()>) -> vcl_job::Result<tokio::sync::MutexGuard<'_, ()>> {
+    let Some(doing) = doing() else { return Ok(turn.lock().await) };
+    tokio::select! {
+        turn = turn.lock() => Ok(turn),
+        () = doing.stopped() => Err(doing.stop_error()),
     }
 }
 
@@ -156,10 +165,7 @@ impl Libvirt {
             .run(async |wanted, cx| {
                 let turn = self.pool()?.desk.turn(&wanted.copy);
                 // Another job that sends it is as good as this one.
-                let _turn = tokio::select! {
-                    turn = turn.lock() => turn,
-                    () = cx.stopped() => return Err(cx.stop_error()),
-                };
+                let _turn = wait_for(&turn).await?;
                 if cx.again() {
                     // What an earlier life of this job has begun. It has another name, so that who stood still and goes
                     // on does not write into what is sent now.
@@ -295,14 +301,19 @@ impl Libvirt {
     /// the mark afterwards ([`still_there`](Self::still_there)): of two processes or nodes one sees the other.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when something lies on it, and whatever keeps from knowing that nothing does.
+    /// [`ErrorKind::Refused`] when something lies on it, [`ErrorKind::Busy`] when somebody has its turn, and whatever keeps from knowing that nothing does.
     pub(in super::super) async fn drop_copy(&self, name: &str) -> Result<()> {
         let name = name.strip_suffix(WHOLE).unwrap_or(name);
         let copy = Named::parse(name).map_or(name, |named| named.copy);
         let turn = self.pool()?.desk.turn(copy);
-        let _turn = turn.lock().await;
         let volumes = self.every_volume().await?;
         let is_whole = whole(&volumes).contains_key(name);
+        // Half a copy is nobody's turn: who sends it now does so under another name, and may take hours.
+        let turn = is_whole.then(|| turn.try_lock()).transpose();
+        let _turn = turn.map_err(|_| {
+            let message = format!("{copy} is being looked for or sent; try again when that is over");
+            Error::new(ErrorKind::Busy, message)
+        })?;
         self.needs_nobody(name, is_whole, &volumes).await?;
         let mark = counterpart(name);
         if volumes.iter().any(|v| v.name == mark) {

@@ -58,8 +58,7 @@ impl Bench {
         error.context
     }
     async fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            self.host.every_volume().await.unwrap().into_iter().map(|v| v.name).collect();
+        let mut names: Vec<_> = self.host.every_volume().await.unwrap().into_iter().map(|v| v.name).collect();
         names.sort();
         names
     }
@@ -149,4 +148,38 @@ async fn a_file_that_the_library_has_replaced_is_not_called_damaged() {
     let error = bench.host.replaced(&wanted).unwrap();
     assert_eq!(error.kind, vcl_job::Kind::Busy);
     assert!(error.context.contains("debian@1 was rewritten"), "{error}");
+}
+
+#[tokio::test]
+async fn who_sends_a_copy_keeps_nobody_from_removing_the_half_of_another() {
+    let bench = Bench::with_copies().await;
+    bench.host.delete_volumes(vec![named::counterpart(DELTA)]).await.unwrap();
+    let desk = &bench.host.pool().unwrap().desk;
+    let (delta, base) =
+        (desk.turn("vcl-image.debian@2.disk0.qcow2.00bb"), desk.turn("vcl-image.debian@1.disk0.qcow2.00aa"));
+    let _turns = (delta.lock().await, base.lock().await);
+    bench.host.drop_copy(DELTA).await.unwrap();
+    assert_eq!(bench.host.drop_copy(BASE).await.unwrap_err().kind, ErrorKind::Busy);
+    bench.has(&named::counterpart(BASE)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_stands_still_is_left_when_it_is_told_to_stop() {
+    let bench = Bench::new("");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let flow = move |_: &Connect, pulse: &super::super::connection::Pulse| {
+        // Like a call to a host that does not answer.
+        let _ = gone.recv();
+        let _ = tell.send(pulse.beat(1).is_err());
+        Ok(())
+    };
+    stop.cancel();
+    let began = tokio::time::Instant::now();
+    let error = bench.host.connection.stream("flowing", &stop, |_| {}, flow).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(40));
+    drop(go);
+    assert!(told.await.unwrap(), "it goes on writing");
 }
