@@ -166,6 +166,23 @@ fn next(stream: &Stream, buffer: &mut [u8]) -> Result<Piece, Broken> {
     }
 }
 
+/// Takes a hole in parts, so that a long one is seen to move and can be left. Answers where it ends.
+fn through(
+    mut at: u64,
+    hole: u64,
+    pulse: &Pulse,
+    mut take: impl FnMut(u64, Result<&[u8], u64>) -> Result<(), Broken>,
+) -> Result<u64, Broken> {
+    let end = at.checked_add(hole).ok_or_else(|| Broken::Wrong("it never ends".into()))?;
+    while at < end {
+        let part = (end - at).min(SEGMENT);
+        take(at, Err(part))?;
+        at += part;
+        pulse.beat(part)?;
+    }
+    Ok(end)
+}
+
 /// Reads a volume's file through, holes as holes, and hands each piece on with its place.
 fn flow_in(
     c: &Connect,
@@ -186,11 +203,7 @@ fn flow_in(
                     at += n as u64;
                     pulse.beat(n as u64)?;
                 }
-                Piece::Hole(n) => {
-                    take(at, Err(n))?;
-                    at = at.checked_add(n).ok_or_else(|| Broken::Wrong("it never ends".into()))?;
-                    pulse.beat(n)?;
-                }
+                Piece::Hole(n) => at = through(at, n, pulse, &mut take)?,
             }
         }
     };
@@ -284,4 +297,21 @@ pub(super) fn read(
     // A console grows while it is read; what was asked for is here.
     let _ = stream.finish();
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_hole_is_taken_in_parts() {
+        let (pulse, mut parts) = (Pulse::default(), Vec::new());
+        let take = |at, hole: Result<&[u8], u64>| {
+            parts.push((at, hole.unwrap_err()));
+            Ok(())
+        };
+        assert_eq!(through(7, SEGMENT + 5, &pulse, take).unwrap(), SEGMENT + 12);
+        assert_eq!(parts, [(7, SEGMENT), (SEGMENT + 7, 5)]);
+        assert!(through(1, u64::MAX, &pulse, |_, _| Ok(())).is_err());
+    }
 }
