@@ -109,7 +109,7 @@ impl Kit for XcatWorld {
     fn computer(&self, name: ComputerName) -> Computer {
         // Each other one is found by what xCAT says its address is.
         let place = place(&name);
-        let address = (place % 2 == 0).then(|| address(place).into());
+        let address = place.is_multiple_of(2).then(|| address(place).into());
         let network = "mgmt".parse().unwrap();
         let nic = Nic { network, role: NicRole::Management, mac: "52:54:00:00:00:01".into(), address };
         let backend = "x".parse().unwrap();
