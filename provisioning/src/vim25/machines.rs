@@ -318,9 +318,13 @@ impl Site {
         let on =
             self.client.task(&what, &watcher, |_| Request::new("PowerOnVM_Task", &machine.reference, |_| {}));
         match on.await {
-            // Somebody was quicker.
-            Err(e) if fault_of(&e) == Some("InvalidPowerState") => {
-                if self.power_state(name).await? == PowerState::On { Ok(false) } else { Err(e) }
+            // Somebody was quicker, or was and has cut it again.
+            Err(mut e) if fault_of(&e) == Some("InvalidPowerState") => {
+                if self.power_state(name).await? == PowerState::On {
+                    return Ok(false);
+                }
+                e.kind = ErrorKind::Failed;
+                Err(e)
             }
             on => on.map(|_| true),
         }
