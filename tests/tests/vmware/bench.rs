@@ -354,7 +354,7 @@ impl Bench {
         let double = self.double.clone();
         let hook = move |key: &str| {
             if key.contains(step) {
-                hook(&double)
+                hook(&double);
             }
         };
         *self.told.1.lock().unwrap() = Some(Box::new(hook));
