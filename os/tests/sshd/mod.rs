@@ -43,10 +43,13 @@ impl Sshd {
         std::fs::copy(dir.join("id.pub"), dir.join("authorized_keys")).unwrap();
         // Nothing holds the port between here and there; the range is not the one the kernel takes from by itself.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // What a person's shell does when it starts is not looked at here, and one that is killed there may leave locks behind:
+        // bash leaves its start-up file out where it is not the first shell. sshd knows one such line only.
+        let level = if more.contains("SetEnv") { "" } else { "SetEnv SHLVL=2" };
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {dir}/host_ed25519\nHostKey {dir}/host_ecdsa\nPidFile none\n\
              AuthorizedKeysFile {dir}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nPermitRootLogin yes\nMaxStartups 100\nPrintMotd no\n{more}\n"
+             KbdInteractiveAuthentication no\nPermitRootLogin yes\nMaxStartups 100\nPrintMotd no\n{level}\n{more}\n"
         );
         std::fs::write(dir.join("sshd_config"), config).unwrap();
         if rustix::process::geteuid().is_root() {
