@@ -265,7 +265,7 @@ func (f *front) transfer(w http.ResponseWriter, r *http.Request) {
 	}
 	ordered := f.faults.take(r.Method)
 	if ordered != nil && ordered.Kind == kindStatus {
-		http.Error(w, http.StatusText(ordered.Status), ordered.Status)
+		refuse(w, r, http.StatusText(ordered.Status), ordered.Status)
 		return
 	}
 	limit := int64(-1)
@@ -362,6 +362,13 @@ func (f *front) download(w http.ResponseWriter, r *http.Request, file string, li
 	http.ServeContent(w, r, "", state.ModTime(), opened)
 }
 
+// refuse answers with a failure once all that was sent has been read: a connection that is closed with bytes unread in it
+// takes the answer with it.
+func refuse(w http.ResponseWriter, r *http.Request, why string, status int) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	http.Error(w, why, status)
+}
+
 // upload writes a request's body to `file`. What has arrived when the connection breaks stays.
 func (f *front) upload(w http.ResponseWriter, r *http.Request, file string, limit int64) {
 	if !exists(filepath.Dir(file)) {
@@ -376,7 +383,7 @@ func (f *front) upload(w http.ResponseWriter, r *http.Request, file string, limi
 		case f.config.PutRange == "ignored":
 			start = 0
 		case f.config.PutRange != "honoured" || count != 3 || end < start || size <= end:
-			http.Error(w, "a part of a file cannot be put", http.StatusBadRequest)
+			refuse(w, r, "a part of a file cannot be put", http.StatusBadRequest)
 			return
 		default:
 			flags = os.O_WRONLY | os.O_CREATE
@@ -402,7 +409,7 @@ func (f *front) upload(w http.ResponseWriter, r *http.Request, file string, limi
 	case err == nil && limit >= 0:
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, syscall.ENOSPC):
-		http.Error(w, "no space left on the datastore", http.StatusInsufficientStorage)
+		refuse(w, r, "no space left on the datastore", http.StatusInsufficientStorage)
 	case err != nil:
 		panic(http.ErrAbortHandler) // whoever sent it is gone
 	case created:
