@@ -4,6 +4,7 @@ use crate::backend::Declarations;
 use crate::clash::Clashes;
 use crate::field::Field;
 use crate::keys::{COMPUTER, INTERFACE};
+use crate::nat;
 use crate::nearest::nearest;
 use crate::network::{Link, Links, Network};
 use crate::problem::{Position, dotted, shown};
@@ -11,8 +12,11 @@ use crate::range::{self, MOST_COMPUTERS};
 use crate::section::{self, Section};
 use crate::tree::{Entry, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use vcl_types::{AddressSource, BackendName, ByteSize, Computer, ComputerName, NetworkName, Nic, NicRole};
+use vcl_types::{
+    AddressSource, BackendName, ByteSize, Computer, ComputerName, NatName, NetworkName, Nic, NicRole,
+};
 
 /// The MAC address of a computer's interface that has none in the file: `52` (locally administered, unicast) and
 /// the first five bytes of the SHA-256 of `name/index`: 40 bits, so that ten thousand computers do not collide. `interface` counts from 0 in the order of the file. It stays the same for ever.
@@ -28,13 +32,20 @@ struct Seat {
     cpus: Option<u32>,
     memory: Option<ByteSize>,
     tags: Vec<String>,
+    nat: Option<NatName>,
     /// Its interfaces, the management one first.
     plugs: Vec<Plug>,
 }
 
-/// Reads all computers. Those of an entry with problems are left out; nobody gets to see the others then.
-pub(crate) fn read(root: &Section<'_>, backends: &Declarations, networks: &Links) -> Vec<Computer> {
-    let mut computers = Vec::new();
+/// Reads all computers, and which are behind a NAT host. Those of an entry with problems are left out; nobody gets to see
+/// the others then.
+pub(crate) fn read(
+    root: &Section<'_>,
+    backends: &Declarations,
+    networks: &Links,
+    nats: &nat::Known,
+) -> (Vec<Computer>, BTreeMap<ComputerName, NatName>) {
+    let (mut computers, mut behind) = (Vec::new(), BTreeMap::new());
     let mut clashes = Clashes::new(root.findings());
     let mut count = 0;
     for (path, entry) in root.named_entries("computers") {
@@ -49,7 +60,7 @@ pub(crate) fn read(root: &Section<'_>, backends: &Declarations, networks: &Links
         let free: Vec<bool> = names.iter().flatten().map(|name| clashes.name(name)).collect();
         let Some(entries) = section::table(root.findings(), &path, entry) else { continue };
         let table = Section::open(root.findings(), (path, entry.at), entries, [COMPUTER, &[]]);
-        let reader = Reader { table: &table, backends, networks, count: names.as_ref().map(Vec::len) };
+        let reader = Reader { table: &table, backends, networks, nats, count: names.as_ref().map(Vec::len) };
         let (Some(seat), Some(names)) = (reader.seat(), &names) else { continue };
         let declared = backends.get(seat.backend.as_str()).and_then(Option::as_ref);
         let images = declared.and_then(|backend| backend.images.as_deref()?.strip_prefix("vcl-"));
@@ -70,10 +81,11 @@ pub(crate) fn read(root: &Section<'_>, backends: &Declarations, networks: &Links
                 }
             }
             computers.push(computer);
+            behind.extend(seat.nat.clone().map(|nat| (name.clone(), nat)));
         }
     }
     clashes.report();
-    computers
+    (computers, behind)
 }
 
 fn names(root: &Section<'_>, path: &str, entry: &Entry) -> Option<Vec<ComputerName>> {
@@ -121,6 +133,7 @@ struct Reader<'a> {
     table: &'a Section<'a>,
     backends: &'a Declarations,
     networks: &'a Links,
+    nats: &'a nat::Known,
     /// How many computers it is for; `None` when its name could not be read.
     count: Option<usize>,
 }
@@ -132,12 +145,14 @@ impl Reader<'_> {
         let cpus = optional(table.field("cpus"), |field| field.integer());
         let memory = optional(table.field("memory"), |field| field.size());
         let tags = optional(table.field("tags"), |field| field.tags());
+        let nat = optional(table.field("nat"), |field| nat::named(field, self.nats));
         let plugs = self.plugs();
         Some(Seat {
             backend: backend?,
             cpus: cpus?,
             memory: memory?,
             tags: tags?.unwrap_or_default(),
+            nat: nat?,
             plugs: plugs?,
         })
     }

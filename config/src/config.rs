@@ -1,5 +1,6 @@
 //! The checked configuration, and the reading of the tables that every file has at most once.
 
+use crate::api;
 use crate::backend::{self, Backends, Known};
 use crate::computers;
 use crate::credentials;
@@ -7,7 +8,10 @@ use crate::error::Error;
 use crate::exchange;
 use crate::inbox;
 use crate::keys::ROOT;
+use crate::lending;
+use crate::nat::{self, Nats};
 use crate::network::{self, Networks};
+use crate::notices;
 use crate::problem::{Findings, Position, Problems, shown};
 use crate::section::Section;
 use crate::tree;
@@ -29,7 +33,7 @@ pub struct Config {
     /// `[database]`.
     pub database: Database,
     /// `[api]`.
-    pub api: Api,
+    pub api: api::Api,
     /// `[ssh]`.
     pub ssh: Ssh,
     /// `[hooks]`.
@@ -44,12 +48,20 @@ pub struct Config {
     pub exchange: Option<exchange::Exchange>,
     /// Where machines fetch and leave things, where they can.
     pub inbox: Option<crate::Inbox>,
+    /// `[reservations]`, every `[group.NAME]` and every `[image.NAME]`.
+    pub lending: lending::Lending,
+    /// `[notices]`, where it is there.
+    pub notices: Option<notices::Notices>,
+    /// Where metrics are had without asking who it is.
+    pub metrics: Option<std::net::SocketAddr>,
     /// `[log]`.
     pub log: Log,
     /// Every `[backend.NAME]`.
     pub backends: Backends,
     /// Every `[network.NAME]`.
     pub networks: Networks,
+    /// Every `[nat.NAME]`, and which computers are behind them.
+    pub nats: Nats,
     /// The computers, ranges expanded, in the order of the file. Names and MAC addresses are unique.
     pub computers: Vec<Computer>,
 }
@@ -97,15 +109,6 @@ pub enum Database {
         /// Where the user's password is, if it has one.
         password: Option<KeySource>,
     },
-}
-
-/// How clients on this machine reach the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
-    /// The Unix socket, absolute and at most 107 bytes long.
-    pub socket: Utf8PathBuf,
-    /// The group that may use it.
-    pub group: String,
 }
 
 /// How the daemon logs in to loaded machines.
@@ -227,7 +230,7 @@ pub fn parse(text: &str, file: &str, known: &Known<'_>) -> Result<Config, Proble
 fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
     let library = root.section("library").and_then(|table| read_library(&table));
     let database = root.section("database").and_then(|table| read_database(&table, library.as_ref()));
-    let api = root.section("api").and_then(|table| read_api(&table));
+    let api = root.section("api").and_then(|table| api::read(&table));
     let ssh = root.section("ssh").and_then(|table| read_ssh(&table));
     let hooks = root.section("hooks").and_then(|table| Some(Hooks { directory: table.path("directory")? }));
     let windows = root.section("windows").and_then(|table| windows::read(&table));
@@ -241,10 +244,17 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         false => Some(None),
         true => root.section("inbox").and_then(|table| inbox::read(&table)).map(Some),
     };
+    let lending = lending::read(root);
+    let notices = match root.has("notices") {
+        false => Some(None),
+        true => root.section("notices").and_then(|table| notices::read(&table)).map(Some),
+    };
+    let metrics = root.section("metrics").and_then(|table| notices::metrics(&table));
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
     let (networks, links) = network::read(root);
-    let computers = computers::read(root, &kinds, &links);
+    let (hosts, known_nats) = nat::read(root);
+    let (computers, behind) = computers::read(root, &kinds, &links, &known_nats);
     Some(Config {
         library: library?,
         database: database?,
@@ -256,9 +266,13 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         node: node?,
         exchange: exchange?,
         inbox: inbox?,
+        lending: lending?,
+        notices: notices?,
+        metrics: metrics?,
         log: log?,
         backends,
         networks,
+        nats: Nats { hosts, behind },
         computers,
     })
 }
@@ -362,25 +376,6 @@ fn read_database(table: &Section<'_>, library: Option<&Library>) -> Option<Datab
             None
         }
     }
-}
-
-fn read_api(table: &Section<'_>) -> Option<Api> {
-    let socket = table.path("socket").filter(|path| {
-        let fits = path.as_str().len() <= 107;
-        if !fits {
-            table.report(
-                "socket",
-                format!(
-                    "`{}` is longer than the 107 bytes a Unix socket's path can have",
-                    shown(path.as_str())
-                ),
-                "write a shorter path, as in \"/run/vcld/vcld.sock\"",
-            );
-        }
-        fits
-    });
-    let group = table.text("group");
-    Some(Api { socket: socket?, group: group? })
 }
 
 fn read_ssh(table: &Section<'_>) -> Option<Ssh> {

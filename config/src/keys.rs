@@ -197,7 +197,12 @@ pub const ROOT: &[Key] = &[
         "SQLite beside the library",
         "Where the queue and the records are kept.",
     ),
-    Key::optional("api", Kind::Table(API), "the defaults", "How clients on this machine reach the daemon."),
+    Key::optional(
+        "api",
+        Kind::Table(crate::api::KEYS),
+        "the defaults",
+        "How clients reach the daemon, and who vouches for them.",
+    ),
     Key::optional("ssh", Kind::Table(SSH), "the defaults", "How the daemon logs in to loaded machines."),
     Key::optional(
         "hooks",
@@ -230,6 +235,31 @@ pub const ROOT: &[Key] = &[
         "machines can neither fetch nor leave anything; backends of the type xcat need it for images of their disks",
         "Where machines fetch imaging tasks and leave the bytes of their disks.",
     ),
+    Key::optional(
+        "reservations",
+        Kind::Table(crate::lending::RESERVATIONS),
+        "the defaults",
+        "What rules reservations: times, limits, what becomes of computers that are given back.",
+    ),
+    Key::optional(
+        "group",
+        Kind::Tables(crate::lending::GROUP),
+        "every group has what [reservations] says",
+        "What rules the reservations of a group, where it differs.",
+    ),
+    Key::optional(
+        "image",
+        Kind::Tables(crate::lending::IMAGE),
+        "every image has what [reservations] says",
+        "What rules the reservations of an image, where it differs, and how many computers are kept loaded with it.",
+    ),
+    Key::optional(
+        "notices",
+        Kind::Table(crate::notices::KEYS),
+        "nobody is told anything",
+        "How people are told by mail and webhook what becomes of their reservations.",
+    ),
+    Key::optional("metrics", Kind::Table(crate::notices::METRICS), "the defaults", "Where metrics are had."),
     Key::optional("log", Kind::Table(LOG), "the defaults", "What the daemon writes about what it does."),
     Key::optional(
         "backend",
@@ -242,6 +272,12 @@ pub const ROOT: &[Key] = &[
         Kind::Tables(NETWORK),
         "no network",
         "The networks that computers are plugged into, each under a name of its own.",
+    ),
+    Key::optional(
+        "nat",
+        Kind::Tables(crate::nat::KEYS),
+        "users reach every computer by itself",
+        "Hosts through whose ports users come to computers that they cannot reach by themselves, each under a name of its own.",
     ),
     Key::optional(
         "computers",
@@ -319,12 +355,6 @@ pub const DATABASE: &[Key] = &[
     Key::optional("password", Kind::KeySource, "no password", "The database's password. SQLite has none."),
 ];
 
-/// `[api]`.
-pub const API: &[Key] = &[
-    Key::default("socket", Kind::Path, "/run/vcld/vcld.sock", "The Unix socket the daemon listens on."),
-    Key::default("group", Kind::Account, "vcl", "Members of this group may use the socket, and root."),
-];
-
 /// `[ssh]`.
 pub const SSH: &[Key] = &[
     Key::default("key", Kind::KeySource, "/etc/vcld/id", "The private key the daemon logs in with."),
@@ -336,7 +366,7 @@ pub const HOOKS: &[Key] = &[Key::default(
     "directory",
     Kind::Path,
     "/etc/vcld/hooks",
-    "Executables in its `pre_capture.d` and `post_load.d` are run in the order of their names.",
+    "Executables in its `pre_capture.d`, `post_load.d` and `reserve.d` are run in the order of their names.",
 )];
 
 /// `[windows]`.

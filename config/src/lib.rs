@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should panic"))]
 
+mod api;
 mod backend;
 mod clash;
 mod computers;
@@ -23,9 +24,12 @@ mod field;
 mod inbox;
 pub mod keys;
 mod lab;
+mod lending;
 mod load;
+mod nat;
 mod nearest;
 mod network;
+mod notices;
 mod problem;
 mod range;
 mod reference;
@@ -42,18 +46,20 @@ mod xcat;
 #[cfg(test)]
 mod tests;
 
+pub use api::{Api, ApiTls, Ldap, LdapPeople, Oidc, Proxy};
 pub use backend::{BackendConfig, BackendType, Backends, Known, Libvirt};
 pub use computers::derived_mac;
-pub use config::{
-    Api, Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Retention, Ssh, parse,
-};
+pub use config::{Config, Database, Deadlines, Hooks, Library, Log, LogFormat, Node, Retention, Ssh, parse};
 pub use error::{Error, ErrorKind};
 pub use exchange::Exchange;
 pub use inbox::Inbox;
 pub use keys::{Key, Kind, Presence};
 pub use lab::{KEYS as LAB_KEYS, Lab};
+pub use lending::{AfterUse, Lending, OpenTo, Warm};
 pub use load::load;
+pub use nat::{NatHost, Nats};
 pub use network::{Link, Network, Networks};
+pub use notices::{Notices, Security, Smtp, Webhook};
 pub use problem::{Position, Problem, Problems};
 pub use range::MOST_COMPUTERS;
 pub use reference::reference;

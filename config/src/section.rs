@@ -157,6 +157,10 @@ impl<'a> Section<'a> {
     pub fn has(&self, name: &str) -> bool {
         self.entry(name).is_some()
     }
+    /// Whether the key is there or has a default.
+    pub(crate) fn has_value(&self, name: &str) -> bool {
+        self.field(name).is_some()
+    }
     /// Reports that a key's value is wrong: for what only the reader of this table can know. `message` should show
     /// the value unless it is a secret, and `way_out` says what to write instead.
     pub fn report(&self, name: &str, message: impl Into<String>, way_out: impl Into<String>) {

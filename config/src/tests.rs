@@ -71,7 +71,9 @@ fn what_is_left_out_has_its_default() {
     let config = good("[library]\npath = \"/srv/vcl\"\n[backend.kvm1]\ntype = \"libvirt\"\n");
     assert_eq!(config.database, Database::Sqlite { path: "/srv/vcld.db".into() });
     assert_eq!(config.library.keep_free, vcl_types::ByteSize::gibibytes(1));
-    assert_eq!(config.api, Api { socket: "/run/vcld/vcld.sock".into(), group: "vcl".into() });
+    let api = &config.api;
+    assert_eq!((api.socket.as_str(), api.group.as_str()), ("/run/vcld/vcld.sock", "vcl"));
+    assert_eq!((api.users_group.as_deref(), api.files.as_str()), (None, "/var/lib/vcld/exchange"));
     assert_eq!(config.ssh, Ssh { key: KeySource::File("/etc/vcld/id".into()), user: "root".into() });
     assert_eq!(config.hooks.pre_capture(), "/etc/vcld/hooks/pre_capture.d");
     assert_eq!(config.deadlines.copy, Duration::from_secs(6 * 3600));

@@ -35,6 +35,14 @@ impl Answer {
         let of_kind = move |line: &&Vec<String>| line.first().is_some_and(|k| k == kind);
         self.lines.iter().filter(of_kind).filter_map(|line| line.get(1)).map(String::as_str)
     }
+    /// The first two words behind each line of that kind.
+    pub(crate) fn pairs<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let of_kind = move |line: &&Vec<String>| line.first().is_some_and(|k| k == kind);
+        self.lines
+            .iter()
+            .filter(of_kind)
+            .filter_map(|line| Some((line.get(1)?.as_str(), line.get(2)?.as_str())))
+    }
     /// The same as texts, each once.
     pub(crate) fn texts(&self, kind: &str) -> Vec<String> {
         let mut texts: Vec<String> = Vec::new();

@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod access;
 mod answer;
 mod error;
 pub mod linux;
@@ -19,6 +20,7 @@ mod nobody;
 mod os;
 mod reach;
 mod remote;
+mod sessions;
 mod shell;
 #[cfg(feature = "ssh")]
 pub mod ssh;
@@ -27,7 +29,7 @@ pub mod windows;
 pub use error::{Error, ErrorKind, Result};
 pub use linux::Linux;
 pub use nobody::Nobody;
-pub use os::{EndState, Guest, Limits, Os, Survey};
+pub use os::{EndState, Guest, Limits, Os, SCRIPT_SAYS, SiteScript, Survey};
 pub use remote::{Command, Output, Remote, Remotes};
 #[cfg(feature = "ssh")]
 pub use ssh::{SshKey, SshRemotes};

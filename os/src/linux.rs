@@ -6,7 +6,10 @@
 //! ```text
 //!  post_load     wait for ssh → [give identity] → set up guest → run post_load hooks
 //!  pre_capture   run pre_capture hooks → generalise → finish
+//!  grant         find hooks → grant access → [run reserve hooks → open access]
 //! ```
+//!
+//! What a reservation puts into a guest, and how it goes again without anybody being told what it was, is `access.rs`.
 //!
 //! # A capture that is interrupted
 //!
@@ -29,19 +32,26 @@
 //! when it boots, and so they are in the image. Its machine-id is empty on the disk while the running system keeps its
 //! own. It makes itself a new identity when it is next booted, like every copy.
 
+mod access;
 mod hooks;
+pub mod nat;
 mod script;
+
+pub(crate) use access::variables;
+pub(crate) use hooks::secret as hook_secret;
 
 use crate::answer::Answer;
 use crate::reach::{self, Patience};
-use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, Survey};
+use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, SiteScript, Survey};
 use async_trait::async_trait;
 use script::{FINISH as FINISH_SCRIPT, GENERALISE as GENERALISE_SCRIPT, IDENTITY, SANITIZE, SETUP};
 use serde_json::Value;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Cx, Job, Step, TRANSIENT, Undo, minutes, undo_in};
-use vcl_types::{Endpoint, HostKey, HostKeys, KeySource, OsName};
+use vcl_types::{
+    Access, AccountName, Endpoint, HostKey, HostKeys, Identity, KeySource, OsName, Secret, Session,
+};
 
 /// The OS module for Linux guests.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +85,10 @@ const STEPS: &[&dyn AnyStep<Linux>] = &[
     &GENERALISE,
     &FINISH,
     &SANITISE,
+    &access::STEPS.find,
+    &access::STEPS.grant,
+    &access::STEPS.hooks,
+    &access::STEPS.open,
 ];
 
 #[async_trait]
@@ -118,7 +132,8 @@ impl Os for Linux {
     }
 
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
-        let hooks = hooks::list(guest.hooks, hooks::POST_LOAD, job)?;
+        let hooks =
+            hooks::list(guest.hooks, hooks::POST_LOAD, &|message| job.event("hook-skipped", message))?;
         let mut endpoint = job
             .step(self, &WAIT_FOR_SSH, ())
             .run(async |(), cx: Cx| Ok(self.wait_ready(guest, cx.token()).await?))
@@ -151,7 +166,8 @@ impl Os for Linux {
         guest: Guest<'_>,
         end: EndState,
     ) -> Result<(), vcl_job::Error> {
-        let hooks = hooks::list(guest.hooks, hooks::PRE_CAPTURE, job)?;
+        let hooks =
+            hooks::list(guest.hooks, hooks::PRE_CAPTURE, &|message| job.event("hook-skipped", message))?;
         job.step(self, &PRE_CAPTURE_HOOKS, hooks)
             .run(async |names, cx: Cx| {
                 hooks::run(guest, guest.endpoint, hooks::PRE_CAPTURE, &names, &cx).await
@@ -183,6 +199,30 @@ impl Os for Linux {
         Ok(())
     }
 
+    fn plan_grant(&self) -> Vec<(&'static str, &'static str)> {
+        access::STEPS.plan()
+    }
+
+    async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
+        access::grant(self, job, guest, access).await
+    }
+
+    async fn password(&self, guest: Guest<'_>, account: &AccountName, password: &Secret) -> Result<()> {
+        access::password(guest, account, password).await
+    }
+
+    async fn sessions(&self, guest: Guest<'_>) -> Result<Vec<Session>> {
+        access::sessions(guest).await
+    }
+
+    async fn tell(&self, guest: Guest<'_>, text: &str) -> Result<()> {
+        access::tell(guest, text).await
+    }
+
+    async fn identity(&self, guest: Guest<'_>) -> Result<Identity> {
+        access::identity(guest).await
+    }
+
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {
         power(guest, EndState::Off).await
     }
@@ -205,6 +245,15 @@ impl Os for Linux {
         let patience = Patience::of(guest.limits.command.min(reach::NOW));
         let remote = reach::reach(guest.remotes, guest.endpoint, patience, &command.cancel).await?;
         remote.run(command).await
+    }
+
+    async fn run_script(
+        &self,
+        guest: Guest<'_>,
+        script: SiteScript<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Output> {
+        hooks::run_script(guest, script, cancel).await
     }
 
     async fn survey(&self, guest: Guest<'_>) -> Result<Survey> {

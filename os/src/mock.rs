@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{Job, Undo};
-use vcl_types::{Endpoint, HostKey, OsName};
+use vcl_types::{Access, AccountName, Endpoint, HostKey, Identity, OsName, Secret, Session};
 
 mockall::mock! {
     /// A mock of an OS module: `expect_post_load` and its like take what the method of [`Os`] of that name takes.
@@ -19,6 +19,12 @@ mockall::mock! {
         pub fn post_load<'g>(&self, job: &mut Job, guest: Guest<'g>) -> Result<Endpoint, vcl_job::Error>;
         pub fn pre_capture<'g>(&self, job: &mut Job, guest: Guest<'g>, end: EndState) -> Result<(), vcl_job::Error>;
         pub fn sanitize<'g>(&self, job: &mut Job, guest: Guest<'g>) -> Result<(), vcl_job::Error>;
+        pub fn plan_grant(&self) -> Vec<(&'static str, &'static str)>;
+        pub fn grant<'g>(&self, job: &mut Job, guest: Guest<'g>, access: &Access) -> Result<(), vcl_job::Error>;
+        pub fn password<'g>(&self, guest: Guest<'g>, account: &AccountName, password: &Secret) -> Result<()>;
+        pub fn sessions<'g>(&self, guest: Guest<'g>) -> Result<Vec<Session>>;
+        pub fn tell<'g>(&self, guest: Guest<'g>, text: &str) -> Result<()>;
+        pub fn identity<'g>(&self, guest: Guest<'g>) -> Result<Identity>;
         pub fn shutdown<'g>(&self, guest: Guest<'g>) -> Result<()>;
         pub fn reboot<'g>(&self, guest: Guest<'g>) -> Result<()>;
         pub fn wait_ready<'g>(&self, guest: Guest<'g>, cancel: &CancellationToken) -> Result<Endpoint>;
@@ -56,6 +62,24 @@ impl Os for MockOs {
     }
     async fn sanitize(&self, job: &mut Job, guest: Guest<'_>) -> Result<(), vcl_job::Error> {
         MockOs::sanitize(self, job, guest)
+    }
+    fn plan_grant(&self) -> Vec<(&'static str, &'static str)> {
+        MockOs::plan_grant(self)
+    }
+    async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
+        MockOs::grant(self, job, guest, access)
+    }
+    async fn password(&self, guest: Guest<'_>, account: &AccountName, password: &Secret) -> Result<()> {
+        MockOs::password(self, guest, account, password)
+    }
+    async fn sessions(&self, guest: Guest<'_>) -> Result<Vec<Session>> {
+        MockOs::sessions(self, guest)
+    }
+    async fn tell(&self, guest: Guest<'_>, text: &str) -> Result<()> {
+        MockOs::tell(self, guest, text)
+    }
+    async fn identity(&self, guest: Guest<'_>) -> Result<Identity> {
+        MockOs::identity(self, guest)
     }
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {
         MockOs::shutdown(self, guest)

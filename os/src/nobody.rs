@@ -4,7 +4,7 @@ use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, Surv
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{Job, Undo, undo_in};
-use vcl_types::{Endpoint, OsName};
+use vcl_types::{Access, Endpoint, OsName, Session};
 
 /// An OS module for machines in which nobody answers: every guest is ready at once, and nothing is done in it. A backend
 /// that is being written, or whose machines are toys, answers it from `Provisioning::os` until there is a guest.
@@ -37,6 +37,15 @@ impl Os for Nobody {
         Ok(())
     }
     async fn sanitize(&self, _: &mut Job, _: Guest<'_>) -> Result<(), vcl_job::Error> {
+        Ok(())
+    }
+    async fn grant(&self, _: &mut Job, _: Guest<'_>, _: &Access) -> Result<(), vcl_job::Error> {
+        Ok(())
+    }
+    async fn sessions(&self, _: Guest<'_>) -> Result<Vec<Session>> {
+        Ok(Vec::new())
+    }
+    async fn tell(&self, _: Guest<'_>, _: &str) -> Result<()> {
         Ok(())
     }
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {

@@ -7,6 +7,7 @@
 //!  post_load     wait for ssh → wait for setup → [give identity] → set up guest → [restart guest] → [activate] →
 //!                run post_load hooks
 //!  pre_capture   run pre_capture hooks → check sysprep → generalise → sysprep
+//!  grant         find hooks → grant access → [run reserve hooks → open access]
 //! ```
 //!
 //! # Sysprep
@@ -35,6 +36,7 @@
 //! with the keys it had, which are then in the image: the unattend file has every copy make new ones before its setup ends,
 //! and where a site's own file does not, `post_load` finds the keys of the captured machine and replaces them.
 
+mod access;
 mod hooks;
 mod script;
 mod settings;
@@ -53,7 +55,7 @@ use setup::Ready;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Cx, Job, Kind, Step, TRANSIENT, Undo, minutes, undo_in};
-use vcl_types::{Endpoint, HostKeys, KeySource, OsName};
+use vcl_types::{Access, AccountName, Endpoint, HostKeys, Identity, KeySource, OsName, Secret, Session};
 
 /// The OS module for Windows guests.
 #[derive(Debug, Clone, Default)]
@@ -93,6 +95,10 @@ const STEPS: &[&dyn AnyStep<Windows>] = &[
     &GENERALISE,
     &SYSPREP,
     &SANITISE,
+    &access::STEPS.find,
+    &access::STEPS.grant,
+    &access::STEPS.hooks,
+    &access::STEPS.open,
 ];
 
 impl Windows {
@@ -161,7 +167,8 @@ impl Os for Windows {
     }
 
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
-        let hooks = hooks::list(guest.hooks, hooks::POST_LOAD, job)?;
+        let hooks =
+            hooks::list(guest.hooks, hooks::POST_LOAD, &|message| job.event("hook-skipped", message))?;
         let mut endpoint = job
             .step(self, &WAIT_FOR_SSH, ())
             .run(async |(), cx: Cx| Ok(self.wait_ready(guest, cx.token()).await?))
@@ -213,7 +220,8 @@ impl Os for Windows {
         guest: Guest<'_>,
         end: EndState,
     ) -> Result<(), vcl_job::Error> {
-        let hooks = hooks::list(guest.hooks, hooks::PRE_CAPTURE, job)?;
+        let hooks =
+            hooks::list(guest.hooks, hooks::PRE_CAPTURE, &|message| job.event("hook-skipped", message))?;
         let to = guest.endpoint;
         job.step(self, &PRE_CAPTURE_HOOKS, hooks)
             .run(async |names, cx: Cx| hooks::run(guest, to, hooks::PRE_CAPTURE, &names, &cx).await)
@@ -258,6 +266,30 @@ impl Os for Windows {
             })
             .await?;
         Ok(())
+    }
+
+    fn plan_grant(&self) -> Vec<(&'static str, &'static str)> {
+        access::STEPS.plan()
+    }
+
+    async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
+        access::grant(self, job, guest, access).await
+    }
+
+    async fn password(&self, guest: Guest<'_>, account: &AccountName, password: &Secret) -> Result<()> {
+        access::password(guest, account, password).await
+    }
+
+    async fn sessions(&self, guest: Guest<'_>) -> Result<Vec<Session>> {
+        access::sessions(guest).await
+    }
+
+    async fn tell(&self, guest: Guest<'_>, text: &str) -> Result<()> {
+        access::tell(guest, text).await
+    }
+
+    async fn identity(&self, guest: Guest<'_>) -> Result<Identity> {
+        access::identity(guest).await
     }
 
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {

@@ -31,7 +31,7 @@ use crate::{Error, ErrorKind, Result};
 use camino::Utf8PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use vcl_types::{JobId, Secret};
+use vcl_types::{Digest, JobId, Secret};
 
 /// How much of a disk goes in one piece, in bytes: as much as the library digests at once.
 pub const CHUNK: u64 = vcl_images::digest::CHUNK;
@@ -157,15 +157,7 @@ pub fn disk_list(size: u64, chunks: &[[u8; 32]]) -> String {
 /// Digests in hexadecimal digits, a line each.
 #[must_use]
 pub fn lines(chunks: &[[u8; 32]]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(chunks.len() * 65);
-    for chunk in chunks {
-        for byte in chunk {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text.push('\n');
-    }
-    text
+    chunks.iter().map(|chunk| String::from(Digest::from_bytes(*chunk)) + "\n").collect()
 }
 
 /// Whether a box can have this name.
@@ -177,8 +169,8 @@ pub fn is_name(name: &str) -> bool {
 
 /// The job that a box was made for, by its name: `WHAT-jobN-tokenM`.
 #[must_use]
-pub fn job_of(place: &Place) -> Option<JobId> {
-    let (job, token) = place.name.rsplit_once("-job")?.1.split_once("-token")?;
+pub fn job_of(name: &str) -> Option<JobId> {
+    let (job, token) = name.rsplit_once("-job")?.1.split_once("-token")?;
     token.parse::<i64>().ok()?;
     job.parse().ok()
 }

@@ -10,6 +10,8 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+#[cfg(any(feature = "libvirt", feature = "vim25", feature = "xcat"))]
+mod away;
 mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -72,8 +72,6 @@ pub struct Target<'a> {
     pub limits: Limits,
     /// Where the computer answers, when it is loaded.
     pub endpoint: Option<&'a Endpoint>,
-    /// Where its machine can fetch and leave things, where the daemon has such a place.
-    pub inbox: Option<&'a dyn crate::inbox::Inbox>,
 }
 
 impl<'a> Target<'a> {
@@ -263,8 +261,9 @@ pub trait Provisioning: Undo {
         Ok(Vec::new())
     }
 
-    /// Called by `image create --from-vm --dry-run`. Looks what [`capture_vm`](Self::capture_vm) would do, changing nothing. `to_copy`, `would_*`, `missing` and
-    /// `notes` are filled in; the library's free space is the daemon's to add.
+    /// Called by `image create --from-vm --dry-run`. Looks what [`capture_vm`](Self::capture_vm) would do, changing
+    /// nothing. `to_copy`, `would_*`, `missing` and `notes` are filled in; the library's free space is the daemon's to
+    /// add.
     ///
     /// # Errors
     /// The backend does not answer, or has no such machine.

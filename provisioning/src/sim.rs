@@ -18,12 +18,14 @@ mod machine;
 mod os;
 #[cfg(test)]
 mod tests;
+mod users;
 mod vm;
 mod world;
 
 pub use chance::{Chance, Failures, Throw};
 pub use machine::{Content, Domain, Effect, Hand, Identity, Machine, Overlay};
 pub use os::SimOs;
+pub use users::User;
 pub use world::{Hook, Line, Moment, Refusal, World, fold};
 
 use crate::{

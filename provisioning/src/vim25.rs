@@ -12,7 +12,8 @@
 //! settings and what it has looked up with that session.
 //!
 //! A machine of ours is called `vcl-COMPUTER`, lies in a directory of that name on the datastore, and carries the keys
-//! `vcl.owner` and `vcl.backend` in its extra configuration; no machine without them is ever changed. Images lie in `vcl-images/CONTENT/`,
+//! `vcl.owner` and `vcl.backend` in its extra configuration. No machine without the first is ever changed, nor one whose
+//! second names another backend; one that has lost only the second counts as ours. Images lie in `vcl-images/CONTENT/`,
 //! named after the digest of what a guest sees: a cache, made when it is needed first, that may be deleted any time.
 
 mod away;
@@ -41,6 +42,8 @@ pub use datastore::Datastore;
 pub use tls::{Fingerprint, Trust};
 
 pub(crate) use client::{Client, ServerKind, fault_of};
+#[cfg(feature = "vmware")]
+pub(crate) use images::{FETCH as FETCH_DISK, SEND as SEND_IMAGE};
 #[cfg(feature = "vmware")]
 pub(crate) use machines::{BECOMING, IMAGE, JOB, Machine, TEMPLATE, extra, unless_others};
 pub(crate) use machines::{Card, MachineSpec};

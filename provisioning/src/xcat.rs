@@ -140,7 +140,7 @@ fn one_computer_a_node(settings: &Settings) -> Result<()> {
     for (name, node) in &settings.nodes {
         if !settings.computers.iter().any(|computer| computer.as_str() == name) {
             return refused(format!(
-                "backend {}: `nodes` says that {name} is the node {node}, and no computer {name} is of this backend; take it out, or add                  the computer under [computers]",
+                "backend {}: `nodes` says that {name} is the node {node}, and no computer {name} is of this backend; take it out, or add the computer under [computers]",
                 settings.name
             ));
         }
@@ -253,5 +253,68 @@ impl Provisioning for Xcat {
     }
     async fn findings(&self) -> Vec<Finding> {
         self.look().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An instance of that name with these computers, whose management node is nowhere.
+    pub(super) fn settings(name: &str, computers: &[&str]) -> Settings {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        let patience = Duration::from_secs(20);
+        Settings {
+            name: name.parse().unwrap(),
+            url: "https://localhost:1/xcatws".into(),
+            ca: ca.pem().into_bytes(),
+            user: "wsuser".into(),
+            password: Secret::new("hunter2".into()),
+            nodes: <_>::default(),
+            osimages: <_>::default(),
+            computers: computers.iter().map(|name| name.parse().unwrap()).collect(),
+            inbox: None,
+            disk: None,
+            largest_disk: ByteSize::gibibytes(1),
+            net_boot: true,
+            power_off: true,
+            poll: Duration::from_millis(10),
+            call: patience,
+            contact: patience,
+            no_progress: patience,
+            install: patience,
+        }
+    }
+
+    fn refusal(nodes: &[(&str, &str)]) -> Option<String> {
+        let nodes = nodes.iter().map(|(computer, node)| ((*computer).into(), (*node).into())).collect();
+        let made = Xcat::new(Settings { nodes, ..settings("rack", &["lab-1", "n7"]) });
+        made.err().map(|e| {
+            assert_eq!(e.kind, ErrorKind::Refused, "{e}");
+            e.to_string()
+        })
+    }
+
+    #[test]
+    fn two_computers_that_are_one_node_are_refused() {
+        assert_eq!(refusal(&[("lab-1", "n1")]), None);
+        assert_eq!(
+            refusal(&[("lab-1", "n7")]).unwrap(),
+            "backend rack: the computers lab-1 and n7 are both the node n7; give each one of its own under `nodes`"
+        );
+        assert_eq!(
+            refusal(&[("lab-1", "n1"), ("n7", "n1")]).unwrap(),
+            "backend rack: the computers lab-1 and n7 are both the node n1; give each one of its own under `nodes`"
+        );
+    }
+
+    #[test]
+    fn a_node_for_a_computer_that_there_is_not_is_refused() {
+        assert_eq!(
+            refusal(&[("lab-2", "n2")]).unwrap(),
+            "backend rack: `nodes` says that lab-2 is the node n2, and no computer lab-2 is of this backend; take it \
+             out, or add the computer under [computers]"
+        );
     }
 }

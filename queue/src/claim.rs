@@ -7,10 +7,11 @@ use crate::jobs::{JobRow, get, unknown};
 use crate::lanes::{Claimer, Lane, candidates};
 use crate::lease::Lease;
 use crate::nodes::{PROTOCOL, may_claim};
-use crate::{Error, Kind, Queue, Result, guard, submit, waiting};
+use crate::{Error, Kind, Queue, Result, guard, notices, submit, waiting};
 use futures::{FutureExt, TryFutureExt};
 use std::collections::HashMap;
 use std::sync::Arc;
+use vcl_types::notices::NoticeKind;
 use vcl_types::state::job::{Event, State, next};
 use vcl_types::{BackendName, ImageName, JobId};
 
@@ -323,6 +324,7 @@ async fn finish(
         return Ok(state);
     }
     let stuck = state == State::Stuck;
+    let why = reason.clone();
     let end = sqlx::query(match stuck {
         true => "UPDATE jobs SET state = ?, reason = ?, result = ?, ended_at = ? WHERE id = ?",
         // With what `let_go` would say in a statement of its own.
@@ -333,6 +335,17 @@ async fn finish(
     });
     let end = end.bind(state.as_str()).bind(reason).bind(result).bind(now()).bind(id.0);
     end.execute(&mut *db).await?;
+    if stuck {
+        let facts = notices::facts([
+            ("job", Some(id.to_string())),
+            ("title", Some(job.request.to_string())),
+            ("computer", job.request.computer().map(ToString::to_string)),
+            ("owner", Some(job.requester.clone())),
+            ("because", why),
+        ]);
+        let new = notices::NewNotice { kind: NoticeKind::JobStuck, to: None, group: None, facts };
+        notices::put(&mut *db, new).await?;
+    }
     if !stuck {
         forget_effects(&mut *db, id).await?;
         waiting::next(db, held).await?;
@@ -357,7 +370,7 @@ async fn forget_effects(db: &mut Db, id: JobId) -> Result<()> {
     Ok(())
 }
 
-async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
+pub(crate) async fn cancel(db: &mut Db, id: JobId) -> Result<CancelOutcome> {
     let job = get(&mut *db, id).await?;
     if job.state.is_final() {
         return Ok(CancelOutcome::Already(job.state));

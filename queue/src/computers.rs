@@ -1,13 +1,14 @@
 //! Computers: what the configuration says of them, where they are, what they hold.
 
 use crate::database::{Db, DbRow, json, parsed, parsed_or_null, to_json};
-use crate::engine::{exclusive, locked};
+use crate::engine::{exclusive, flag, locked};
 use crate::jobs::holder_of;
-use crate::{Claim, Error, Kind, Queue, Result, guard, names};
+use crate::{Claim, Error, Kind, Queue, Result, guard, names, notices};
 use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::{Applied, ComputerView, PowerState};
+use vcl_types::notices::NoticeKind;
 use vcl_types::state::computer::{Event, State, next};
 use vcl_types::{BackendName, Computer, ComputerName, JobId, Loaded, ReservationId};
 
@@ -28,6 +29,8 @@ pub struct ComputerRow {
     pub job: Option<JobId>,
     /// Its reservation, unless that is over.
     pub reservation: Option<ReservationId>,
+    /// Whether somebody has used what it holds, so that nobody else gets it as it is.
+    pub tainted: bool,
 }
 
 /// The node whose configuration is applied.
@@ -83,6 +86,16 @@ impl Site {
 }
 
 impl ComputerRow {
+    /// Whether the machine on it is that reservation's: it is lent for it, or was, and nobody has taken it back yet.
+    #[must_use]
+    pub fn is_lent_for(&self, id: ReservationId) -> bool {
+        let lent = match self.state {
+            State::Reserved | State::InUse => true,
+            State::Available => self.tainted,
+            State::Loading | State::Maintenance | State::Broken => false,
+        };
+        lent && self.reservation == Some(id)
+    }
     fn read(row: &DbRow) -> Result<Self> {
         let loaded: Option<&str> = row.try_get("loaded")?;
         Ok(Self {
@@ -96,13 +109,15 @@ impl ComputerRow {
             node: row.try_get("node")?,
             job: row.try_get::<Option<i64>, _>("job")?.map(JobId),
             reservation: row.try_get::<Option<i64>, _>("reservation")?.map(ReservationId),
+            tainted: flag(row, "tainted")?,
         })
     }
     /// As the API shows it, with its power state where that was asked for.
     #[must_use]
     pub fn view(self, power: Option<PowerState>) -> ComputerView {
-        let Self { computer, state, reason, loaded, node, job, reservation } = self;
-        ComputerView { computer, state, reason, loaded, job, lease: None, node, reservation, power }
+        let Self { computer, state, reason, loaded, node, job, reservation, tainted } = self;
+        let tainted = tainted && loaded.is_some();
+        ComputerView { computer, state, reason, loaded, tainted, job, lease: None, node, reservation, power }
     }
     /// Why it must stay as it is, if it must.
     fn kept(&self) -> Option<String> {
@@ -234,7 +249,21 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 guard::holding(&mut *db, &claim, &name).await?;
-                happen(db, &claim, &key, &name, event).await
+                let was = get(&mut *db, &name).await?.state;
+                let state = happen(&mut *db, &claim, &key, &name, event).await?;
+                if state != was && matches!(event, Event::Maintain | Event::Break) {
+                    let facts = notices::facts([
+                        ("computer", Some(name.to_string())),
+                        ("job", Some(claim.job.id.to_string())),
+                        ("title", Some(claim.job.request.to_string())),
+                        ("owner", Some(claim.job.requester.clone())),
+                        ("because", Some(format!("{} left it {state}", claim.job.request))),
+                    ]);
+                    let new =
+                        notices::NewNotice { kind: NoticeKind::Maintenance, to: None, group: None, facts };
+                    notices::put(db, new).await?;
+                }
+                Ok(state)
             })
         })
         .await
@@ -382,8 +411,8 @@ impl Held {
     ) -> Result<()> {
         let state = self.next()?;
         sqlx::query(
-            "UPDATE computers SET state = ?, reason = NULL, loaded = ?, loaded_image = ?, loaded_revision = ? \
-             WHERE name = ?",
+            "UPDATE computers SET state = ?, reason = NULL, tainted = 0, loaded = ?, loaded_image = ?, \
+             loaded_revision = ? WHERE name = ?",
         )
         .bind(state.as_str())
         .bind(to_json(loaded)?)
@@ -440,7 +469,7 @@ fn leads_to(event: Event, state: State) -> bool {
     State::ALL.iter().any(|from| next(*from, event) == Ok(state))
 }
 
-async fn set_state(db: &mut Db, name: &ComputerName, state: State) -> Result<()> {
+pub(crate) async fn set_state(db: &mut Db, name: &ComputerName, state: State) -> Result<()> {
     let set = sqlx::query("UPDATE computers SET state = ? WHERE name = ?");
     set.bind(state.as_str()).bind(name.as_str()).execute(db).await?;
     Ok(())

@@ -345,19 +345,37 @@ mod tests {
     #[tokio::test]
     async fn every_table_of_the_schema_is_copied_or_left_out_on_purpose() {
         let copied = [
+            "answers",
+            "audit",
+            "class_times",
+            "classes",
             "computers",
+            "drained_hosts",
             "effects",
             "events",
             "evidence",
+            "grants",
             "holdings",
+            "image_group_images",
+            "image_groups",
+            "image_tests",
             "jobs",
             "journal",
+            "maintenance_windows",
+            "members",
+            "nat_ports",
             "nodes",
+            "notices",
             "orphans",
+            "people",
+            "people_version",
             "production",
             "reservations",
             "revisions",
             "timings",
+            "tokens",
+            "usage_rows",
+            "users",
         ];
         for text in [
             migrations().iter().map(|m| m.sqlite).collect::<String>(),
@@ -368,6 +386,7 @@ mod tests {
                 made.map(|t| t.trim_start_matches("IF NOT EXISTS ").split_whitespace().next().unwrap());
             let mut made: Vec<&str> = made.filter(|table| !OWN.contains(table)).collect();
             made.sort_unstable();
+            made.dedup();
             assert_eq!(made, copied);
         }
         let directory = tempfile::tempdir().unwrap();

@@ -2,12 +2,12 @@
 
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::engine::{exclusive, number, number_or_null};
-use crate::{Claim, Error, Kind, Queue, Result, guard, names, retention};
+use crate::{Claim, Error, Kind, Queue, Result, guard, image_tests, names, notices, retention};
 use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
 use vcl_types::api::RevisionView;
-use vcl_types::{ByteSize, ComputerName, ImageName, ImageRef, Manifest};
+use vcl_types::{ByteSize, ComputerName, ImageName, ImageRef, ImageTest, Manifest};
 
 /// A revision as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +20,16 @@ pub struct RevisionRow {
     pub used_by: Vec<ComputerName>,
     /// Whether it is the image's revision in production.
     pub production: bool,
+    /// What its newest test found out.
+    pub tested: Option<ImageTest>,
 }
 
 impl RevisionRow {
     /// As the API shows it; `here` is whether this node's library holds it.
     #[must_use]
     pub fn view(self, here: bool) -> RevisionView {
-        let Self { manifest, size, used_by, production } = self;
-        RevisionView { manifest, size, used_by, here, production }
+        let Self { manifest, size, used_by, production, tested } = self;
+        RevisionView { manifest, size, used_by, here, production, tested }
     }
 }
 
@@ -147,13 +149,15 @@ impl Queue {
             used.entry((row.try_get("loaded_image")?, number)).or_default().push(parsed(row, "name")?);
         }
         let produced = retention::productions(&mut db).await?;
+        let mut tests = image_tests::newest_of_all(&mut db).await?;
         let mut images: Vec<ImageRow> = Vec::new();
         for row in &rows {
             let Found { number, manifest, size } = Found::read(row)?;
             let name: ImageName = parsed(row, "image")?;
             let used_by = used.remove(&(name.to_string(), number)).unwrap_or_default();
             let production = produced.get(name.as_str()) == Some(&number);
-            let revision = RevisionRow { manifest, size, used_by, production };
+            let tested = tests.remove(&(name.to_string(), number));
+            let revision = RevisionRow { manifest, size, used_by, production, tested };
             match images.last_mut().filter(|image| image.name == name) {
                 Some(image) => image.revisions.push(revision),
                 None => images.push(ImageRow { name, revisions: vec![revision] }),
@@ -294,8 +298,9 @@ impl Queue {
 
 async fn with_users(db: &mut Db, found: Found) -> Result<RevisionRow> {
     let used_by = users(&mut *db, &found.manifest.image_ref()).await?;
-    let production = retention::production(db, &found.manifest.image).await? == Some(found.number);
-    Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by, production })
+    let production = retention::production(&mut *db, &found.manifest.image).await? == Some(found.number);
+    let tested = image_tests::newest(db, &found.manifest.image, found.number).await?;
+    Ok(RevisionRow { manifest: found.manifest, size: found.size, used_by, production, tested })
 }
 
 async fn row(db: &mut Db, manifest: &Manifest) -> Result<Option<DbRow>> {
@@ -303,9 +308,27 @@ async fn row(db: &mut Db, manifest: &Manifest) -> Result<Option<DbRow>> {
     Ok(row.bind(manifest.image.as_str()).bind(i64::from(manifest.revision)).fetch_optional(db).await?)
 }
 
+/// Tells whoever had a revision captured. What is imported or built needs no notice: somebody waits for it.
+async fn captured(db: &mut Db, claim: &Claim, manifest: &Manifest) -> Result<()> {
+    use vcl_types::JobKind::{Capture, Return};
+    if !matches!(claim.job.request.kind(), Capture | Return) {
+        return Ok(());
+    }
+    let facts = notices::facts([
+        ("image", Some(manifest.image_ref().to_string())),
+        ("computer", claim.job.request.computer().map(ToString::to_string)),
+        ("job", Some(claim.job.id.to_string())),
+        ("owner", Some(claim.job.requester.clone())),
+    ]);
+    let to = Some(claim.job.requester.clone());
+    let kind = vcl_types::notices::NoticeKind::Captured;
+    notices::put(db, notices::NewNotice { kind, to, group: None, facts }).await
+}
+
 async fn record(db: &mut Db, claim: &Claim, manifest: &Manifest, size: ByteSize) -> Result<()> {
     let Some(there) = row(&mut *db, manifest).await? else {
-        return insert(db, manifest, size, Some(claim.job.id.0)).await;
+        insert(&mut *db, manifest, size, Some(claim.job.id.0)).await?;
+        return captured(db, claim, manifest).await;
     };
     let image = manifest.image_ref();
     if there.try_get::<Option<i64>, _>("deleted_at")?.is_some() {

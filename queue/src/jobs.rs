@@ -57,6 +57,15 @@ pub struct JobRow {
     pub ended: Option<DateTime<Utc>>,
 }
 
+/// How many jobs there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobCensus {
+    /// By kind and state.
+    pub counts: Vec<(String, State, u64)>,
+    /// When the oldest was asked for that is queued.
+    pub oldest_queued: Option<DateTime<Utc>>,
+}
+
 impl JobRow {
     pub(crate) fn read(row: &DbRow) -> Result<Self> {
         let at = |column| Ok::<_, Error>(row.try_get::<Option<i64>, _>(column)?.map(time));
@@ -155,6 +164,8 @@ pub struct JobFilter {
     pub state: Option<State>,
     /// Only those that act on this computer.
     pub computer: Option<ComputerName>,
+    /// Only those that this one asked for.
+    pub requester: Option<String>,
     /// At most so many.
     pub limit: u32,
     /// Only older ones than this: for the next page.
@@ -162,7 +173,7 @@ pub struct JobFilter {
 }
 impl Default for JobFilter {
     fn default() -> Self {
-        Self { state: None, computer: None, limit: 100, before: None }
+        Self { state: None, computer: None, requester: None, limit: 100, before: None }
     }
 }
 
@@ -184,6 +195,18 @@ pub(crate) async fn holder_of(db: &mut Db, computer: &ComputerName) -> Result<Op
 }
 
 impl Queue {
+    /// How many jobs of a kind are not over and not stuck.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn jobs_under_way(&self, kind: Option<vcl_types::JobKind>) -> Result<u32> {
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'waiting', 'running') AND (? = 0 OR kind = ?)",
+        );
+        let count = count.bind(i64::from(kind.is_some())).bind(kind.map_or("", |kind| kind.as_str()));
+        Ok(u32::try_from(count.fetch_one(self.readers()).await?).unwrap_or(u32::MAX))
+    }
+
     /// A job.
     ///
     /// # Errors
@@ -208,17 +231,38 @@ impl Queue {
         let before = filter.before.map_or(i64::MAX, |id| id.0);
         let rows = sqlx::query(
             "SELECT * FROM jobs WHERE id < ? AND (? IS NULL OR state = ?) AND (? IS NULL OR computer = ?) \
-             ORDER BY id DESC LIMIT ?",
+             AND (? IS NULL OR requester = ?) ORDER BY id DESC LIMIT ?",
         )
         .bind(before)
         .bind(state)
         .bind(state)
         .bind(computer)
         .bind(computer)
+        .bind(filter.requester.as_deref())
+        .bind(filter.requester.as_deref())
         .bind(i64::from(filter.limit))
         .fetch_all(self.readers())
         .await?;
         rows.iter().map(JobRow::read).collect()
+    }
+
+    /// How many jobs there are of each kind in each state.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn job_census(&self) -> Result<JobCensus> {
+        let rows = sqlx::query("SELECT kind, state, COUNT(*) AS jobs FROM jobs GROUP BY kind, state");
+        let rows = rows.fetch_all(self.readers()).await?;
+        let counts =
+            rows.iter().map(|row| Ok((row.try_get("kind")?, parsed(row, "state")?, number(row, "jobs")?)));
+        let oldest: Option<i64> =
+            sqlx::query_scalar("SELECT MIN(submitted_at) FROM jobs WHERE state = 'queued'")
+                .fetch_one(self.readers())
+                .await?;
+        Ok(JobCensus {
+            counts: counts.collect::<Result<_>>()?,
+            oldest_queued: oldest.map(crate::database::time),
+        })
     }
 
     /// The job that holds a computer: one that is not over, or one that is stuck.

@@ -10,7 +10,7 @@ use crate::jobs::JobRow;
 use crate::{ClaimLimits, Result};
 use sqlx::Row;
 use std::collections::{BTreeSet, HashMap};
-use vcl_types::BackendName;
+use vcl_types::{BackendName, JobKind};
 
 /// What decides who can claim a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +111,9 @@ pub(crate) const FIRST_OF_LANE: &str =
 /// How many run in each lane.
 pub(crate) const RUNNING: &str =
     "SELECT lane, COUNT(*) AS count FROM jobs WHERE state = 'running' GROUP BY lane";
-/// How many run here.
-pub(crate) const RUNNING_HERE: &str = "SELECT COUNT(*) FROM jobs WHERE node = ? AND state = 'running'";
+/// How many run here. A test of an image takes no place: nearly all of its time it waits for jobs of its own, which do.
+pub(crate) const RUNNING_HERE: &str =
+    "SELECT COUNT(*) FROM jobs WHERE node = ? AND state = 'running' AND kind <> 'test-image'";
 
 /// The jobs that the claimer may have now, at most `most`: those that were under way before first, then the oldest.
 /// Jobs of a backend or host that is full are passed over.
@@ -162,13 +163,15 @@ pub(crate) async fn candidates(
         }
     }
     found.sort_by_key(|(fresh, job, _)| (*fresh, job.id));
-    let mut taken = Vec::new();
+    let (mut taken, mut places) = (Vec::new(), 0);
     for (_, job, lane) in found {
-        if taken.len() == most as usize {
+        if places == most {
             break;
         }
         if room.left(&lane) > 0 {
             room.takes(&lane, 1);
+            // As in `RUNNING_HERE`. Nobody would look again for what it waits for, when both were under way before.
+            places += u32::from(job.request.kind() != JobKind::TestImage);
             taken.push(job);
         }
     }

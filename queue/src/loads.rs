@@ -56,9 +56,8 @@ impl Queue {
                     let event = computer::Event::Loaded;
                     let held = computers::held(&mut *db, &claim, &key, &computer, event).await?;
                     let reserved = reservations::get(&mut *db, reservation).await?;
-                    if reserved.computer != computer {
-                        let message =
-                            format!("reservation {reservation} is of {}, not {computer}", reserved.computer);
+                    if reserved.computer.as_ref() != Some(&computer) {
+                        let message = format!("reservation {reservation} is not of {computer}");
                         return Err(Error::new(Kind::Refused, message));
                     }
                     held.happen_with(&mut *db, &claim, &key, &loaded).await?;

@@ -53,6 +53,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     migration!(3, "retention", readable_from: 3, "0003_retention.sql"),
     migration!(4, "holdings", readable_from: 4, "0004_holdings.sql"),
     migration!(5, "nodes", readable_from: 5, "0005_nodes.sql"),
+    migration!(6, "reservations", readable_from: 6, "0006_reservations.sql"),
+    migration!(7, "people", readable_from: 6, "0007_people.sql"),
+    migration!(8, "image_tests", readable_from: 6, "0008_image_tests.sql"),
+    migration!(9, "notices", readable_from: 6, "0009_notices.sql"),
+    migration!(10, "nat_ports", readable_from: 6, "0010_nat_ports.sql"),
+    migration!(11, "user_ids", readable_from: 6, "0011_user_ids.sql"),
 ];
 
 /// The migrations of this program.

@@ -5,7 +5,7 @@
 
 use crate::database::{Db, DbRow, json, now, parsed, to_json};
 use crate::engine::{number, number_or_null};
-use crate::{Claim, Error, Kind, Queue, Result, guard, images};
+use crate::{Claim, Error, Kind, Queue, Result, guard, images, notices};
 use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
@@ -110,31 +110,14 @@ fn numbered(image: &ImageRef) -> Result<u32> {
 }
 
 impl Queue {
-    /// Puts a revision in production: in the place of the image's other one.
+    /// Puts a revision in production: in the place of the image's other one. Whoever decides what idle computers are loaded
+    /// with is woken for it.
     ///
     /// # Errors
     /// [`Kind::NotFound`], naming near ones; [`Kind::Refused`] without a number.
     pub async fn promote(&self, image: &ImageRef, who: &str) -> Result<()> {
-        let (image, who) = (image.clone(), who.to_owned());
-        self.write(move |db| {
-            Box::pin(async move {
-                let number = numbered(&image)?;
-                images::find(&mut *db, &image).await?;
-                sqlx::query("DELETE FROM production WHERE image = ?")
-                    .bind(image.name.as_str())
-                    .execute(&mut *db)
-                    .await?;
-                sqlx::query("INSERT INTO production (image, number, who, since) VALUES (?, ?, ?, ?)")
-                    .bind(image.name.as_str())
-                    .bind(i64::from(number))
-                    .bind(who)
-                    .bind(now())
-                    .execute(db)
-                    .await?;
-                Ok(())
-            })
-        })
-        .await
+        let (image, who, queue) = (image.clone(), who.to_owned(), self.clone());
+        self.write_then(move |db| promoted(db, image, who).boxed(), move |()| queue.wake()).await
     }
 
     /// What there is to know of all revisions before any of them is let go.
@@ -243,6 +226,30 @@ impl Queue {
         })
         .await
     }
+}
+
+async fn promoted(db: &mut Db, image: ImageRef, who: String) -> Result<()> {
+    let number = numbered(&image)?;
+    images::find(&mut *db, &image).await?;
+    let old = sqlx::query("DELETE FROM production WHERE image = ?");
+    old.bind(image.name.as_str()).execute(&mut *db).await?;
+    sqlx::query("INSERT INTO production (image, number, who, since) VALUES (?, ?, ?, ?)")
+        .bind(image.name.as_str())
+        .bind(i64::from(number))
+        .bind(&who)
+        .bind(now())
+        .execute(&mut *db)
+        .await?;
+    // Whoever made it is told that it is used.
+    let maker = sqlx::query_scalar::<_, String>(
+        "SELECT jobs.requester FROM revisions JOIN jobs ON jobs.id = revisions.job_id \
+         WHERE revisions.image = ? AND revisions.number = ?",
+    );
+    let maker = maker.bind(image.name.as_str()).bind(i64::from(number)).fetch_optional(&mut *db).await?;
+    let facts =
+        notices::facts([("image", Some(image.to_string())), ("owner", maker.clone()), ("by", Some(who))]);
+    let kind = vcl_types::notices::NoticeKind::Promoted;
+    notices::put(db, notices::NewNotice { kind, to: maker, group: None, facts }).await
 }
 
 async fn mark(db: &mut Db, image: &ImageRef, deleted_at: Option<i64>) -> Result<()> {

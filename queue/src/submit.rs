@@ -89,7 +89,7 @@ impl Queue {
     }
 }
 
-async fn submit(db: &mut Db, job: NewJob, admission: Admission) -> Result<JobId> {
+pub(crate) async fn submit(db: &mut Db, job: NewJob, admission: Admission) -> Result<JobId> {
     let (needs, busy) = match ask(db, &job.request).await? {
         Asked::Needs(needs) => (needs, None),
         Asked::Busy(busy) if admission.wait => (belongs(db, &job.request).await?, Some(busy)),
@@ -177,8 +177,11 @@ pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
     }
     match request {
         JobRequest::Load { image, .. }
+        | JobRequest::Prepare { image, .. }
+        | JobRequest::Lend { image, .. }
         | JobRequest::Export { image, .. }
         | JobRequest::Verify { image }
+        | JobRequest::TestImage { image, .. }
         | JobRequest::Fetch { image, .. } => {
             let number = images::find(db, image).await?.number;
             let image = ImageRef::new(image.name.clone(), number);
@@ -229,7 +232,11 @@ pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
             needs.image = Some(image.clone());
         }
         JobRequest::Capture { into: CaptureInto::New(image), .. } => needs.image = Some(image.clone()),
-        JobRequest::Capture { .. } | JobRequest::Unload { .. } | JobRequest::Backup { .. } => {}
+        JobRequest::Capture { .. }
+        | JobRequest::Unload { .. }
+        | JobRequest::Admit { .. }
+        | JobRequest::Return { .. }
+        | JobRequest::Backup { .. } => {}
         JobRequest::Unknown(_) => {
             let message = format!("this vcld does not know how to do `{request}`");
             return Err(Error::new(Kind::Refused, message));

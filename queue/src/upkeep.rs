@@ -3,7 +3,7 @@
 
 use crate::database::{Db, json, now, to_json};
 use crate::jobs::{JobRow, get, holder_of};
-use crate::{Error, Kind, Queue, Result, computers};
+use crate::{Error, Kind, Queue, Result, computers, image_tests};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use vcl_job::{Failure, Record};
@@ -42,8 +42,9 @@ pub struct Stance {
 }
 
 impl Queue {
-    /// Forgets the journals and events of jobs that ended before `history`, and evidence from before `evidence`. Jobs
-    /// that are stuck or not over keep theirs. The rows of the jobs stay.
+    /// Forgets the journals and events of jobs that ended before `history`, tests of revisions from before it that say
+    /// nothing any more, and evidence from before `evidence`. Jobs that are stuck or not over keep theirs. The rows of the
+    /// jobs stay.
     ///
     /// # Errors
     /// When the database cannot be used; what was forgotten until then stays forgotten.
@@ -70,7 +71,9 @@ impl Queue {
                          (SELECT id FROM jobs WHERE state IN ('queued', 'running', 'waiting', 'stuck'))",
                     )
                     .bind(evidence);
-                    Ok((events, parts.execute(db).await?.rows_affected()))
+                    let parts = parts.execute(&mut *db).await?.rows_affected();
+                    image_tests::forget(db, history).await?;
+                    Ok((events, parts))
                 })
             })
             .await?;
@@ -325,8 +328,8 @@ async fn adopt(db: &mut Db, name: ComputerName, load: JobRow, loaded: Loaded) ->
     .execute(&mut *db)
     .await?;
     sqlx::query(
-        "INSERT INTO reservations (owner, computer, image, revision, state, job_id, attempt, since) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO reservations (owner, computer, image, revision, state, job_id, attempt, since, start_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&load.requester)
     .bind(name.as_str())
@@ -335,6 +338,7 @@ async fn adopt(db: &mut Db, name: ComputerName, load: JobRow, loaded: Loaded) ->
     .bind(reservation::State::Ready.as_str())
     .bind(load.id.0)
     .bind(i64::from(load.attempt))
+    .bind(now())
     .bind(now())
     .execute(db)
     .await?;

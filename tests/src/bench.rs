@@ -1,6 +1,8 @@
 //! Benches: what vcld costs against the same work done by hand.
 
+pub mod api;
 pub mod capture;
+pub mod class;
 pub mod load;
 pub mod pickup;
 pub mod queue;

@@ -26,6 +26,8 @@ pub struct Setup {
     pub computers: Vec<String>,
     /// What stands under `[network.net]`.
     pub network: String,
+    /// More lines of `[api]`.
+    pub api: String,
     /// Further lines of the configuration, such as `[deadlines]`.
     pub more: String,
     /// Further lines of `[computers]`, for those of other backends.
@@ -80,6 +82,7 @@ impl Setup {
             key: key.to_owned(),
             computers: computers.iter().map(|c| (*c).to_owned()).collect(),
             network: "user = true".into(),
+            api: String::new(),
             more: String::new(),
             more_computers: String::new(),
             library: None,
@@ -104,7 +107,7 @@ impl Setup {
     }
 
     fn configuration(&self) -> String {
-        let Self { directory, key, network, more, uri, node, drain, .. } = self;
+        let Self { directory, key, network, api, more, uri, node, drain, .. } = self;
         let database = self.database_url();
         let machines = self.machines_directory();
         let library = self.library.clone().unwrap_or_else(|| directory.join("library"));
@@ -138,7 +141,7 @@ impl Setup {
         };
         format!(
             "[library]\npath = \"{library}\"\nkeep_free = \"0\"\n{sharing}\n[database]\nurl = \"{database}\"\n{password}\n\
-             [api]\nsocket = \"{directory}/vcld.sock\"\n\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
+             [api]\nsocket = \"{directory}/vcld.sock\"\n{api}\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
              [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{lease}{jobs}\n{more}\n\
              [backend.kvm]\n{sharing}{backend}\n\n\
              [network.net]\n{network}\n\n[computers]\n{computers}"

@@ -25,7 +25,7 @@ grep -q ^ada: /etc/passwd || echo 'ada:x:1001:1001::/home/ada:/bin/sh' >> /etc/p
 rm -f /etc/ssh/ssh_host_*
 cp host_key /etc/ssh/ssh_host_ed25519_key
 cp host_key.pub /etc/ssh/ssh_host_ed25519_key.pub
-cp id.pub /etc/pc_authorized
+cp id.pub /etc/pc_authorized_root
 chmod 600 /etc/ssh/ssh_host_ed25519_key
 for at in /var/tmp /dev/shm /var/mail /run; do mount -t tmpfs tmpfs $at; done
 mkdir -p /run/sshd
@@ -40,7 +40,7 @@ ip link set lo up
 ip link set eth0 up
 ip addr add 10.99.0.11/24 dev eth0
 mount --bind keep/tmp /tmp
-exec /usr/sbin/sshd -D -e -o Port=22 -o AuthorizedKeysFile=/etc/pc_authorized -o StrictModes=no -o UsePAM=no \
+exec /usr/sbin/sshd -D -e -o Port=22 -o 'AuthorizedKeysFile=/etc/pc_authorized_%u .ssh/authorized_keys' -o StrictModes=no -o UsePAM=no \
     -o PermitRootLogin=yes -o PidFile=none -o HostKey=/etc/ssh/ssh_host_ed25519_key -f /dev/null
 "#;
 

@@ -26,8 +26,9 @@
 //! - `status` becomes `installing`, `booting` and `booted` only where an installer or an installed system with xCAT's
 //!   postscripts says so. A `runimage` task says nothing.
 //!
-//! What it does not: no DHCP and TFTP, for qemu is handed kernel and initrd; the nodes speak to a line protocol (that of xCAT's port 3002,
-//! with the two words of port 3001 that genesis needs) on one port a node, because user networking hides who asks.
+//! What it does not: no DHCP and TFTP, for qemu is handed kernel and initrd; the nodes speak to a line protocol (that
+//! of xCAT's port 3002, with the two words of port 3001 that genesis needs) on one port a node, because user networking
+//! hides who asks.
 //!
 //! The state belongs to the server, behind one lock that is never held across an await; a keeper's thread owns its qemu. All
 //! ends with the [`Xcatd`].

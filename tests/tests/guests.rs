@@ -11,6 +11,9 @@ use camino::Utf8PathBuf;
 use vcl_tests::guest::{Guest, Kind, Machine, cache_directory, cached_key};
 use vcl_tests::world::World;
 
+#[path = "guests/lent.rs"]
+mod lent;
+
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
 
 fn make(kind: Kind) -> Result<(Guest, Utf8PathBuf)> {

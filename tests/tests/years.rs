@@ -2,7 +2,8 @@
 //! order, asked for all at once, and a daemon that is killed in between. Whatever of it is done and whatever is refused: no
 //! revision ever shows another byte, and no loaded computer loses what it lies on.
 //!
-//! `VCL_SEED=N` plays another order, `VCL_FULL=1` many more rounds. What `image` alone guarantees of this is tried in vcl-images, with guests' writes.
+//! `VCL_SEED=N` plays another order, `VCL_FULL=1` many more rounds. What `image` alone guarantees of this is tried in
+//! vcl-images, with guests' writes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 

@@ -2,7 +2,7 @@
 //!
 //! The paths stand in the daemon's OpenAPI document (`docs/openapi.json`).
 
-use crate::state::{computer, job, node, reservation};
+use crate::state::{computer, job, node};
 use crate::{
     BackendName, ByteSize, Computer, ComputerName, ImageName, ImageRef, JobId, JobKind, JobRequest, Loaded,
     Manifest, ReservationId,
@@ -15,6 +15,15 @@ pub use crate::backend::{BackendView, CapabilityView};
 pub use crate::insight::{
     Action, Asked, EvidenceView, Ignored, Mismatch, OrphanRequest, OrphanView, OrphanWish, Orphans, Usual,
     Why,
+};
+pub use crate::lending::{
+    AccessChange, Choice, Connect, Connection, Extend, Grabbed, Purpose, Reboot, Release, ReservationRequest,
+    ReservationView, Times, Waiting, Way, Wish,
+};
+pub use crate::people::{
+    AuditView, BeginCode, CodeBegun, DeviceBegun, EndCode, EndDevice, GrantView, GroupView, ImageGroupView,
+    MembershipView, NewGrant, NewGroup, NewKey, NewPassword, NewToken, NewUser, SignIn, TokenMade, TokenView,
+    UserChange, UserView, WaysIn, WhoAmI,
 };
 
 /// An answer that is not what was asked for.
@@ -138,6 +147,9 @@ pub struct ComputerView {
     pub reason: Option<String>,
     /// What it holds.
     pub loaded: Option<Loaded>,
+    /// Whether somebody has used what it holds, so that nobody else gets it as it is.
+    #[serde(default)]
+    pub tainted: bool,
     /// The job that has it.
     pub job: Option<JobId>,
     /// What that job has it for and since when; only when one computer is shown.
@@ -190,26 +202,6 @@ pub struct PowerRequest {
     pub action: PowerAction,
 }
 
-/// A reservation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct ReservationView {
-    /// Its number.
-    pub id: ReservationId,
-    /// Whose it is.
-    pub owner: String,
-    /// The computer.
-    pub computer: ComputerName,
-    /// The image.
-    pub image: ImageRef,
-    /// Where it is.
-    pub state: reservation::State,
-    /// When it began.
-    pub since: DateTime<Utc>,
-    /// Why it ended.
-    pub ended_because: Option<String>,
-}
-
 /// An image with its newest revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -238,6 +230,9 @@ pub struct RevisionView {
     /// Whether it is the image's revision in production.
     #[serde(default)]
     pub production: bool,
+    /// What its newest test found out; none when it was never tested.
+    #[serde(default)]
+    pub tested: Option<crate::ImageTest>,
 }
 
 /// Why a revision cannot be deleted.
@@ -571,4 +566,14 @@ pub struct Plan {
     /// Why it would be refused or would wait if it were asked for now.
     #[serde(default)]
     pub hindrance: Option<String>,
+}
+
+/// Whether the daemon can do its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Readiness {
+    /// Whether it can.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
 }

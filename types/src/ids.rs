@@ -83,6 +83,11 @@ name!(
     NetworkName, "network name", "",
     "use 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end, as in `lab`"
 );
+name!(
+    /// The name of a NAT host, as it stands in `[nat.NAME]`.
+    NatName, "NAT host's name", "",
+    "use 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end, as in `campus`"
+);
 
 macro_rules! number {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {

@@ -82,6 +82,16 @@ impl Digest {
             hex
         }))
     }
+    /// The 32 bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let value = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(self.0.as_bytes().chunks_exact(2)) {
+            *byte = pair.iter().fold(0, |byte, digit| byte << 4 | value(*digit));
+        }
+        bytes
+    }
     /// The 64 hex digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -413,5 +423,13 @@ mod tests {
         assert_eq!(digest.as_str().len(), 64);
         assert!(Digest::try_from("AB".repeat(32)).is_err());
         assert!(Digest::try_from(String::from(digest)).is_ok());
+    }
+
+    #[test]
+    fn a_digests_bytes_are_those_it_was_made_from() {
+        let bytes: [u8; 32] = std::array::from_fn(|n| (n * 73 + 9) as u8);
+        let digest = Digest::from_bytes(bytes);
+        assert_eq!(digest.to_bytes(), bytes);
+        assert_eq!(Digest::try_from(digest.to_string()).unwrap(), digest);
     }
 }

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod access;
 pub mod api;
 mod backend;
 mod computer;
@@ -13,20 +14,34 @@ mod delta;
 mod endpoint;
 mod ids;
 mod image;
+mod image_test;
 mod insight;
+pub mod lending;
+mod nat;
+pub mod notices;
+pub mod people;
 mod request;
 mod secret;
 mod size;
 pub mod state;
+pub mod usage;
 
+pub use access::{
+    Access, Account, AccountName, ConnectMethod, Identity, Reach, Session, SharedItem, UserData, is_person,
+    ssh_key,
+};
 pub use computer::{Accelerator, AddressSource, Computer, Loaded, Nic, NicRole};
 pub use delta::{FileRecord, Over};
 pub use endpoint::{Endpoint, HostKey, HostKeys, KeySource};
-pub use ids::{BackendName, ComputerName, ImageName, InvalidName, JobId, NetworkName, ReservationId};
+pub use ids::{
+    BackendName, ComputerName, ImageName, InvalidName, JobId, NatName, NetworkName, ReservationId,
+};
 pub use image::{
     Digest, DirectBoot, DiskBus, DiskRecord, Firmware, FirmwareRecord, Hardware, ImageRef, Manifest,
     NicModel, OsName, Revision,
 };
+pub use image_test::{ComparedItem, ImageTest, ScriptRun, item_in_words};
+pub use nat::PortRanges;
 pub use request::{After, CaptureInto, JobKind, JobRequest};
 pub use secret::Secret;
 pub use size::{ByteSize, InvalidSize};

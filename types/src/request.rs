@@ -1,6 +1,6 @@
 //! What can be asked of the daemon as a job.
 
-use crate::{BackendName, ComputerName, ImageName, ImageRef, OsName};
+use crate::{BackendName, ComputerName, ImageName, ImageRef, OsName, ReservationId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -67,6 +67,42 @@ pub enum JobRequest {
         /// The computer.
         computer: ComputerName,
     },
+    /// Put a revision on a computer that is nobody's, so that whoever wants the image next has it at once.
+    Prepare {
+        /// The computer.
+        computer: ComputerName,
+        /// The image; without a revision, the one that new reservations get.
+        image: ImageRef,
+    },
+    /// Give a computer to whom a reservation is for: load it unless it holds the image, clean, and let them in. The
+    /// daemon queues these itself.
+    Lend {
+        /// The reservation.
+        reservation: ReservationId,
+        /// The computer.
+        computer: ComputerName,
+        /// The revision.
+        image: ImageRef,
+        /// Load it whatever it holds.
+        #[serde(default)]
+        anew: bool,
+    },
+    /// Let in, on a computer that is lent already, who may be let in now: the address its user comes from is known, or
+    /// keys or accounts have changed. The daemon queues these itself.
+    Admit {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Its computer.
+        computer: ComputerName,
+    },
+    /// Take a computer back at the end of a reservation: capture it first where that was wanted, take the user's traces
+    /// off, unload it unless nobody has used it. The daemon queues these itself.
+    Return {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Its computer.
+        computer: ComputerName,
+    },
     /// Make an image from a disk file on the management node.
     Import {
         /// The image, which gets its next revision.
@@ -114,6 +150,15 @@ pub enum JobRequest {
     Verify {
         /// The revision; without a number, the newest.
         image: ImageRef,
+    },
+    /// See whether two clones of a revision are two machines: load it on two spare computers, compare who the guests are,
+    /// run the site's test scripts in both, and give the computers back.
+    TestImage {
+        /// The revision; without a number, the newest.
+        image: ImageRef,
+        /// Wait until two computers are spare, instead of failing when there are fewer.
+        #[serde(default)]
+        wait: bool,
     },
     /// Remove a revision from the library: into the trash, from where it can be brought back for a while.
     DeleteImage {
@@ -182,10 +227,15 @@ pub enum JobKind {
     Load,
     Capture,
     Unload,
+    Prepare,
+    Lend,
+    Admit,
+    Return,
     Import,
     CreateFromVm,
     Export,
     Verify,
+    TestImage,
     DeleteImage,
     Undelete,
     Flatten,
@@ -220,10 +270,15 @@ impl JobRequest {
             Self::Load { .. } => JobKind::Load,
             Self::Capture { .. } => JobKind::Capture,
             Self::Unload { .. } => JobKind::Unload,
+            Self::Prepare { .. } => JobKind::Prepare,
+            Self::Lend { .. } => JobKind::Lend,
+            Self::Admit { .. } => JobKind::Admit,
+            Self::Return { .. } => JobKind::Return,
             Self::Import { .. } => JobKind::Import,
             Self::CreateFromVm { .. } => JobKind::CreateFromVm,
             Self::Export { .. } => JobKind::Export,
             Self::Verify { .. } => JobKind::Verify,
+            Self::TestImage { .. } => JobKind::TestImage,
             Self::DeleteImage { .. } => JobKind::DeleteImage,
             Self::Undelete { .. } => JobKind::Undelete,
             Self::Flatten { .. } => JobKind::Flatten,
@@ -237,9 +292,13 @@ impl JobRequest {
     #[must_use]
     pub fn computer(&self) -> Option<&ComputerName> {
         match self {
-            Self::Load { computer, .. } | Self::Capture { computer, .. } | Self::Unload { computer } => {
-                Some(computer)
-            }
+            Self::Load { computer, .. }
+            | Self::Capture { computer, .. }
+            | Self::Unload { computer }
+            | Self::Prepare { computer, .. }
+            | Self::Lend { computer, .. }
+            | Self::Admit { computer, .. }
+            | Self::Return { computer, .. } => Some(computer),
             _ => None,
         }
     }
@@ -248,8 +307,11 @@ impl JobRequest {
     pub fn image(&self) -> Option<&ImageName> {
         match self {
             Self::Load { image, .. }
+            | Self::Prepare { image, .. }
+            | Self::Lend { image, .. }
             | Self::Export { image, .. }
             | Self::Verify { image }
+            | Self::TestImage { image, .. }
             | Self::DeleteImage { image, .. }
             | Self::Undelete { image }
             | Self::Flatten { image }
@@ -258,7 +320,22 @@ impl JobRequest {
                 Some(image)
             }
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
-            Self::Capture { .. } | Self::Unload { .. } | Self::Backup { .. } | Self::Unknown(_) => None,
+            Self::Capture { .. }
+            | Self::Unload { .. }
+            | Self::Admit { .. }
+            | Self::Return { .. }
+            | Self::Backup { .. }
+            | Self::Unknown(_) => None,
+        }
+    }
+    /// The reservation it works for.
+    #[must_use]
+    pub fn reservation(&self) -> Option<ReservationId> {
+        match self {
+            Self::Lend { reservation, .. }
+            | Self::Admit { reservation, .. }
+            | Self::Return { reservation, .. } => Some(*reservation),
+            _ => None,
         }
     }
     /// The node that alone may do it, where it is about what lies on one.
@@ -287,10 +364,15 @@ impl JobKind {
             Self::Load => "load",
             Self::Capture => "capture",
             Self::Unload => "unload",
+            Self::Prepare => "prepare",
+            Self::Lend => "lend",
+            Self::Admit => "admit",
+            Self::Return => "return",
             Self::Import => "import",
             Self::CreateFromVm => "create-from-vm",
             Self::Export => "export",
             Self::Verify => "verify",
+            Self::TestImage => "test-image",
             Self::DeleteImage => "delete-image",
             Self::Undelete => "undelete",
             Self::Flatten => "flatten",
@@ -304,7 +386,10 @@ impl JobKind {
     /// when it came, so that older ones leave it alone.
     #[must_use]
     pub fn protocol(self) -> i64 {
-        1
+        match self {
+            Self::Prepare | Self::Lend | Self::Admit | Self::Return | Self::TestImage => 2,
+            _ => 1,
+        }
     }
 }
 impl fmt::Display for JobKind {
@@ -321,10 +406,21 @@ impl fmt::Display for JobRequest {
             }
             Self::Capture { computer, .. } => write!(f, "capture {computer}"),
             Self::Unload { computer } => write!(f, "unload {computer}"),
+            Self::Prepare { computer, image } => write!(f, "prepare {computer} with {image}"),
+            Self::Lend { reservation, computer, image, .. } => {
+                write!(f, "lend {computer} with {image} to reservation {reservation}")
+            }
+            Self::Admit { reservation, computer } => {
+                write!(f, "let reservation {reservation} in on {computer}")
+            }
+            Self::Return { reservation, computer } => {
+                write!(f, "take {computer} back from reservation {reservation}")
+            }
             Self::Import { image, .. } => write!(f, "import {image}"),
             Self::CreateFromVm { image, backend, vm, .. } => write!(f, "create {image} from {backend}/{vm}"),
             Self::Export { image, .. } => write!(f, "export {image}"),
             Self::Verify { image } => write!(f, "verify {image}"),
+            Self::TestImage { image, .. } => write!(f, "test {image}"),
             Self::DeleteImage { image, .. } => write!(f, "delete {image}"),
             Self::Undelete { image } => write!(f, "undelete {image}"),
             Self::Flatten { image } => write!(f, "flatten {image}"),

@@ -2,21 +2,34 @@
 
 mod acceptance;
 mod backend;
+mod chosen;
+mod class;
 mod computer;
 mod image;
 mod job;
 mod node;
 mod orphans;
+mod people;
+mod report;
+mod reservation;
 
 pub use acceptance::AcceptanceArguments;
 pub use backend::BackendVerb;
+pub use chosen::Chosen;
+pub use class::{ClassArguments, ClassVerb, HostVerb, MaintenanceVerb};
 pub use computer::{ComputerVerb, PowerWord};
 pub use image::{
-    BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, OsWord, PruneArguments,
+    BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, OsWord, PromoteArguments,
+    PruneArguments,
 };
 pub use job::{AfterWord, CaptureArguments, JobVerb, LoadArguments, Submission, UnloadArguments};
 pub use node::{LeaseVerb, NodeVerb};
 pub use orphans::OrphansVerb;
+pub use people::{
+    GrantVerb, GroupVerb, ImageGroupVerb, KeyVerb, LoginArguments, MemberVerb, TokenVerb, UserVerb,
+};
+pub use report::{ReportVerb, UsageArguments};
+pub use reservation::{ConnectArguments, ExtendArguments, ReservationVerb, ReserveArguments};
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -49,6 +62,26 @@ pub struct Cli {
         display_order = 901
     )]
     pub socket: PathBuf,
+    /// Where vcld is, if not on this machine: `https://vcl.example.org:8444`. It takes a token: vclctl login.
+    #[arg(
+        long,
+        global = true,
+        env = "VCLD_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        display_order = 902
+    )]
+    pub url: Option<String>,
+    /// The certificate authority of that vcld, if it is not one that this system knows.
+    #[arg(
+        long,
+        global = true,
+        env = "VCLD_CA",
+        value_name = "FILE",
+        hide_env_values = true,
+        display_order = 903
+    )]
+    pub ca: Option<PathBuf>,
     /// What is wanted.
     #[command(subcommand)]
     pub verb: Verb,
@@ -60,11 +93,53 @@ pub enum Verb {
     /// Show everything on one screen: backends, computers, jobs, the library.
     #[command(after_help = "Example: vclctl status")]
     Status,
+    /// Have a computer with an image for yourself, now or later.
+    #[command(
+        long_about = "Have a computer with an image for yourself, now or later.\n\n\
+            vcld chooses a free computer that will do, loads the image unless one holds it already, and lets you in. When none \
+            is free you are told your place in the queue and how long such ones usually wait. Ctrl-C leaves the reservation \
+            to itself.",
+        after_help = "Examples:\n  vclctl reserve gis                              four hours from now\n  \
+            vclctl reserve gis --length 8h --start '2026-11-24 10:00'\n  \
+            vclctl reserve gis -l room-b12 --memory 8G --device gpu=1\n  \
+            vclctl reserve gis --dry-run                    which computer it would be, or how long it waits\n  \
+            vclctl reserve gis --server                     without an end"
+    )]
+    Reserve(ReserveArguments),
+    /// Keep a reserved computer longer.
+    #[command(
+        after_help = "Examples:\n  vclctl extend 12 --by 2h\n  vclctl extend 12 --until '2026-11-24 18:00'"
+    )]
+    Extend(ExtendArguments),
+    /// Give a reserved computer back.
+    #[command(
+        after_help = "Examples:\n  vclctl release 12\n  vclctl release 12 --discard  an imaging one, without capturing it"
+    )]
+    Release {
+        /// The reservation's number.
+        id: vcl_types::ReservationId,
+        /// Do not capture it, although it is for imaging.
+        #[arg(long)]
+        discard: bool,
+    },
+    /// Get to a reserved computer: opens ssh, or writes a file for a remote desktop.
+    #[command(
+        after_help = "Examples:\n  vclctl connect 12\n  vclctl connect 12 --print              only say how\n  \
+            vclctl connect 12 --password           show a password, once\n  vclctl connect 12 --rdp gis.rdp"
+    )]
+    Connect(ConnectArguments),
+    /// Look at reservations; load one's computer anew, capture it and go on.
+    #[command(subcommand, after_help = "Example: vclctl reservation list")]
+    Reservation(ReservationVerb),
     /// Put an image on a computer.
-    #[command(after_help = "Examples:\n  vclctl load gis-01 debian              its newest revision\n  \
+    #[command(
+        after_help = "Examples:\n  vclctl load gis-01 debian              its newest revision\n  \
             vclctl load gis-01 debian@2 --dry-run  what it would do\n  \
             vclctl load gis-01 debian --detach     print the job's number and leave\n  \
-            vclctl load gis-01 debian --wait       if another job has gis-01, after it")]
+            vclctl load gis-01 debian --wait       if another job has gis-01, after it\n  \
+            vclctl load -l room-b12 --max 10 gis   a whole room, ten at a time",
+        allow_missing_positional = true
+    )]
     Load(LoadArguments),
     /// Make the next revision of an image from what a computer holds.
     #[command(
@@ -76,11 +151,16 @@ pub enum Verb {
     )]
     Capture(CaptureArguments),
     /// Take a computer back: its machine and what was written on it are removed.
-    #[command(after_help = "Example: vclctl unload gis-01")]
+    #[command(after_help = "Examples:\n  vclctl unload gis-01\n  vclctl unload -l room-b12 --dry-run")]
     Unload(UnloadArguments),
     /// Make, bring in, take out, check and delete images.
     #[command(subcommand, after_help = "Example: vclctl image show debian")]
     Image(ImageVerb),
+    /// Put a revision in production: new reservations get it, and idle computers are loaded with it a few at a time.
+    #[command(
+        after_help = "Examples:\n  vclctl promote gis@3\n  vclctl promote gis@3 --force    although it has passed no test"
+    )]
+    Promote(PromoteArguments),
     /// Look at computers, their consoles and their power; read them from the configuration.
     #[command(subcommand, after_help = "Example: vclctl computer list")]
     Computer(ComputerVerb),
@@ -106,12 +186,64 @@ pub enum Verb {
     /// Look at what is there and belongs to nobody, and decide what becomes of it.
     #[command(subcommand, after_help = "Example: vclctl orphans list")]
     Orphans(OrphansVerb),
+    /// Keep seats of an image for a class, at times of every week.
+    #[command(subcommand, after_help = "Example: vclctl class list")]
+    Class(ClassVerb),
+    /// Take computers out of use for a time, after their users.
+    #[command(subcommand, after_help = "Example: vclctl maintenance list")]
+    Maintenance(MaintenanceVerb),
+    /// Look at the hosts of backends; let one take nothing new.
+    #[command(subcommand, after_help = "Example: vclctl host list")]
+    Host(HostVerb),
     /// Look at management nodes; let one take no new jobs.
     #[command(subcommand, after_help = "Example: vclctl node list")]
     Node(NodeVerb),
+    /// Report how the computers were used.
+    #[command(subcommand, after_help = "Example: vclctl report usage --by group")]
+    Report(ReportVerb),
     /// Look at what jobs have to themselves.
     #[command(subcommand, after_help = "Example: vclctl lease list")]
     Lease(LeaseVerb),
+    /// Sign in, and keep the token that comes of it in a file of your own.
+    #[command(
+        after_help = "Examples:\n  vclctl login --url https://vcl.example.org:8444\n  vclctl login --user alice\n  \
+            vclctl login --device         where there is no browser"
+    )]
+    Login(LoginArguments),
+    /// Take back the token that signing in gave, and forget it.
+    #[command(after_help = "Example: vclctl logout")]
+    Logout,
+    /// Show who you are and what you may.
+    #[command(after_help = "Example: vclctl whoami")]
+    Whoami,
+    /// Look after users.
+    #[command(subcommand, after_help = "Example: vclctl user list")]
+    User(UserVerb),
+    /// Look after groups of people.
+    #[command(subcommand, after_help = "Example: vclctl group list")]
+    Group(GroupVerb),
+    /// Look after groups of images, which rights are on.
+    #[command(subcommand, after_help = "Example: vclctl image-group list")]
+    ImageGroup(ImageGroupVerb),
+    /// Look after what groups may.
+    #[command(subcommand, after_help = "Example: vclctl grant list")]
+    Grant(GrantVerb),
+    /// Make and take back tokens, which programs sign in with.
+    #[command(subcommand, after_help = "Example: vclctl token list")]
+    Token(TokenVerb),
+    /// Show who did what to what, newest first.
+    #[command(after_help = "Examples:\n  vclctl audit --limit 20\n  vclctl audit --who alice")]
+    Audit {
+        /// Only what this one did.
+        #[arg(long, value_name = "NAME")]
+        who: Option<String>,
+        /// Only what was done to this.
+        #[arg(long, value_name = "NAME")]
+        subject: Option<String>,
+        /// How many of the newest.
+        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
     /// Show what happened.
     #[command(after_help = "Examples:\n  vclctl events --limit 50\n  vclctl events -f --job 12\n  \
             vclctl events -f --json        one JSON object a line")]
@@ -225,10 +357,11 @@ mod tests {
                 // What follows two spaces explains; what follows `>` is the shell's.
                 let typed = line.split("  ").next().and_then(|line| line.split(" > ").next()).unwrap();
                 let quoted = typed.split('\'').enumerate();
-                let words: String = quoted
-                    .map(|(n, part)| if n % 2 == 1 { part.replace(' ', "_") } else { part.into() })
-                    .collect();
-                if let Err(refused) = Cli::try_parse_from(words.split_whitespace()) {
+                let words = quoted.flat_map(|(n, part)| match n % 2 {
+                    1 => vec![part],
+                    _ => part.split_whitespace().collect(),
+                });
+                if let Err(refused) = Cli::try_parse_from(words) {
                     panic!("{typed}: {refused}");
                 }
                 seen += 1;

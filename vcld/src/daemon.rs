@@ -139,13 +139,14 @@ impl Builder {
         node.rescan_at_start()
             .await
             .map_err(|e| anyhow::anyhow!("comparing database and library: {}", e.failure()))?;
-        let listener = listener(&node.config.api.socket, &node.config.api.group)?;
+        let telling = crate::notices::Sender::new(&node.config)?;
+        let doors = http::Doors::open(&node.config, listener(&node.config.api)?).await?;
         for job in resumed {
             tracing::info!(job = job.0, "a job of an earlier life goes on");
         }
         let stop = Stop::default();
         let closing = CancellationToken::new();
-        let server = tokio::spawn(http::serve(node.clone(), listener, closing.clone()));
+        let server = tokio::spawn(http::serve(node.clone(), doors, closing.clone()));
         let exchanging = match (&node.exchange, &node.config.exchange) {
             (Some(exchange), Some(table)) => {
                 let listener = tokio::net::TcpListener::bind(table.listen).await;
@@ -171,8 +172,11 @@ impl Builder {
         let looking_once =
             tokio::spawn(async move { starting.run_until_cancelled(naming.log_backends()).await });
         let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
+        let lending = tokio::spawn(crate::lending::run(node.clone(), closing.clone()));
+        let telling = tokio::spawn(crate::notices::run(node.clone(), telling, closing.clone()));
         let keeping = tokio::spawn(crate::reconcile::replicas::keep(node.clone(), closing.clone()));
         let mut working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
+        node.insight.see_recovered();
         tracing::info!(node = node.name, socket = %node.config.api.socket, "vcld is ready");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
 
@@ -186,6 +190,7 @@ impl Builder {
                 ended => anyhow::bail!("the worker ended by itself: {ended:?}"),
             },
         }
+        node.insight.see_stopping();
         let drain = node.config.node.drain;
         tracing::info!(drain_s = drain.as_secs(), "stopping: jobs stop at their next step");
         notify::tell(&[NotifyState::Stopping, NotifyState::Status("waiting for jobs to reach a step's end")]);
@@ -212,7 +217,9 @@ impl Builder {
         let _ = tokio::time::timeout(Duration::from_secs(1), feeding).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), looking_once).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), looking).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), lending).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), keeping).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
         if let Some(minding) = minding {
             let _ = tokio::time::timeout(Duration::from_secs(1), minding).await;
         }
@@ -259,6 +266,7 @@ impl Builder {
         }
         let windows = Node::windows(&config).context("windows.product_key")?;
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
+        let gates = crate::nat::Gates::new(&config, &remotes)?;
         let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
         Ok(Node {
             name,
@@ -268,13 +276,16 @@ impl Builder {
             backends,
             known,
             remotes,
+            gates,
             public_key,
             linux: Node::linux(),
             windows,
             exchange,
             inbox,
             since: chrono::Utc::now(),
+            clock: crate::clock::Clock::default(),
             insight: crate::reconcile::Insight::default(),
+            people: crate::people::People::default(),
             config,
         })
     }
@@ -371,6 +382,10 @@ fn print(text: &str) -> ExitCode {
 fn check(file: &Utf8Path, known: &Known<'_>) -> ExitCode {
     match vcl_config::load(file, known) {
         Ok(config) => {
+            if let Err(e) = crate::notices::check(&config) {
+                eprintln!("{file}: {e:#}");
+                return ExitCode::from(2);
+            }
             let (computers, backends) = (config.computers.len(), config.backends.len());
             println!(
                 "{file} holds: {backends} backends, {} networks, {computers} computers",
@@ -413,8 +428,9 @@ fn ssh_key(config: &Config) -> anyhow::Result<SshKey> {
 }
 
 /// The socket: systemd's, or one that we make, for the configured group alone.
-fn listener(path: &Utf8Path, group: &str) -> anyhow::Result<tokio::net::UnixListener> {
+fn listener(api: &vcl_config::Api) -> anyhow::Result<tokio::net::UnixListener> {
     use std::os::unix::fs::PermissionsExt;
+    let (path, group) = (&api.socket, &api.group);
     if let Some(listener) = notify::listener()? {
         listener.set_nonblocking(true)?;
         return Ok(tokio::net::UnixListener::from_std(listener)?);
@@ -437,7 +453,9 @@ fn listener(path: &Utf8Path, group: &str) -> anyhow::Result<tokio::net::UnixList
         Some(found) => {
             std::os::unix::fs::chown(path, None, Some(found.gid()))
                 .with_context(|| format!("giving {path} to group {group}"))?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+            // Two groups cannot have one socket: who is let in is asked of whoever comes.
+            let mode = if api.users_group.is_some() { 0o666 } else { 0o660 };
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         }
         None => {
             tracing::warn!(group, "there is no such group: only this user and root may use the socket");

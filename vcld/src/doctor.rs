@@ -74,6 +74,8 @@ impl Node {
             findings.extend(exchange.findings().await);
         }
         findings.extend(self.replica_findings().await);
+        findings.extend(self.notice_findings().await);
+        findings.extend(self.gate_findings().await);
         findings
     }
 

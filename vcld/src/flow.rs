@@ -11,16 +11,22 @@
 mod backup;
 mod capture;
 mod fetch;
+mod give_back;
 mod image;
 pub(crate) mod keep;
+mod lend;
 mod load;
 #[cfg(all(test, feature = "sim"))]
 mod matrix;
+pub(crate) mod nat;
 mod publish;
 mod recovery;
+mod test_image;
 #[cfg(test)]
 mod tests;
 mod unload;
+
+pub(crate) use test_image::CLONES;
 
 use crate::node::{Guests, Node, Refusal, RefusalKind};
 use std::future::Future;
@@ -44,6 +50,22 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &load::TAKE,
     &load::RECORD,
     &unload::RELEASE,
+    &lend::GIVE,
+    &lend::TAKE,
+    &lend::FILLED,
+    &lend::USABLE,
+    &lend::TAINT,
+    &lend::LOOK,
+    &give_back::END,
+    &nat::ALLOT,
+    &nat::OPEN,
+    &nat::CLOSE,
+    &test_image::START,
+    &test_image::LOADED,
+    &test_image::IDENTITY,
+    &test_image::SCRIPT,
+    &test_image::RECORD,
+    &test_image::GIVE_BACK,
     &publish::STAGE,
     &publish::SEAL,
     &publish::PUBLISH,
@@ -87,7 +109,7 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal.kind {
             RefusalKind::NotFound => Kind::NotFound,
-            RefusalKind::Refused | RefusalKind::Invalid => Kind::Refused,
+            RefusalKind::Forbidden | RefusalKind::Refused | RefusalKind::Invalid => Kind::Refused,
             RefusalKind::Busy => Kind::Busy,
             RefusalKind::Unavailable => Kind::Unreachable,
             RefusalKind::Internal => Kind::Fatal,
@@ -140,6 +162,28 @@ async fn run_on(
                 })
                 .await
         }
+        JobRequest::Prepare { computer, image } => {
+            let flow = Flow { name: "prepare", version: 1, deadline: None };
+            let image = settled(image);
+            let begin = running.begin_lend(&computer, &image, None, false);
+            stage.play(flow, begin, async |job, input| running.prepare(job, input).await).await
+        }
+        JobRequest::Lend { reservation, computer, image, anew } => {
+            let flow = Flow { name: "lend", version: 1, deadline: None };
+            let image = settled(image);
+            let begin = running.begin_lend(&computer, &image, Some(reservation), anew);
+            stage.play(flow, begin, async |job, input| running.lend(job, input).await).await
+        }
+        JobRequest::Admit { reservation, computer } => {
+            let flow = Flow { name: "admit", version: 1, deadline: None };
+            let begin = running.begin_admit(&computer, reservation);
+            stage.play(flow, begin, async |job, input| running.admit(job, input).await).await
+        }
+        JobRequest::Return { reservation, computer } => {
+            let flow = Flow { name: "return", version: 1, deadline: None };
+            let begin = running.begin_return(&computer, reservation);
+            stage.play(flow, begin, async |job, input| running.give_back(job, input).await).await
+        }
         JobRequest::Capture { computer, into, after, power_on, note, whole } => {
             let flow = Flow { name: "capture", version: 1, deadline: None };
             let begin = running.begin_capture(&computer, &into, after, power_on, note, whole);
@@ -170,6 +214,13 @@ async fn run_on(
                     running.verify(job, input).await
                 })
                 .await
+        }
+        JobRequest::TestImage { image, wait } => {
+            let flow = Flow { name: "test-image", version: 1, deadline: None };
+            let drain = stage.control.drain.clone();
+            let image = settled(image);
+            let begin = running.begin_test(&image, wait);
+            stage.play(flow, begin, async |job, input| running.test_image(job, input, &drain).await).await
         }
         JobRequest::Fetch { image, .. } => {
             let flow = Flow { name: "fetch", version: 1, deadline: None };
@@ -248,7 +299,7 @@ impl Stage<'_> {
             None => &guests,
         };
         let mut parts: Vec<(&str, &dyn Undo)> =
-            vec![("post_load", os), ("pre_capture", os), ("sanitize", os)];
+            vec![("post_load", os), ("pre_capture", os), ("sanitize", os), ("access", os)];
         if let Some(backend) = backend {
             let backend: &dyn Undo = &**backend;
             parts.extend(["load", "capture", "resume", "unload"].map(|part| (part, backend)));

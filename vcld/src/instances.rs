@@ -61,6 +61,7 @@ impl Node {
             Ok((version, findings)) => (version.map_err(|e| chain(&e)), findings),
             Err(_) => (Err(format!("it did not answer within {} s", LOOK.as_secs())), Vec::new()),
         };
+        self.insight.see_backend(name, version.is_ok());
         let finding = |level, found: String, way_out: &str| Finding {
             what: format!("backend {name}"),
             level,

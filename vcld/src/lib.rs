@@ -8,6 +8,7 @@
 //!   can be asked of the daemon is a method of it; the HTTP API is a thin layer over these.
 //! * `flow` holds one function a kind of job, made of durable steps.
 //! * `reconcile` holds what the daemon does by itself: chains kept short, rules for keeping applied, the trash emptied.
+//! * `lending` decides about reservations: what is due, who gets which computer, what idle computers are loaded with.
 //! * `worker` claims jobs and runs them; it owns their tasks.
 //! * A binary of a few lines starts it: `Vcld::builder().backend(...).run()`; so an author of a backend ships a daemon
 //!   of their own with it.
@@ -18,26 +19,35 @@ mod admission;
 mod backends;
 mod backup;
 mod cli;
+pub mod clock;
 mod daemon;
 mod doctor;
 mod dryrun;
 mod evidence;
 pub mod exchange;
 mod flow;
+mod health;
 pub mod http;
 pub mod inbox;
 mod instances;
+mod lending;
+mod metrics;
+pub mod nat;
 pub mod node;
+mod notices;
 mod notify;
 mod orphans;
+pub mod people;
 mod plan;
 pub mod reconcile;
 mod requests;
 mod rescan;
 mod retention;
+pub mod rights;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod why;
 mod witness;
 mod worker;

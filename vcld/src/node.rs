@@ -35,6 +35,8 @@ pub struct Node {
     pub known: Vec<vcl_config::BackendType>,
     /// Connections to guests.
     pub remotes: Arc<dyn Remotes>,
+    /// The hosts through whose ports users come to computers behind them.
+    pub gates: crate::nat::Gates,
     /// The public half of the key it logs in with, as `algorithm base64`, for messages.
     pub public_key: String,
     /// The OS module for Linux.
@@ -47,8 +49,12 @@ pub struct Node {
     pub inbox: Option<Arc<crate::inbox::Boxes>>,
     /// When the daemon started.
     pub since: DateTime<Utc>,
+    /// What time it is for reservations.
+    pub clock: crate::clock::Clock,
     /// What its reconcilers remember.
     pub insight: crate::reconcile::Insight,
+    /// What it remembers of people and their rights.
+    pub people: crate::people::People,
 }
 
 /// Why something that was asked for cannot be had. The HTTP API turns the kind into a status.
@@ -70,6 +76,8 @@ pub enum RefusalKind {
     Refused,
     /// Somebody else has it.
     Busy,
+    /// Whoever asks has no right to it.
+    Forbidden,
     /// What was sent makes no sense.
     Invalid,
     /// Something that is needed does not answer.
@@ -203,7 +211,6 @@ impl Node {
             hooks: Some(&self.config.hooks.directory),
             limits: self.limits(),
             endpoint,
-            inbox: self.inbox.as_deref().map(|inbox| inbox as _),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a job would do, found out without doing any of it.
 
 mod keep;
+mod test_image;
 
 use crate::node::{Node, Refusal, RefusalKind};
 use vcl_provisioning::{Capability, Provisioning, Work};
@@ -22,7 +23,9 @@ impl Node {
     pub async fn plan(&self, request: &JobRequest) -> Result<Plan, Refusal> {
         let mut steps = Vec::new();
         match request {
-            JobRequest::Load { computer, image } => {
+            JobRequest::Load { computer, image }
+            | JobRequest::Prepare { computer, image }
+            | JobRequest::Lend { computer, image, .. } => {
                 let row = self.queue.computer(computer).await?;
                 let revision = self.here_or_coming(&mut steps, image).await?;
                 self.check_imaging(&row.computer, &revision.manifest)?;
@@ -51,6 +54,21 @@ impl Node {
                     }
                 }
                 steps.push(step("release computer", format!("{computer} becomes available")));
+            }
+            JobRequest::Admit { reservation, computer } => {
+                steps.push(step("mark as used", format!("nobody else gets {computer} as it is")));
+                steps.push(step("access", format!("the users of reservation {reservation} are let in")));
+                if let Some((nat, _)) = self.config.nats.of(computer) {
+                    steps.push(step("open public ports", format!("on NAT host {nat}, for them alone")));
+                }
+            }
+            JobRequest::Return { reservation, computer } => {
+                if let Some((nat, _)) = self.config.nats.of(computer) {
+                    steps.push(step("close public ports", format!("on NAT host {nat}")));
+                }
+                steps.push(step("sanitize", format!("the users' traces are taken off {computer}")));
+                steps.push(step("unload", "unless nobody has used it"));
+                steps.push(step("end reservation", format!("reservation {reservation} is over")));
             }
             JobRequest::Capture { computer, into, after, whole, .. } => {
                 let row = self.queue.computer(computer).await?;
@@ -127,6 +145,7 @@ impl Node {
                 let known = self.queue.revision(image).await?;
                 steps.push(step("read again", format!("{}, {}", known.manifest.image_ref(), known.size)));
             }
+            JobRequest::TestImage { image, .. } => self.test_plan(image, &mut steps).await?,
             JobRequest::Fetch { image, .. } => {
                 let revision = self.here_or_coming(&mut steps, image).await?;
                 if steps.is_empty() {

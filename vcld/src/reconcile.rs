@@ -1,8 +1,8 @@
 //! Reconcilers: what is looked at again and again, by a timer and when something nudges them.
 //!
 //! None of them has an input or retries inside: a look that fails is logged and the next one comes. They say what they
-//! find (an event, a computer's reason, a finding of `doctor`); the only thing that one of them does by itself is to
-//! power a computer on again, and that only where `node.restart_stopped` says so.
+//! find (an event, a computer's reason, a finding of `doctor`); all that they do by themselves is to power a computer on
+//! again, and that only where `node.restart_stopped` says so, and to take rules of nobody's off NAT hosts (`crate::nat`).
 
 mod library;
 pub(crate) mod nodes;
@@ -31,6 +31,12 @@ pub struct Insight {
     pub(crate) look_again: Notify,
     orphans: AtomicUsize,
     power: Mutex<power::Memory>,
+    /// What the scheduler of reservations remembers.
+    pub(crate) lending: crate::lending::Memory,
+    /// What is counted as it passes by.
+    pub(crate) metrics: crate::metrics::Metrics,
+    /// Whether the daemon can do its work.
+    pub(crate) health: crate::health::Health,
     /// What jobs under way were promised.
     pub(crate) room: crate::admission::Room,
 }
@@ -56,7 +62,9 @@ pub(crate) async fn run(node: Arc<Node>, closing: CancellationToken) {
             powers(&node),
             purge(&node),
             library(&node),
-            crate::admission::watch(&node)
+            crate::nat::run(&node),
+            crate::admission::watch(&node),
+            crate::health::watch(&node)
         );
     };
     tokio::select! {
@@ -104,6 +112,9 @@ async fn purge(node: &Node) {
         let days = |days: u32| now - chrono::TimeDelta::days(i64::from(days));
         let (history, evidence) =
             (days(node.config.node.upkeep.history_days), days(node.config.node.upkeep.evidence_days));
+        if let Err(error) = node.queue.purge_deeds(days(node.config.api.audit_days)).await {
+            tracing::warn!(error = chain(&error), "old deeds could not be forgotten");
+        }
         match node.queue.purge(history, evidence).await {
             Ok(purged) if purged == vcl_queue::Purged::default() => {}
             Ok(p) => {

@@ -29,6 +29,13 @@ impl Node {
         requester: &str,
         wait: bool,
     ) -> Result<Submitted, Refusal> {
+        if let Some(id) = request.reservation() {
+            let message = format!(
+                "a job of the kind `{}` is queued by vcld itself, for reservation {id}; ask for the reservation: vclctl reserve",
+                request.kind()
+            );
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
         let backend = match &request {
             JobRequest::CreateFromVm { backend, .. } => {
                 let name = format!("backend {backend}");
@@ -62,7 +69,7 @@ impl Node {
     fn only_here(&self, request: &JobRequest) -> Option<String> {
         let here = match request {
             // A computer knows whose it is.
-            JobRequest::Load { .. } | JobRequest::Capture { .. } | JobRequest::Unload { .. } => false,
+            request if request.computer().is_some() => false,
             JobRequest::CreateFromVm { backend, .. } => {
                 !self.sharing().get(backend).copied().unwrap_or(false) || !self.config.library.shared
             }
@@ -76,7 +83,22 @@ impl Node {
     /// # Errors
     /// The database does not answer.
     pub async fn jobs(&self, state: Option<job::State>, limit: u32) -> Result<Vec<JobView>, Refusal> {
-        let filter = JobFilter { state, limit, ..JobFilter::default() };
+        self.jobs_before(state, None, limit, None).await
+    }
+
+    /// The same, only those before a number, and only those that one asked for.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn jobs_before(
+        &self,
+        state: Option<job::State>,
+        before: Option<JobId>,
+        limit: u32,
+        requester: Option<&str>,
+    ) -> Result<Vec<JobView>, Refusal> {
+        let requester = requester.map(str::to_owned);
+        let filter = JobFilter { state, limit, before, requester, ..JobFilter::default() };
         Ok(self.queue.jobs(&filter).await?.into_iter().map(|row| row.view(Vec::new())).collect())
     }
 

@@ -3,20 +3,41 @@
 use crate::node::{Node, Refusal, RefusalKind};
 use chrono::TimeDelta;
 use vcl_images::{Discarded, retention};
-use vcl_types::ImageRef;
 use vcl_types::api::{RevisionView, TrashView, WhyKept};
+use vcl_types::{ImageRef, ImageTest};
 
 impl Node {
-    /// Puts a revision in production.
+    /// Puts a revision in production. Where the site wants it tested first, its newest test has to have passed.
     ///
     /// # Errors
-    /// There is no such revision, or this node does not hold it.
+    /// There is no such revision, this node does not hold it, or it was not tested or did not pass.
     pub async fn promote(&self, image: &ImageRef, requester: &str) -> Result<RevisionView, Refusal> {
+        self.promote_as(image, requester, false).await
+    }
+
+    /// The same; with `force` whatever its test found out, which an event says.
+    ///
+    /// # Errors
+    /// As [`promote`](Self::promote), but for the test.
+    pub async fn promote_as(
+        &self,
+        image: &ImageRef,
+        requester: &str,
+        force: bool,
+    ) -> Result<RevisionView, Refusal> {
+        let mut lacks = None;
         if image.revision.is_some() {
-            self.library.get(&self.queue.revision(image).await?.manifest.image_ref())?;
+            let row = self.queue.revision(image).await?;
+            self.library.get(&row.manifest.image_ref())?;
+            lacks = lacks_test(image, row.tested.as_ref()).filter(|_| self.config.lending.promote_needs_test);
         }
+        let forced = match lacks {
+            Some(lacks) if !force => return Err(Refusal::new(RefusalKind::Refused, lacks)),
+            lacks => lacks.is_some(),
+        };
         self.queue.promote(image, requester).await?;
-        let message = format!("{image} is in production, says {requester}");
+        let anyway = if forced { ", although it has passed no test" } else { "" };
+        let message = format!("{image} is in production, says {requester}{anyway}");
         self.queue.post_event("promoted", None, None, &message);
         Ok(self.queue.revision(image).await?.view(true))
     }
@@ -65,6 +86,20 @@ impl Node {
             Some(TrashView { image: name.image, why: why.into(), since: name.at, until, size: t.size })
         };
         Ok(trash.into_iter().filter_map(view).collect())
+    }
+}
+
+/// What a revision lacks to be made production where it has to be tested first, with the way out.
+fn lacks_test(image: &ImageRef, test: Option<&ImageTest>) -> Option<String> {
+    let again = format!("vclctl image test {image}");
+    match test {
+        None => Some(format!("{image} was not tested, and this site makes none production before: {again}")),
+        Some(test) => test.verdict().map(|why| {
+            let job = test.job;
+            format!(
+                "{image} did not pass its test (job {job}): {why}; mend it and test what was mended: {again}"
+            )
+        }),
     }
 }
 

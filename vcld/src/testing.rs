@@ -51,7 +51,8 @@ pub(crate) async fn node_of(
     let (mut os, mut remotes) = (MockOs::new(), MockRemotes::new());
     os.expect_undo().returning(|_, _| Ok(()));
     remotes.expect_forget().returning(|_| ());
-    Arc::new(Node {
+    let node = Node {
+        gates: <_>::default(),
         name: name.into(),
         config_path: "/nonexistent/vcld.toml".into(),
         queue,
@@ -65,9 +66,14 @@ pub(crate) async fn node_of(
         exchange,
         inbox: None,
         since: chrono::Utc::now(),
+        clock: crate::clock::Clock::default(),
         insight: crate::reconcile::Insight::default(),
+        people: crate::people::People::default(),
         config,
-    })
+    };
+    node.insight.see_recovered();
+    node.insight.see_backend(&"kvm".parse().unwrap(), true);
+    Arc::new(node)
 }
 
 /// Queues jobs and works until all of them have ended.

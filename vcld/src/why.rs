@@ -270,22 +270,75 @@ pub(crate) fn of_computer(
     why
 }
 
-/// Why a reservation is where it is. `computer` is what is to say of its computer.
-pub(crate) fn of_reservation(row: &ReservationView, computer: &Why, now: DateTime<Utc>) -> Why {
-    let (id, owner, image, on) = (row.id, &row.owner, &row.image, &row.computer);
-    let named = format!("reservation {id} of {owner} ({image} on {on})");
+/// Why a reservation is where it is. `computer` is what is to say of its computer, where it has one.
+pub(crate) fn of_reservation(row: &ReservationView, computer: Option<&Why>, now: DateTime<Utc>) -> Why {
+    let (id, owner, image) = (row.id, &row.owner, &row.image);
+    let on = row.computer.as_ref().map(|c| format!(" on {c}")).unwrap_or_default();
+    let named = format!("reservation {id} of {owner} ({image}{on})");
     let time = since(row.since, now);
-    let mut why = Why { about: format!("reservation {id}"), since: Some(row.since), ..computer.clone() };
+    let about = format!("reservation {id}");
+    let mut why = match computer {
+        Some(computer) => Why { about, since: Some(row.since), ..computer.clone() },
+        None => Why {
+            about,
+            sentence: String::new(),
+            waits_for: None,
+            since: Some(row.since),
+            usual: None,
+            next: None,
+            ways: vec![format!("vclctl release {id}")],
+            job: None,
+        },
+    };
+    let of_computer = computer.map(|c| format!(": {}", c.sentence)).unwrap_or_default();
+    let ends = row.end.map(|end| format!(", until {}", end.format("%Y-%m-%d %H:%M UTC"))).unwrap_or_default();
     why.sentence = match row.state {
-        reservation::State::Ready => format!("{named} has been ready for {time}: {}", computer.sentence),
-        reservation::State::InUse => format!("{named} is in use: {}", computer.sentence),
+        reservation::State::Scheduled => {
+            why.next = Some("its computer is loaded shortly before it begins".into());
+            let kept = row.booked.as_ref().map(|c| format!("; {c} is kept for it")).unwrap_or_default();
+            let start = row.start.map(|at| at.format("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
+            format!("{named} begins at {start}{kept}")
+        }
+        reservation::State::Queued => {
+            why.waits_for = Some("a computer that will do".into());
+            why.next = Some("it gets the first that is free when it is its turn".into());
+            let wait = match &row.waiting {
+                Some(w) => {
+                    if let Some(because) = &w.because {
+                        why.waits_for = Some(because.clone());
+                    }
+                    let usual = match (w.p10_s, w.p90_s) {
+                        (Some(low), Some(high)) => {
+                            format!(
+                                "; such ones usually wait {} to {} more",
+                                span(low * 1000),
+                                span(high * 1000)
+                            )
+                        }
+                        _ => String::new(),
+                    };
+                    format!(", number {} in the queue{usual}", w.position)
+                }
+                None => String::new(),
+            };
+            format!("{named} has waited {time} for a computer{wait}")
+        }
+        reservation::State::Ready => {
+            let comes = match (row.acknowledged, row.connected) {
+                (_, Some(_)) => " and its user has gone",
+                (Some(_), None) => " and waits for its user to connect",
+                (None, None) => " and waits for its user",
+            };
+            format!("{named} has been ready for {time}{comes}{ends}{of_computer}")
+        }
+        reservation::State::InUse => format!("{named} is in use{ends}{of_computer}"),
         reservation::State::Ended => {
             let because = row.ended_because.as_deref().unwrap_or("it was given back");
             (why.waits_for, why.next, why.usual) = (None, None, None);
             why.ways.clear();
             format!("{named} is over: {because}")
         }
-        state => format!("{named} is {state} since {time}: {}", computer.sentence),
+        state => format!("{named} is {state} since {time}{of_computer}"),
     };
     why
 }
@@ -361,9 +414,12 @@ impl Node {
     /// # Errors
     /// There is no such reservation, or the database does not answer.
     pub async fn why_reservation(&self, id: ReservationId) -> Result<Why, Refusal> {
-        let row = self.queue.reservation(id).await?;
-        let computer = self.why_computer(&row.computer).await?;
-        Ok(of_reservation(&row, &computer, Utc::now()))
+        let row = self.reservation(id).await?;
+        let computer = match &row.computer {
+            Some(name) => Some(self.why_computer(name).await?),
+            None => None,
+        };
+        Ok(of_reservation(&row, computer.as_ref(), self.clock.now()))
     }
 }
 

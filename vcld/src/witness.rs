@@ -54,7 +54,10 @@ impl Witness {
             Record::Done { key, .. } => {
                 let mut seen = self.seen();
                 if let Some(began) = seen.open.remove(key) {
-                    seen.took.push((key.clone(), began.elapsed()));
+                    let took = began.elapsed();
+                    let kind = self.claim.job.request.kind();
+                    self.node.insight.metrics.stepped(kind.as_str(), key, took);
+                    seen.took.push((key.clone(), took));
                 }
             }
             _ => {}

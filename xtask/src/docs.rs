@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::conformance;
 use crate::process::{self, cargo, output_of};
+use crate::{conformance, reservations};
 
 const OPENAPI: &str = "docs/openapi.json";
 
@@ -36,15 +36,16 @@ fn run_vcld(root: &Path, built: Option<&Path>, arguments: &[&str]) -> Result<Vec
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let openapi = run_vcld(root, arguments.built.as_deref(), &["openapi"])?;
     let file = root.join(OPENAPI);
-    let page = conformance::page(root)?;
+    let pages =
+        [(conformance::PAGE, conformance::page(root)?), (reservations::PAGE, reservations::page(root)?)];
     if arguments.check {
-        let there = fs::read_to_string(root.join(conformance::PAGE));
-        ensure!(
-            there.is_ok_and(|there| there == page),
-            "{} is not what the reports make: run `cargo xtask docs`",
-            conformance::PAGE
-        );
-        println!("{}: up to date", conformance::PAGE);
+        for (name, page) in &pages {
+            ensure!(
+                fs::read_to_string(root.join(name)).is_ok_and(|there| there == *page),
+                "{name} is not what it is made of: run `cargo xtask docs`"
+            );
+            println!("{name}: up to date");
+        }
         ensure!(
             fs::read(&file).is_ok_and(|there| there == openapi),
             "{OPENAPI} is not what the code makes: run `cargo xtask docs`"
@@ -52,8 +53,9 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         println!("{OPENAPI}: up to date");
         return Ok(());
     }
-    fs::write(root.join(conformance::PAGE), page)
-        .with_context(|| format!("failed to write {}", conformance::PAGE))?;
+    for (name, page) in &pages {
+        fs::write(root.join(name), page).with_context(|| format!("failed to write {name}"))?;
+    }
     fs::write(&file, openapi).with_context(|| format!("failed to write {OPENAPI}"))?;
     // The test that compares them writes them when told so.
     process::run(

@@ -18,7 +18,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "vcld",
         &["vcl-types", "vcl-job", "vcl-config", "vcl-queue", "vcl-os", "vcl-images", "vcl-provisioning"],
     ),
-    ("vclctl", &["vcl-types"]),
+    ("vcl-client", &["vcl-types"]),
+    ("vclctl", &["vcl-types", "vcl-client"]),
     ("vcl-tests", EVERYTHING),
     ("xtask", &[]),
 ];
@@ -32,6 +33,7 @@ const EVERYTHING: &[&str] = &[
     "vcl-images",
     "vcl-provisioning",
     "vcld",
+    "vcl-client",
     "vclctl",
 ];
 

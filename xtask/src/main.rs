@@ -14,6 +14,7 @@ mod layers;
 mod new_backend;
 mod package;
 mod process;
+mod reservations;
 mod sources;
 
 use std::path::Path;
@@ -29,13 +30,15 @@ use clap::Parser;
 enum Command {
     /// Checks who depends on whom, and the rules for source files.
     CheckDeps,
-    /// Writes what is generated: the configuration's schema and reference, the OpenAPI document, the page of the backends.
+    /// Writes what is generated: the configuration's schema and reference, the OpenAPI document, the pages of the backends
+    /// and of a reservation's life.
     Docs(docs::Arguments),
     /// Makes a crate for a backend of its own, outside of this checkout: a toy machine that passes the conformance kit.
     NewBackend(new_backend::Arguments),
     /// Makes the Debian package of vcld and vclctl; takes `cargo install cargo-deb`.
     Package(package::Arguments),
-    /// Runs benches, release build, and prints one JSON object a line; takes root, for a libvirtd of its own.
+    /// Runs benches, release build, and prints one JSON object a line; takes root, for a libvirtd of its own. `bench queue
+    /// --help` lists all of them with their cases.
     Bench(bench::Arguments),
 }
 

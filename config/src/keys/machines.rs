@@ -107,6 +107,12 @@ pub const COMPUTER: &[Key] = &[
     Key::optional("memory", Kind::Size { min: 64 * MIB }, "as much as the image was made with", "Memory."),
     Key::optional("tags", Kind::Tags, "no tags", "Words that it can be selected by."),
     Key::optional(
+        "nat",
+        Kind::Text,
+        "users reach it by itself",
+        "The [nat.NAME] through whose ports users come to it.",
+    ),
+    Key::optional(
         "mac",
         Kind::Mac,
         "derived from the computer's name",

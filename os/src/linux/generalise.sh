@@ -32,10 +32,8 @@ read_rules() {
     [ -r "$ROOT/proc/mounts" ] || return 0
     while read -r _ dir type _; do
         MOUNTS=$MOUNTS$dir$newline
+        ! of_another_machine "$type" || FOREIGN=$FOREIGN$dir$newline
         case $type in
-            nfs* | cifs | smb* | fuse.* | ceph | glusterfs | lustre | afs | 9p | virtiofs | gpfs | beegfs)
-                FOREIGN=$FOREIGN$dir$newline
-                ;;
             tmpfs | ramfs)
                 # Not on the disk, so not in the image.
                 case $dir in /tmp | /var/tmp) FOREIGN=$FOREIGN$dir$newline ;; esac
@@ -392,11 +390,21 @@ traces() {
     edit 'hostname in /etc/hosts' "$ROOT/etc/hosts" sed '/^127\.0\.1\.1[[:space:]]/d'
 }
 
+# Nobody's account, home, keys or firewall rules of a reservation go into an image.
+end_access() {
+    if [ -z "$DRY" ]; then
+        revoke_access
+    elif [ -f "$ROOT$LEDGER/accounts" ]; then
+        while read -r name _; do changed 'account of a reservation' "$name"; done <"$ROOT$LEDGER/accounts"
+    fi
+}
+
 main() {
     [ -f "$ROOT/etc/passwd" ] || fail "there is no Linux at ${ROOT:-/}"
     read_rules
     arm_first_boot
     end_sessions
+    end_access
     seeds_and_secrets
     leases
     cloud_init

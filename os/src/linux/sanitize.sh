@@ -1,5 +1,6 @@
 # Takes a user's traces off a machine that goes on to the next one as it is: ends what runs, and removes what shells,
-# programs and cron keep. Files in homes stay: whoever wants them gone loads the machine anew.
+# programs and cron keep. What a reservation put there goes by the ledger (access.sh), homes included. Files in the image's
+# own homes stay: whoever wants them gone loads the machine anew.
 #
 # ROOT  in front of every path: empty for the running system
 # SELF  the account that vcld is logged in with; its processes go on
@@ -14,13 +15,12 @@ drop() {
     what=$1
     shift
     for path do
-        shift
-        if [ -e "$path" ] || [ -L "$path" ]; then
+        # What is another machine's is not this one's to clean.
+        if { [ -e "$path" ] || [ -L "$path" ]; } && is_here "${path#"$ROOT"}"; then
             changed "$what" "$path"
-            set -- "$@" "$path"
+            delete "$path" || fail "cannot remove $path"
         fi
     done
-    [ $# -eq 0 ] || rm -rf -- "$@" || fail "cannot remove $*"
 }
 
 # Whoever hangs on a terminal, and whatever runs as a user. Root's other processes are the system's.
@@ -46,6 +46,7 @@ end_processes() {
 }
 
 main() {
+    revoke_access
     end_processes
     while IFS=: read -r user _ uid _ _ home _; do
         case $home in /?*) ;; *) continue ;; esac

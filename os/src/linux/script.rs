@@ -11,10 +11,23 @@ pub(super) struct Script {
 }
 
 pub(super) const IDENTITY: Script = Script { text: include_str!("identity.sh") };
-pub(super) const SETUP: Script = Script { text: include_str!("setup.sh") };
-pub(super) const GENERALISE: Script = Script { text: include_str!("generalise.sh") };
 pub(super) const FINISH: Script = Script { text: include_str!("finish.sh") };
-pub(super) const SANITIZE: Script = Script { text: include_str!("sanitize.sh") };
+pub(super) const SESSIONS: Script = Script { text: include_str!("sessions.sh") };
+pub(super) const TELL: Script = Script { text: include_str!("tell.sh") };
+pub(super) const NAT: Script = Script { text: include_str!("nat.sh") };
+pub(super) const IDENTIFY: Script = Script { text: include_str!("identify.sh") };
+
+/// A script that knows what a reservation has put into a guest.
+macro_rules! with_access {
+    ($name:literal) => {
+        Script { text: concat!(include_str!("access.sh"), include_str!("firewall.sh"), include_str!($name)) }
+    };
+}
+pub(super) const SETUP: Script = with_access!("setup.sh");
+pub(super) const GENERALISE: Script = with_access!("generalise.sh");
+pub(super) const SANITIZE: Script = with_access!("sanitize.sh");
+pub(super) const GRANT: Script = with_access!("grant.sh");
+pub(super) const PASSWORD: Script = with_access!("password.sh");
 
 /// The parameters of `generalise.sh`.
 pub(super) fn generalise(dry: bool) -> Vec<(&'static str, String)> {
@@ -40,6 +53,11 @@ pub(super) fn finish(identity: &str, end: EndState) -> [(&'static str, String); 
 }
 
 impl Script {
+    /// One with this text, for tests of how parameters get to it.
+    #[cfg(test)]
+    pub(super) const fn of_text(text: &'static str) -> Self {
+        Self { text }
+    }
     /// The whole input of a shell. It is one compound command: a shell reads that to its end before it does anything,
     /// so a connection that breaks while it is sent runs nothing rather than half of a line. Its last word is `done`, which
     /// a script that did not come to its end does not say.
@@ -57,6 +75,11 @@ impl Script {
     /// The command that runs it on the guest.
     pub(super) fn command(&self, to: &Endpoint, parameters: &[(&str, String)]) -> Command {
         Command::new(as_root(to, "sh -s")).input(self.input("", parameters))
+    }
+    /// The same, telling it where this connection comes from: `sudo` would keep that to itself.
+    pub(super) fn command_from(&self, to: &Endpoint, parameters: &[(&str, String)]) -> Command {
+        let line = as_root(to, "env VCLD_PEER=\"$SSH_CONNECTION\" sh -s");
+        Command::new(line).input(self.input("", parameters))
     }
 }
 

@@ -51,28 +51,6 @@ settle_first_boot() {
     changed 'first-boot flag' "$flag"
 }
 
-reload_ssh_server() {
-    if [ -d /run/systemd/system ]; then
-        for unit in ssh.service sshd.service; do
-            if systemctl --quiet is-active "$unit"; then
-                systemctl reload "$unit" && return 0
-                systemctl restart "$unit" && return 0
-            fi
-        done
-        # Started for each connection by a socket: the next one reads the new keys.
-        for unit in ssh.socket sshd.socket; do
-            systemctl --quiet is-active "$unit" && return 0
-        done
-    fi
-    for file in /run/sshd.pid /var/run/sshd.pid; do
-        [ -f "$file" ] && read -r pid <"$file" && kill -HUP "$pid" && return 0
-    done
-    for name in ssh sshd; do
-        [ -x "/etc/init.d/$name" ] && "/etc/init.d/$name" restart >/dev/null 2>&1 && return 0
-    done
-    fail "cannot tell its ssh server of its new keys"
-}
-
 # Each file is moved by one rename, so doing it again after a crash goes on where it was.
 take_staged_identity() {
     stage=$ROOT/etc/ssh/.vcld-identity
@@ -160,6 +138,8 @@ tell_host_keys() {
 
 main() {
     settle_first_boot
+    # An image of a machine that was lent, or one that goes on after a capture: nothing of a reservation is in it any more.
+    revoke_access
     take_staged_identity
     set_name
     check_machine_id

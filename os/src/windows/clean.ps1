@@ -154,6 +154,8 @@ function Clear-Marks {
 function Clear-All {
     if (-not $P.dry) { New-Home }
     Clear-Marks
+    # Nobody's account, home, keys or firewall rules of a reservation go into an image.
+    if (-not $P.dry) { Revoke-Access }
     Stop-Sessions
     Remove-Borrowers
     Clear-Profiles

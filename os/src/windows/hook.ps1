@@ -4,6 +4,7 @@
 #
 # name      its file name, which ends with .ps1 or .cmd
 # content   base64 of its bytes
+# secret    base64 of what it gets on its standard input
 # stage     `post_load` or `pre_capture`
 # computer  the computer's name
 # seconds   how long it may take
@@ -32,7 +33,7 @@ function Start-Hook {
         $said = Join-Path $dir 'out'
         $cried = Join-Path $dir 'err'
         $nothing = Join-Path $dir 'in'
-        [System.IO.File]::WriteAllText($nothing, '')
+        [System.IO.File]::WriteAllBytes($nothing, [Convert]::FromBase64String($P.secret))
         $run = Start-Process -FilePath $program -ArgumentList $words -WorkingDirectory "$env:SystemDrive\" -RedirectStandardInput $nothing -RedirectStandardOutput $said -RedirectStandardError $cried -WindowStyle Hidden -PassThru
         # Asked for now, or its exit status is not kept.
         $null = $run.Handle

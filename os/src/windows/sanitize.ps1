@@ -33,6 +33,7 @@ function Drop([string]$What, [string[]]$Patterns) {
 }
 
 function Clear-Traces {
+    Revoke-Access
     Stop-Users
     foreach ($entry in @(Get-CimInstance -ClassName Win32_UserProfile -Filter 'Special = FALSE')) {
         if (-not $entry.LocalPath) { continue }

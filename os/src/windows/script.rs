@@ -33,18 +33,34 @@ macro_rules! script {
     };
 }
 
+/// One that knows what a reservation has put into a guest.
+macro_rules! with_access {
+    ($name:literal) => {
+        Script {
+            name: $name,
+            text: concat!(include_str!("access.ps1"), "\n", include_str!(concat!($name, ".ps1"))),
+        }
+    };
+}
+
 pub(super) const STATE: Script = script!("state");
 pub(super) const CHECK: Script = script!("check");
-pub(super) const CLEAN: Script = script!("clean");
+pub(super) const CLEAN: Script = with_access!("clean");
 pub(super) const SYSPREP: Script = script!("sysprep");
 pub(super) const SYSPREP_LOOK: Script = script!("sysprep-look");
 pub(super) const IDENTITY: Script = script!("identity");
-pub(super) const SETUP: Script = script!("setup");
+pub(super) const SETUP: Script = with_access!("setup");
 pub(super) const ACTIVATE: Script = script!("activate");
 pub(super) const HOOK: Script = script!("hook");
-pub(super) const SANITIZE: Script = script!("sanitize");
+pub(super) const SANITIZE: Script = with_access!("sanitize");
 pub(super) const JOURNAL: Script = script!("journal");
 pub(super) const POWER: Script = script!("power");
+pub(super) const GRANT: Script = with_access!("grant");
+pub(super) const ACCESS_HOOK: Script = with_access!("access-hook");
+pub(super) const PASSWORD: Script = with_access!("password");
+pub(super) const SESSIONS: Script = with_access!("sessions");
+pub(super) const TELL: Script = script!("tell");
+pub(super) const IDENTIFY: Script = script!("identify");
 
 /// What `sysprep.ps1` hands to the task that it makes.
 pub(super) const WORKER: &str = include_str!("sysprep-worker.ps1");
@@ -96,5 +112,23 @@ pub(super) fn line() -> String {
 
 /// Every script, for tests that go over all of them.
 #[cfg(test)]
-pub(super) const ALL: [Script; 12] =
-    [STATE, CHECK, CLEAN, SYSPREP, SYSPREP_LOOK, IDENTITY, SETUP, ACTIVATE, HOOK, SANITIZE, JOURNAL, POWER];
+pub(super) const ALL: [Script; 18] = [
+    STATE,
+    CHECK,
+    CLEAN,
+    SYSPREP,
+    SYSPREP_LOOK,
+    IDENTITY,
+    SETUP,
+    ACTIVATE,
+    HOOK,
+    SANITIZE,
+    JOURNAL,
+    POWER,
+    GRANT,
+    ACCESS_HOOK,
+    PASSWORD,
+    SESSIONS,
+    TELL,
+    IDENTIFY,
+];

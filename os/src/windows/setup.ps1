@@ -107,6 +107,8 @@ function Remove-Leftovers {
 function Set-Up {
     New-Home
     Say 'boot' (Get-BootId)
+    # An image of a machine that was lent: nothing of a reservation is in it any more.
+    Revoke-Access
     Set-Network
     Set-Accounts
     Remove-Leftovers

@@ -81,7 +81,20 @@ fn every_parameter_that_is_read_is_sent() {
             json!({ "name": "", "computer": "", "user": "", "port": 22, "generalised": true, "identity": false })
         }
         "activate" => json!({ "key": null, "host": null, "port": null }),
-        "hook" => json!({ "name": "", "content": "", "stage": "", "computer": "", "seconds": 1 }),
+        "hook" => {
+            json!({ "name": "", "content": "", "secret": "", "stage": "", "computer": "", "seconds": 1 })
+        }
+        "grant" => {
+            let everything = super::access::parameters(&access(), "accounts open");
+            assert!(everything["accounts"][0]["keys"].is_array());
+            everything
+        }
+        "access-hook" => {
+            json!({ "name": "", "content": "", "secret": "", "environment": [], "stage": "", "seconds": 1 })
+        }
+        "password" => json!({ "name": "", "password": "" }),
+        "tell" => json!({ "text": "" }),
+        "sessions" | "identify" => json!({}),
         "sanitize" => json!({ "user": "" }),
         "power" => json!({ "end": "off", "boot": null }),
         other => panic!("{other} is not in this test"),
@@ -178,7 +191,8 @@ fn every_planned_step_is_one_of_the_module_and_sysprep_is_the_last() {
         }
     }
     assert!(!Windows::default().plan(None).iter().any(|(name, _)| *name == "activate"));
-    assert_eq!(STEPS.len(), 12);
+    assert_eq!(STEPS.len(), 16);
+    assert!(windows.plan_grant().iter().all(|(name, _)| Windows::has_step(name)));
 }
 
 /// A product key does not come out of what is shown of the settings.
@@ -187,4 +201,31 @@ fn the_product_key_is_never_shown() {
     let key = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE";
     let settings = Settings { product_key: Some(vcl_types::Secret::new(key.into())), ..Settings::default() };
     assert!(!format!("{:?}", Windows::new(settings)).contains(key));
+}
+
+/// Everything that may be in one, and nothing that a program could take for its own.
+fn access() -> vcl_types::Access {
+    serde_json::from_value(json!({
+        "reservation": 7,
+        "accounts": [{ "name": "alice", "sudo": true, "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1s7 '; calc"] }],
+        "methods": [{ "name": "rdp", "port": 3389, "service": "TermService" }, { "name": "ssh", "port": 22 }],
+        "from": { "only": ["10.0.0.9/32", "fd00::1/64"] },
+        "facts": { "owner": "$(calc)" },
+        "user_data": "aGVsbG8=",
+    }))
+    .unwrap()
+}
+
+#[test]
+fn what_is_granted_goes_there_as_data() {
+    let access = access();
+    assert_eq!(access.check(), Ok(()));
+    let parameters = super::access::parameters(&access, "open");
+    assert_eq!(parameters["allow"], json!(["10.0.0.9/32", "fd00::/64"]));
+    assert_eq!(parameters["accounts"][0]["keys"][0], "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1s7 '; calc");
+    assert_eq!((&parameters["from"], &parameters["services"]), (&json!("only"), &json!(["TermService"])));
+    // Nothing of it stands on the command line, a password least of all.
+    let secret = script::PASSWORD.command(&json!({ "name": "alice", "password": "hunter2" }));
+    let other = script::PASSWORD.command(&json!({ "name": "alice", "password": "x" }));
+    assert_eq!(secret.line, other.line);
 }

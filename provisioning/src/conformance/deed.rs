@@ -1,10 +1,11 @@
 //! One job of a backend's, as the kit asks for it.
 
+use super::journals::Ear;
 use super::stand_in::{Counter, Manner};
 use crate::{Captured, Limits};
 use std::sync::Arc;
 use vcl_images::Staging;
-use vcl_job::{Journal, Observer, Outcome};
+use vcl_job::{Journal, Outcome};
 use vcl_types::{Computer, Endpoint, Revision};
 
 /// What is asked of the backend.
@@ -54,7 +55,7 @@ pub(super) enum Made {
 pub(super) struct Process {
     pub(super) backend: Arc<dyn crate::Provisioning>,
     pub(super) journal: Arc<dyn Journal>,
-    pub(super) observer: Arc<dyn Observer>,
+    pub(super) observer: Arc<Ear>,
     pub(super) control: vcl_job::Control,
 }
 

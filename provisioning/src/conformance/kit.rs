@@ -6,7 +6,6 @@ use super::disk;
 use super::journals::{Cut, Ear, Numbered};
 use super::stand_in::{Lent, Manner, NoRemotes};
 use super::world::{Foreign, GuestImage, Offer, World};
-use crate::inbox::Inbox;
 use crate::{Capability, Captured, ErrorKind, Limits, Provisioning, Target, VmTarget};
 use camino::Utf8Path;
 use std::any::Any;
@@ -69,7 +68,6 @@ pub(super) struct Kit<'w> {
     guest: Option<GuestImage>,
     os: Option<Arc<dyn Os>>,
     remotes: Option<Arc<dyn Remotes>>,
-    inbox: Option<Arc<dyn Inbox>>,
     /// What was there before.
     before: Mutex<BTreeSet<String>>,
     jobs: AtomicI64,
@@ -79,6 +77,17 @@ pub(super) struct Kit<'w> {
     /// Where the host keys of guests were from when they were handed over.
     keys: Mutex<Vec<KeySource>>,
     _directory: Option<tempfile::TempDir>,
+}
+
+/// Reads what a life has told when that is over, however it ends: one that dies is dropped where it stands.
+struct Reading<'k, 'w> {
+    kit: &'k Kit<'w>,
+    ear: Arc<Ear>,
+}
+impl Drop for Reading<'_, '_> {
+    fn drop(&mut self) {
+        self.ear.events().iter().for_each(|event| self.kit.read("an event", event));
+    }
 }
 
 /// The case under way.
@@ -116,7 +125,6 @@ impl<'w> Kit<'w> {
             guest,
             os: world.os(),
             remotes: world.remotes(),
-            inbox: world.inbox(),
             before: Mutex::new(before),
             jobs: AtomicI64::new(1),
             now: Mutex::default(),
@@ -327,20 +335,13 @@ impl<'w> Kit<'w> {
     }
     /// Runs a job that this journal is of.
     pub(super) async fn run_on(&self, journal: Arc<dyn Journal>, deed: &Deed) -> Ended {
-        let observer = Ear::new();
-        let process = Process {
-            backend: self.backend.clone(),
-            journal,
-            observer: observer.clone(),
-            control: Control::default(),
-        };
-        let ended = self.live(process, deed).await;
-        observer.events().iter().for_each(|event| self.read("an event", event));
-        ended
+        let (backend, observer) = (self.backend.clone(), Ear::new());
+        self.live(Process { backend, journal, observer, control: Control::default() }, deed).await
     }
     /// One life of a job.
     pub(super) async fn live(&self, process: Process, deed: &Deed) -> Ended {
         let Process { backend, journal, observer, control } = process;
+        let _reading = Reading { kit: self, ear: observer.clone() };
         let lent_os = self.guest.as_ref().filter(|_| deed.guest).map_or(&self.os, |guest| &guest.os);
         let os = Lent {
             inner: lent_os.as_deref().or(backend.os()),
@@ -366,7 +367,6 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
-            inbox: self.inbox.as_deref(),
         };
         let ended = execute(run, flow, async { Ok(()) }, |job, ()| work(&*backend, job, deed, target)).await;
         if let Ok(records) = journal.read().await
@@ -404,7 +404,6 @@ impl<'w> Kit<'w> {
             hooks: None,
             limits,
             endpoint: deed.endpoint.as_ref(),
-            inbox: self.inbox.as_deref(),
         };
         self.backend.plan(work, &target)
     }
@@ -438,6 +437,10 @@ impl<'w> Kit<'w> {
 
     // ── disks ──
 
+    /// Has something written to a computer's first disk; `false` where the world cannot.
+    pub(super) async fn write(&self, computer: &Computer) -> Verdict<bool> {
+        self.world.write(computer).await.map_err(world_failed)
+    }
     /// What a captured computer's first disk must hold.
     pub(super) async fn expected(&self, computer: &Computer) -> Verdict<Digest> {
         let there = self.world.on_disk(computer).await.map_err(world_failed)?;

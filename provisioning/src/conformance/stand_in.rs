@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Job, Kind, Step, Undo, undo_in};
 use vcl_os::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Remote, Remotes, Result, Survey};
-use vcl_types::{Endpoint, KeySource, OsName};
+use vcl_types::{Access, Endpoint, Identity, KeySource, OsName};
 
 /// What a guest does this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,18 @@ impl Os for Lent<'_> {
         match self.inner {
             Some(inner) => inner.sanitize(job, guest).await,
             None => Ok(()),
+        }
+    }
+    async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
+        match self.inner {
+            Some(inner) => inner.grant(job, guest, access).await,
+            None => Ok(()),
+        }
+    }
+    async fn identity(&self, guest: Guest<'_>) -> Result<Identity> {
+        match self.inner {
+            Some(inner) => inner.identity(guest).await,
+            None => self.nobody("looking who a guest is"),
         }
     }
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {

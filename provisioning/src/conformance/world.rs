@@ -1,7 +1,6 @@
 //! What the author of a backend says of it: the world that it is tried in.
 
 use super::Case;
-use crate::inbox::Inbox;
 use crate::{Limits, Provisioning};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
@@ -158,6 +157,14 @@ pub trait World: Send + Sync {
         Ok(None)
     }
 
+    /// Writes something to the first disk of a computer that is loaded and on, as a guest does, that is on it when it is
+    /// off; by other means than the backend's, where [`on_disk`](Self::on_disk) tells what is there. `false` where that
+    /// cannot be: then a capture that takes what was loaded for what is on the disk goes unnoticed.
+    async fn write(&self, computer: &Computer) -> Result<bool> {
+        let _ = computer;
+        Ok(false)
+    }
+
     /// About a machine that is not vcld's, under the name at which this computer's machine would be made. Answers the
     /// text of [`Foreign::Look`] for it; `None` where there can be no such thing.
     async fn foreign(&self, what: Foreign, computer: &Computer) -> Result<Option<String>> {
@@ -171,7 +178,8 @@ pub trait World: Send + Sync {
     }
 
     /// The name of a foreign machine, under whatever name: it has to be listed, and with
-    /// [`Capability::CaptureVm`](crate::Capability::CaptureVm) an image is made of it. It is looked at with [`vms`](Provisioning::vms) before and after.
+    /// [`Capability::CaptureVm`](crate::Capability::CaptureVm) an image is made of it. It is looked at with
+    /// [`vms`](Provisioning::vms) before and after.
     async fn source(&self) -> Result<Option<String>> {
         Ok(None)
     }
@@ -189,11 +197,6 @@ pub trait World: Send + Sync {
     /// Texts that nobody may read in descriptions, findings, journals, events and errors: the credentials' values.
     fn secrets(&self) -> Vec<String> {
         Vec::new()
-    }
-
-    /// Where its machines fetch and leave things, for a backend that needs that of the daemon.
-    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
-        None
     }
 
     /// Why the world has none of this: half a sentence, for the table.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
+use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 
 /// How long an ordinary call may take.
@@ -330,4 +331,9 @@ pub(super) fn maybe<T>(result: Result<T>) -> Result<Option<T>> {
         Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Whether libvirt's error is this one.
+pub(super) fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
+    matches!(error.code(), Enum::Known(code) if code == number)
 }

@@ -1,7 +1,7 @@
 //! One domain: looking at it, defining, starting, stopping and removing it. Every function may be called again.
 
 use super::Libvirt;
-use super::connection::{CALL, maybe};
+use super::connection::{CALL, is, maybe};
 use super::definition::Definition;
 use super::description::Description;
 use crate::{Error, ErrorKind, Result};
@@ -11,6 +11,7 @@ use vcl_types::Firmware;
 use vcl_types::api::{PowerAction, PowerState};
 use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
+use virt::error::ErrorNumber;
 use virt::sys;
 
 /// How often a power state is asked for while it is waited for.
@@ -144,7 +145,9 @@ impl Libvirt {
                     return Ok(());
                 }
                 match domain.destroy() {
-                    // It went off by itself meanwhile.
+                    // It was off at that moment, by itself or by somebody else; whoever turns it on after that has the
+                    // last word.
+                    Err(e) if is(&e, ErrorNumber::OperationInvalid) => Ok(()),
                     Err(_) if !domain.is_active()? => Ok(()),
                     result => result,
                 }

@@ -27,14 +27,13 @@ pub(super) use stream::{Source, read_back, receive, send};
 pub(super) use xml::{NewVolume, Volume};
 
 use super::Libvirt;
-use super::connection::{CALL, maybe};
+use super::connection::{CALL, is, maybe};
 use crate::{Error, ErrorKind, Result};
 use camino::Utf8PathBuf;
 use copies::Desk;
 use std::sync::Arc;
 use std::time::Duration;
 use virt::connect::Connect;
-use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
@@ -63,10 +62,6 @@ pub(super) struct Pool {
 pub(super) fn machine_of<'v>(volumes: &'v [Volume], machine: &str) -> impl Iterator<Item = &'v Volume> {
     let prefix = format!("{MACHINE}{machine}.");
     volumes.iter().filter(move |v| v.name.starts_with(&prefix))
-}
-
-fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
-    matches!(error.code(), Enum::Known(code) if code == number)
 }
 
 /// What is there of some things: one that vanishes while we look is not. What cannot be read for another reason is there,

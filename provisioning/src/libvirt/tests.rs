@@ -120,7 +120,6 @@ impl Bench {
             hooks: None,
             limits: crate::Limits { shutdown: Duration::from_millis(400), ..crate::Limits::default() },
             endpoint: Some(&endpoint),
-            inbox: None,
         };
         let parts: [(&str, &dyn Undo); 2] = [("capture", &self.host), ("pre_capture", &os)];
         let run = Run {

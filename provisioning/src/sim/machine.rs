@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vcl_os::EndState;
+use vcl_types::{Access, AccountName};
 
 /// Who is at work: the lease under which an effect happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,33 @@ pub struct Content {
     pub hostname: Option<String>,
     /// What users and hooks left on it, by path.
     pub files: BTreeMap<String, String>,
+    /// What a reservation has been given in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
 }
+
+impl Content {
+    /// Takes all of a reservation away: what its hooks did, and the homes of its accounts.
+    fn revoke(&mut self) {
+        let Some(access) = self.access.take() else { return };
+        for account in &access.accounts {
+            let home = format!("/home/{}/", account.name);
+            self.files.retain(|path, _| !path.starts_with(&home));
+        }
+        let hook =
+            |path: &str| ["reserve", "method"].iter().any(|s| path.starts_with(&format!("{HOOKS}/{s}/")));
+        self.files.retain(|path, _| !hook(path));
+    }
+    /// Whether the image has somebody of that name: files in a home that no reservation made.
+    fn has_user(&self, name: &str) -> bool {
+        let ours = self.access.iter().flat_map(|a| &a.accounts).any(|a| a.name.as_str() == name);
+        let home = format!("/home/{name}/");
+        !ours && self.files.keys().any(|path| path.starts_with(&home))
+    }
+}
+
+/// Where hooks that ran are noted.
+const HOOKS: &str = "/var/lib/vcld-hooks";
 
 /// An overlay: a machine's own layer over a file that is never written to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,9 +176,24 @@ pub enum Effect {
         /// The name.
         hostname: String,
     },
+    /// The guest gets a reservation's accounts, and its firewall lets them in.
+    Grant {
+        /// Who may come how and from where.
+        access: Access,
+    },
+    /// An account of the reservation gets a password. Which one is not told.
+    SetPassword {
+        /// The account.
+        account: AccountName,
+    },
+    /// The terminals of the guest show a notice.
+    Tell {
+        /// The notice.
+        text: String,
+    },
     /// A hook of the site runs in the guest.
     RunHook {
-        /// `post_load` or `pre_capture`.
+        /// `post_load`, `pre_capture`, `reserve` or `method`.
         stage: String,
         /// The hook's name.
         name: String,
@@ -412,16 +454,39 @@ impl Machine {
                 content.hostname = Some(hostname.clone());
                 // A capture that was given up: the guest goes on as who it was.
                 content.generalised = false;
+                content.revoke();
             }
             Effect::RunHook { stage, name } => {
-                content.files.insert(format!("/var/lib/vcld-hooks/{stage}/{name}"), "ran".into());
+                content.files.insert(format!("{HOOKS}/{stage}/{name}"), "ran".into());
             }
+            Effect::Grant { access } => {
+                for gone in content.access.iter().flat_map(|was| &was.accounts) {
+                    if access.accounts.iter().all(|account| account.name != gone.name) {
+                        let home = format!("/home/{}/", gone.name);
+                        content.files.retain(|path, _| !path.starts_with(&home));
+                    }
+                }
+                if let Some(account) = access.accounts.iter().find(|a| content.has_user(a.name.as_str())) {
+                    return Err(format!("its image has an account {} of its own", account.name));
+                }
+                content.access = Some(access.clone());
+            }
+            Effect::SetPassword { account } => {
+                let known = |access: &Access| access.accounts.iter().any(|a| a.name == *account);
+                if !content.access.as_ref().is_some_and(known) {
+                    return Err(format!("{account} gets a password, and is no account of a reservation"));
+                }
+                // Otherwise than everything else it is another one each time.
+                return Ok(true);
+            }
+            Effect::Tell { .. } => return Ok(true),
             Effect::Write { path, text } => {
                 content.files.insert(path.clone(), text.clone());
             }
             Effect::Generalise => {
                 content.generalised = true;
                 content.hostname = None;
+                content.revoke();
                 content.files.retain(|path, _| !path.starts_with("/var/log/"));
             }
             Effect::Finish { end } => {
@@ -437,7 +502,10 @@ impl Machine {
                     domain.booted = None;
                 }
             }
-            Effect::Sanitize => content.files.retain(|path, _| !path.starts_with("/home/")),
+            Effect::Sanitize => {
+                content.revoke();
+                content.files.retain(|path, _| !path.starts_with("/home/"));
+            }
             _ => return Err("that is not done in a guest".into()),
         }
         Ok(was != (overlay.content.clone(), domain.booted.clone()))

@@ -16,11 +16,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Job, Kind, Step, TRANSIENT, Undo, undo_in};
-use vcl_os::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, Survey};
-use vcl_types::{Endpoint, HostKeys, KeySource, OsName};
+use vcl_os::{
+    Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, SCRIPT_SAYS, SiteScript, Survey,
+};
+use vcl_types::{Access, AccountName, Endpoint, HostKeys, Identity, KeySource, OsName, Secret, Session};
 
 pub(super) const PRE_CAPTURE: &str = "pre_capture";
 const POST_LOAD: &str = "post_load";
+const RESERVE: &str = "reserve";
+const METHOD: &str = "method";
 
 /// The OS module for simulated guests.
 pub struct SimOs {
@@ -40,6 +44,12 @@ struct Finish {
     end: EndState,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Grant {
+    machine: String,
+    access: Access,
+}
+
 const WAIT_FOR_SSH: Step<SimOs, String> = Step::new("wait for ssh").retry(TRANSIENT);
 const GIVE_IDENTITY: Step<SimOs, String> = Step::new("give identity").retry(TRANSIENT);
 const SET_UP: Step<SimOs, String> = Step::new("set up guest").retry(TRANSIENT);
@@ -47,6 +57,9 @@ const POST_LOAD_HOOKS: Step<SimOs, Hooks> = Step::new("run post_load hooks").ret
 const PRE_CAPTURE_HOOKS: Step<SimOs, Hooks> = Step::new("run pre_capture hooks").retry(TRANSIENT);
 const GENERALISE: Step<SimOs, String> = Step::new("generalise").retry(TRANSIENT);
 const FINISH: Step<SimOs, Finish> = Step::new("finish").retry(TRANSIENT);
+const GRANT: Step<SimOs, Grant> = Step::new("grant access").retry(TRANSIENT);
+const RESERVE_HOOKS: Step<SimOs, Hooks> = Step::new("run reserve hooks").retry(TRANSIENT);
+const METHOD_HOOKS: Step<SimOs, Hooks> = Step::new("run method hooks").retry(TRANSIENT);
 const SANITISE: Step<SimOs, String> = Step::new("sanitize").retry(TRANSIENT);
 
 /// Every step there is and was. None has anything to undo: the disk that they work on is thrown away, or goes on.
@@ -59,6 +72,9 @@ const STEPS: &[&dyn AnyStep<SimOs>] = &[
     &GENERALISE,
     &FINISH,
     &SANITISE,
+    &GRANT,
+    &RESERVE_HOOKS,
+    &METHOD_HOOKS,
 ];
 
 /// The names of a stage's hooks, as the Linux module would run them.
@@ -91,6 +107,12 @@ impl SimOs {
 
     async fn put(&self, machine: &str, effect: Effect) -> vcl_job::Result<()> {
         self.world.effect(machine, effect).await.map(drop)
+    }
+
+    fn throw_out(&self, machine: &str) -> vcl_job::Result<()> {
+        let failed =
+            |e| vcl_job::Error::caused(Kind::Fatal, format!("throwing the users of {machine} out"), e);
+        self.world.throw_out(machine).map_err(failed)
     }
 
     /// A guest that is up, and the keys that it shows.
@@ -227,6 +249,7 @@ impl Os for SimOs {
                 pace(&self.world, &self.chance, &cx, &machine, SET_UP.name()).await?;
                 let (_, endpoint) = self.up(&machine, to).await?;
                 self.put(&machine, Effect::SetUp { hostname: guest.computer.name.to_string() }).await?;
+                self.throw_out(&machine)?;
                 Ok(endpoint)
             })
             .await?;
@@ -249,9 +272,77 @@ impl Os for SimOs {
         job.step(self, &SANITISE, machine_name(&guest.computer.name))
             .run(async |machine, cx| {
                 pace(&self.world, &self.chance, &cx, &machine, SANITISE.name()).await?;
-                self.put(&machine, Effect::Sanitize).await
+                self.put(&machine, Effect::Sanitize).await?;
+                self.throw_out(&machine)
             })
             .await
+    }
+
+    fn plan_grant(&self) -> Vec<(&'static str, &'static str)> {
+        vec![
+            (RESERVE_HOOKS.name(), "note the site's reserve.d in it"),
+            (METHOD_HOOKS.name(), "note the site's method.d in it"),
+            (GRANT.name(), "make the accounts and open the firewall"),
+        ]
+    }
+
+    async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
+        access.check().map_err(|e| vcl_job::Error::new(Kind::Refused, e.to_string()))?;
+        let machine = machine_name(&guest.computer.name);
+        let names = hooks(guest.hooks, RESERVE)?;
+        let scripts: Vec<String> = access.methods.iter().filter_map(|m| m.script.clone()).collect();
+        let there = hooks(guest.hooks, METHOD)?;
+        if let Some(missing) = scripts.iter().find(|script| !there.contains(script)) {
+            let context =
+                format!("a connect method wants the hook method.d/{missing}, which the site has not");
+            return Err(vcl_job::Error::new(Kind::Refused, context));
+        }
+        for (step, stage, names) in [(&RESERVE_HOOKS, RESERVE, names), (&METHOD_HOOKS, METHOD, scripts)] {
+            if !names.is_empty() {
+                self.run_hooks(job, step, stage, Hooks { machine: machine.clone(), names }).await?;
+            }
+        }
+        job.step(self, &GRANT, Grant { machine, access: access.clone() })
+            .run(async |grant, cx| {
+                pace(&self.world, &self.chance, &cx, &grant.machine, GRANT.name()).await?;
+                self.up(&grant.machine, guest.endpoint).await?;
+                self.put(&grant.machine, Effect::Grant { access: grant.access }).await
+            })
+            .await
+    }
+
+    async fn password(&self, guest: Guest<'_>, account: &AccountName, _: &Secret) -> Result<()> {
+        self.switch(guest, Effect::SetPassword { account: account.clone() }).await
+    }
+
+    /// By the file that says who tries to be there: see `users.rs`.
+    async fn sessions(&self, guest: Guest<'_>) -> Result<Vec<Session>> {
+        let machine = machine_name(&guest.computer.name);
+        let (state, _) = self.up(&machine, guest.endpoint).await?;
+        let sessions = self.world.sessions(&machine, &state);
+        sessions.map_err(|e| Error::caused(ErrorKind::Local, format!("reading the users of {machine}"), e))
+    }
+
+    async fn tell(&self, guest: Guest<'_>, text: &str) -> Result<()> {
+        self.switch(guest, Effect::Tell { text: text.to_owned() }).await
+    }
+
+    async fn identity(&self, guest: Guest<'_>) -> Result<Identity> {
+        let (state, _) = self.up(&machine_name(&guest.computer.name), guest.endpoint).await?;
+        let mut identity = Identity::default();
+        if let Some(booted) = state.domain.as_ref().and_then(|d| d.booted.as_ref()) {
+            identity.add("machine-id", &booted.machine_id);
+            identity.add("ssh-host-key", format!("ssh-ed25519 {}", booted.host_key));
+        }
+        if let Some(hostname) = state.content().and_then(|c| c.hostname.as_ref()) {
+            identity.add("hostname", hostname);
+        }
+        // What a hook or a user has put back, as on a real guest.
+        let file = state.content().and_then(|c| c.files.get("/etc/machine-id"));
+        if let Some(id) = file.filter(|id| !id.trim().is_empty()) {
+            identity.add("machine-id", id.trim());
+        }
+        Ok(identity)
     }
 
     async fn shutdown(&self, guest: Guest<'_>) -> Result<()> {
@@ -289,6 +380,30 @@ impl Os for SimOs {
             }
             (other, _) => said(127, "", format!("{other}: a simulated guest has cat, hostname and tee")),
         }
+    }
+
+    /// A script's lines are the commands that [`exec`](Self::exec) has, one after the other, until one fails.
+    async fn run_script(
+        &self,
+        guest: Guest<'_>,
+        script: SiteScript<'_>,
+        _: &CancellationToken,
+    ) -> Result<Output> {
+        let mut all = Output::default();
+        for line in String::from_utf8_lossy(script.text).lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let Output { status, stdout, stderr } = self.exec(guest, Command::new(line)).await?;
+            all.stdout.extend(stdout.into_iter().chain(stderr));
+            all.stdout.push(b'\n');
+            all.status = status;
+            if status != 0 {
+                break;
+            }
+        }
+        all.stdout.truncate(SCRIPT_SAYS);
+        Ok(all)
     }
 
     async fn survey(&self, guest: Guest<'_>) -> Result<Survey> {

@@ -1,5 +1,7 @@
 //! Whole jobs on simulated machines, what their world refuses, and what it keeps when processes die and meet.
 
+mod access;
+
 use super::hand::By;
 use super::*;
 use camino::Utf8Path;
@@ -123,17 +125,7 @@ impl Bench {
         endpoint: Option<&'a Endpoint>,
     ) -> Target<'a> {
         let limits = crate::Limits::default();
-        Target {
-            computer,
-            revision,
-            os: &self.sim.os,
-            remotes,
-            user: "root",
-            hooks: None,
-            limits,
-            endpoint,
-            inbox: None,
-        }
+        Target { computer, revision, os: &self.sim.os, remotes, user: "root", hooks: None, limits, endpoint }
     }
     async fn write(&self, machine: &str, path: &str, text: &str) {
         let effect = Effect::Write { path: path.into(), text: text.into() };

@@ -18,13 +18,6 @@ impl Datastore {
     pub fn of_host(settings: Settings) -> Result<Self> {
         Ok(Self(Site::new(settings, ServerKind::HostAgent)?))
     }
-    /// That of a vCenter. Nothing is connected yet.
-    ///
-    /// # Errors
-    /// As [`of_host`](Self::of_host).
-    pub fn of_vcenter(settings: Settings) -> Result<Self> {
-        Ok(Self(Site::new(settings, ServerKind::VirtualCenter)?))
-    }
     /// Sends a local file of raw bytes under a name such as `vcl-images/x/disk-flat.vmdk`, whose directory must be
     /// there, and answers the digest of what a guest would see of it. It goes on where the connection breaks.
     ///

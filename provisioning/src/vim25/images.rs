@@ -48,7 +48,7 @@ pub(crate) struct Entering {
     content: String,
 }
 
-pub(super) const SEND: Step<Site, Sending> =
+pub(crate) const SEND: Step<Site, Sending> =
     Step::new("send image").deadline(LONG).retry(PATIENT).undo(|site, sending| {
         Box::pin(async move {
             vcl_job::held()?;
@@ -74,7 +74,7 @@ pub(super) const KEEP: Step<Site, super::Copied> =
             Ok(())
         })
     });
-pub(super) const FETCH: Step<Site, Fetching> =
+pub(crate) const FETCH: Step<Site, Fetching> =
     Step::new("fetch disk").deadline(LONG).retry(PATIENT).undo(|_, fetching| {
         Box::pin(async move {
             vcl_job::held()?;

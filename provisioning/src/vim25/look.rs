@@ -1,8 +1,10 @@
 //! Looking at the server: its machines, what is ours there, and what is wrong with it.
 
+use super::images::{ENTER, FETCH, KEEP, SEND};
 use super::machines::{Whose, power, tags, whose};
 use super::properties::Object;
 use super::request::Request;
+use super::steps::{COPY_DISK, CREATE};
 use super::{Site, Watcher, boot, fault_of};
 use crate::{Error, ErrorKind, Plug, Result, Target, Work};
 use camino::Utf8Path;
@@ -149,14 +151,14 @@ impl Site {
             let (file, size) = (target.revision.path(&disk.file), disk.virtual_size);
             let to = self.on_datastore(&self.image(""));
             steps.push(step(
-                &format!("send image[{n}]"),
+                &format!("{}[{n}]", SEND.name()),
                 format!("{file} ({size}) to {to}, unless it is there"),
             ));
             let to = self.on_datastore(&machine);
-            steps.push(step(&format!("copy disk at host[{n}]"), format!("{size} into {to}")));
+            steps.push(step(&format!("{}[{n}]", COPY_DISK.name()), format!("{size} into {to}")));
         }
         let hardware = super::steps::machine_hardware(target.computer, &target.revision.manifest.hardware);
-        steps.push(step("create machine", format!("{machine}: {hardware}")));
+        steps.push(step(CREATE.name(), format!("{machine}: {hardware}")));
         steps
     }
     /// The steps of a capture by copying, for a dry run.
@@ -166,9 +168,9 @@ impl Site {
         let images = self.on_datastore(&self.settings.images);
         let of = |(n, size): (usize, ByteSize)| {
             [
-                step(format!("copy captured disk[{n}]"), format!("{size} into {images}")),
-                step(format!("fetch disk[{n}]"), format!("{size} into the library's staging")),
-                step(format!("enter image[{n}]"), "under the digest of its content".into()),
+                step(format!("{}[{n}]", KEEP.name()), format!("{size} into {images}")),
+                step(format!("{}[{n}]", FETCH.name()), format!("{size} into the library's staging")),
+                step(format!("{}[{n}]", ENTER.name()), "under the digest of its content".into()),
             ]
         };
         disks.map(|(n, disk)| (n, disk.virtual_size)).flat_map(of).collect()

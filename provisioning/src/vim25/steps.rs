@@ -50,7 +50,7 @@ const PREPARE: Step<Site, Made> =
             Ok(site.remove_ours(&made.machine, &Watcher::doing()).await?)
         })
     });
-const COPY_DISK: Step<Site, Copied> =
+pub(super) const COPY_DISK: Step<Site, Copied> =
     Step::new("copy disk at host").deadline(LONG).retry(PATIENT).undo(|site, copied| {
         Box::pin(async move {
             vcl_job::held()?;
@@ -67,7 +67,7 @@ const COPY_DISK: Step<Site, Copied> =
             Ok(())
         })
     });
-const CREATE: Step<Site, Made> =
+pub(super) const CREATE: Step<Site, Made> =
     Step::new("create machine").deadline(LONG).retry(PATIENT).undo(|site, made| {
         Box::pin(async move {
             vcl_job::held()?;
@@ -275,8 +275,9 @@ impl Site {
         Ok(Described { disks, cpus: machine.cpus, memory: machine.memory })
     }
 
-    /// Runs `pre_capture` until the machine is off, and answers what there is to capture then. One that loses its power meanwhile, as one does that somebody
-    /// switches off while nobody looks, is started again and made ready from the beginning.
+    /// Runs `pre_capture` until the machine is off, and answers what there is to capture then. One that loses its power
+    /// meanwhile, as one does that somebody switches off while nobody looks, is started again and made ready from the
+    /// beginning.
     pub(crate) async fn pre_capture(
         &self,
         job: &mut Job,

@@ -1,11 +1,11 @@
 //! Templates: made over images at the datastore, cloned into machines, and made from captured machines.
 //!
-//! A template is called `vcl-image-KEY`; `KEY` tells the content of all its disks and what firmware and bus they are for. It is a cache, as images on the
-//! datastore are: whoever deletes one costs the next load some time.
+//! A template is called `vcl-image-KEY`; `KEY` tells the content of all its disks and what firmware and bus they are
+//! for. It is a cache, as images on the datastore are: whoever deletes one costs the next load some time.
 
 use crate::vim25::{
-    BECOMING, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Patience, Request, Site, TEMPLATE,
-    Watcher, busy, extra, fault_of, loaded, unless_others,
+    BECOMING, FETCH_DISK, IMAGE, JOB, LONG, Machine, MachineSpec, Made, PATIENT, Patience, Request,
+    SEND_IMAGE, Site, TEMPLATE, Watcher, busy, extra, fault_of, loaded, unless_others,
 };
 use crate::{Captured, CapturedDisk, Error, ErrorKind, Result, Target};
 use serde::{Deserialize, Serialize};
@@ -397,7 +397,7 @@ pub(super) fn planned_clone(target: &Target<'_>) -> Vec<PlannedStep> {
     let mut steps = vec![step(FIND.name(), template.clone())];
     for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
         let what = format!("{} ({}), unless the template is there", disk.file, disk.virtual_size);
-        steps.push(step(&format!("send image[{n}]"), what));
+        steps.push(step(&format!("{}[{n}]", SEND_IMAGE.name()), what));
     }
     steps.push(step(MAKE.name(), "over these disks, unless it is there".into()));
     steps.push(step(CLONE.name(), format!("{template} as {machine}")));
@@ -411,7 +411,7 @@ pub(super) fn planned_capture(target: &Target<'_>) -> Vec<PlannedStep> {
     let mut steps = vec![step(KEEP.name(), machine)];
     for (n, disk) in target.revision.manifest.disks.iter().enumerate() {
         let what = format!("{} into the library's staging", disk.virtual_size);
-        steps.push(step(&format!("fetch disk[{n}]"), what));
+        steps.push(step(&format!("{}[{n}]", FETCH_DISK.name()), what));
     }
     steps.push(step(ENTER.name(), "under the digest of its content".into()));
     steps

@@ -57,11 +57,9 @@ impl Fault {
             Trouble::Away | Trouble::Bmc => ErrorKind::Unreachable,
             Trouble::NoNode => ErrorKind::NotFound,
             Trouble::NoImage | Trouble::NoTask | Trouble::BmcCannot | Trouble::Login => ErrorKind::Refused,
-            Trouble::BmcLogin
-            | Trouble::Refused
-            | Trouble::Nonsense
-            | Trouble::Stopped
-            | Trouble::NotOurs => ErrorKind::Failed,
+            Trouble::BmcLogin | Trouble::Refused | Trouble::Nonsense => ErrorKind::Failed,
+            Trouble::Stopped => ErrorKind::Cancelled,
+            Trouble::NotOurs => ErrorKind::LeaseLost,
         }
     }
 }

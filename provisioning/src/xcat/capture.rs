@@ -3,7 +3,6 @@
 use super::Xcat;
 use super::away::STEP;
 use super::boot::LONG;
-use super::imaging::lent;
 use super::load::{Node, run_image};
 use super::task;
 use crate::inbox::{Place, Report, Takes, disk_list};
@@ -13,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use vcl_images::{Format, Progress, Staging, digest, qemu_img, with_room};
 use vcl_job::{Cx, Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_types::Digest;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Copy {
@@ -50,7 +50,7 @@ impl Xcat {
             let message = format!("{computer} is not loaded; there is nothing to capture");
             return Err(Error::new(Kind::Refused, message));
         };
-        let inbox = lent(&target)?;
+        let inbox = self.lent()?;
         let takes = Takes { disk: self.settings.largest_disk.bytes() };
         let place = self.open_box(job, inbox, computer.as_str(), takes).await?;
         job.step(self, &super::load::PACK, place.clone())
@@ -121,9 +121,8 @@ impl Xcat {
         }
         let (raw, scratch) = (path.as_std_path(), place.directory.join("in"));
         let content = digest::content(cx, raw, Format::Raw, scratch.as_std_path(), &Progress::of(cx)).await?;
-        let sum = Sha256::digest(disk_list(size, &content.chunks));
-        let came: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-        if came == report.digest {
+        let came = Digest::from_bytes(Sha256::digest(disk_list(size, &content.chunks)).into());
+        if came.as_str() == report.digest {
             return Ok(());
         }
         let message = format!(
@@ -151,38 +150,10 @@ async fn store(cx: &Cx, copy: &Copy) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xcat::Settings;
+    use crate::xcat::tests::settings;
     use std::sync::Arc;
     use std::time::Duration;
     use vcl_job::MemoryJournal;
-    use vcl_types::{ByteSize, Secret};
-
-    fn backend() -> Xcat {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        let patience = Duration::from_secs(20);
-        let settings = Settings {
-            name: "x".parse().unwrap(),
-            url: "https://localhost:1/xcatws".into(),
-            ca: ca.pem().into_bytes(),
-            user: "wsuser".into(),
-            password: Secret::new("hunter2".into()),
-            nodes: <_>::default(),
-            osimages: <_>::default(),
-            computers: Vec::new(),
-            inbox: None,
-            disk: None,
-            largest_disk: ByteSize::gibibytes(1),
-            net_boot: true,
-            power_off: true,
-            poll: Duration::from_millis(10),
-            call: patience,
-            contact: patience,
-            no_progress: patience,
-            install: patience,
-        };
-        Xcat::new(settings).unwrap()
-    }
 
     #[tokio::test]
     async fn a_disk_that_is_not_what_its_node_reports_is_refused() {
@@ -194,12 +165,12 @@ mod tests {
         std::fs::write(place.disk(), &bytes).unwrap();
         let chunks: Vec<[u8; 32]> =
             bytes.chunks(crate::inbox::CHUNK as usize).map(|c| Sha256::digest(c).into()).collect();
-        let sum = Sha256::digest(disk_list(bytes.len() as u64, &chunks));
-        let digest: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = Digest::from_bytes(Sha256::digest(disk_list(bytes.len() as u64, &chunks)).into()).into();
         let report = Report { ok: true, size: bytes.len() as u64, digest, text: String::new() };
 
         let (journal, stop) = (Arc::new(MemoryJournal::default()), <_>::default());
-        let (cx, xcat) = (Cx::detached(journal, stop, Duration::from_secs(60)), backend());
+        let cx = Cx::detached(journal, stop, Duration::from_secs(60));
+        let xcat = Xcat::new(settings("x", &[])).unwrap();
         xcat.check(&cx, "n1", &place, &report).await.unwrap();
         let wrong = "0".repeat(64);
         for (report, said) in [

@@ -2,8 +2,8 @@
 
 use super::Xcat;
 use super::client::Attributes;
+use crate::ErrorKind;
 use crate::inbox::{self, Inbox, Opened, Place, Report, Takes};
-use crate::{ErrorKind, Target};
 use std::time::Duration;
 use tokio::time::Instant;
 use vcl_job::{Cx, Error, Job, Kind, Result, Step, TRANSIENT, doing};
@@ -27,16 +27,16 @@ async fn shut(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// The inbox that was lent.
-pub(super) fn lent<'a>(target: &Target<'a>) -> Result<&'a dyn Inbox> {
-    target.inbox.ok_or_else(|| {
-        let message =
-            "disks go through the daemon's inbox, and the configuration has none; add [inbox] with its url";
-        Error::new(Kind::Refused, message)
-    })
-}
-
 impl Xcat {
+    /// The inbox that was lent.
+    pub(super) fn lent(&self) -> Result<&dyn Inbox> {
+        self.settings.inbox.as_deref().ok_or_else(|| {
+            let message =
+                "disks go through the daemon's inbox, and the configuration has none; add [inbox] with its url";
+            Error::new(Kind::Refused, message)
+        })
+    }
+
     /// With what the names of a computer's boxes begin.
     pub(super) fn box_stem(&self, computer: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };

@@ -2,9 +2,10 @@
 
 use super::Xcat;
 use super::away::STEP;
-use super::boot::LONG;
+use super::boot::{ADDRESS, LONG, WAIT_FOR_SSH};
+use super::capture::{CHECK, POWER_OFF, SEND, STORE};
 use super::client::Attributes;
-use super::imaging::{CHOOSE_BOX, CLOSE_BOX, OPEN_BOX, is_boot, is_booted, lent, opened};
+use super::imaging::{CHOOSE_BOX, CLOSE_BOX, OPEN_BOX, is_boot, is_booted, opened};
 use super::task::{self, Manners};
 use crate::inbox::{Inbox, Place, Takes};
 use crate::{Error, ErrorKind, Provisioning, Target, Work};
@@ -19,6 +20,8 @@ use vcl_types::{Computer, Endpoint};
 
 /// How long a node's power may take to become what was asked for.
 const POWER: Duration = Duration::from_secs(120);
+/// The part of a load whose steps are behind the restoring.
+const RESTORED: &str = "restored";
 
 /// What a step does to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,7 +86,6 @@ impl Xcat {
             }
             // One that forgot is asked once more.
             if asked.is_none_or(|asked| asked.elapsed() > POWER / 3) {
-                vcl_job::held()?;
                 let action = if on { "on" } else { "off" };
                 self.waiting(|| self.client.set_power(node, action)).await?;
                 asked = Some(Instant::now());
@@ -111,26 +113,25 @@ impl Xcat {
     pub(super) async fn load_computer(&self, job: &mut Job, target: Target<'_>) -> Result<Endpoint> {
         let node = self.node(&target.computer.name);
         match self.settings.osimages.get(target.revision.manifest.image.as_str()) {
-            Some(osimage) => self.install(job, node, osimage, target).await?,
+            Some(osimage) => self.install(job, node, osimage).await?,
             None => self.restore(job, node, target).await?,
         }
         self.boot(job, target).await
     }
 
     /// Has xCAT install an osimage.
-    async fn install(&self, job: &mut Job, node: String, osimage: &str, target: Target<'_>) -> Result<()> {
+    async fn install(&self, job: &mut Job, node: String, osimage: &str) -> Result<()> {
         let before = self.look_before(job, &node).await?;
         self.boot_armed(job, &node, || Ok(json!({ "osimage": osimage }))).await?;
         let what = Node { node, cut: false };
-        let copy = target.limits.copy;
         job.step(self, &INSTALL, what)
-            .run(async |what, cx| self.watch_install(&cx, &what.node, &before, copy).await)
+            .run(async |what, cx| self.watch_install(&cx, &what.node, &before).await)
             .await
     }
 
     /// Waits until xCAT has installed a node: it left `install`, and has booted since we began.
-    async fn watch_install(&self, cx: &Cx, node: &str, before: &Attributes, copy: Duration) -> Result<()> {
-        let (began, limit) = (Instant::now(), self.settings.install.max(copy.min(self.settings.install)));
+    async fn watch_install(&self, cx: &Cx, node: &str, before: &Attributes) -> Result<()> {
+        let (began, limit) = (Instant::now(), self.settings.install);
         let (mut last, mut changed) = (before.clone(), began);
         let mut heard = false;
         loop {
@@ -178,7 +179,7 @@ impl Xcat {
 
     /// Writes the revision's disk to the node's.
     async fn restore(&self, job: &mut Job, node: String, target: Target<'_>) -> Result<()> {
-        let inbox = lent(&target)?;
+        let inbox = self.lent()?;
         let manifest = &target.revision.manifest;
         let refuse = |why: &str| {
             let image = manifest.image_ref();
@@ -232,7 +233,7 @@ impl Xcat {
             })
             .await?;
         self.disarm(job, &node).await?;
-        self.restart(&mut job.part("restored"), &node).await?;
+        self.restart(&mut job.part(RESTORED), &node).await?;
         self.close_box(job, place).await
     }
 
@@ -380,8 +381,8 @@ impl Xcat {
         let ssh = || {
             let limit = target.limits.boot.as_secs();
             [
-                step(ADDRESS_NAME, "as configured, or as xCAT has it".into()),
-                step("wait for ssh", format!("at most {limit} s")),
+                step(ADDRESS.name(), "as configured, or as xCAT has it".into()),
+                step(WAIT_FOR_SSH.name(), format!("at most {limit} s")),
             ]
         };
         let open = || {
@@ -415,7 +416,8 @@ impl Xcat {
                         steps.push(step(BOOT_ARMED.name(), format!("{node} runs it")));
                         steps.push(step(RESTORE.name(), "what differs is fetched and written".into()));
                         steps.push(step(DISARM.name(), node.clone()));
-                        steps.push(step("restored/restart", format!("power {node} off and on")));
+                        let name = format!("{RESTORED}/{}", RESTART.name());
+                        steps.push(step(&name, format!("power {node} off and on")));
                         steps.push(close());
                     }
                 }
@@ -436,27 +438,25 @@ impl Xcat {
                 steps.extend(guest(true));
                 let limit = target.limits.copy.as_secs();
                 steps.push(step(
-                    "send disk",
+                    SEND.name(),
                     format!("{node} sends its disk{size} to the box, at most {limit} s"),
                 ));
                 steps.push(step(DISARM.name(), node.clone()));
-                steps.push(step("power off", node));
-                steps.push(step("check disk", "against the node's digest".into()));
-                steps.push(step("store disk", "into the library's staging".into()));
+                steps.push(step(POWER_OFF.name(), node));
+                steps.push(step(CHECK.name(), "against the node's digest".into()));
+                steps.push(step(STORE.name(), "into the library's staging".into()));
                 steps.push(close());
             }
             Work::Unload => {
                 steps.push(step(DISARM.name(), node.clone()));
                 if self.settings.power_off {
-                    steps.push(step("power off", node));
+                    steps.push(step(POWER_OFF.name(), node));
                 }
             }
         }
         steps
     }
 }
-
-const ADDRESS_NAME: &str = "find address";
 
 /// The state that has a node run what is in a box and then boot from its disk.
 pub(super) fn run_image(inbox: &dyn Inbox, place: &Place, takes: Takes) -> Result<serde_json::Value> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vcl_types::api::{Finding, FindingLevel, PowerAction, PowerState, Thing, VmView};
-use vcl_types::{ComputerName, Hardware};
+use vcl_types::{ComputerName, Hardware, JobId};
 
 /// What an armed node is called among things.
 const ARMED: &str = "armed node";
@@ -30,11 +30,10 @@ fn is_secret(name: &str) -> bool {
     ["pass", "secret", "key", "community", "token", "cred", "auth"].iter().any(|word| name.contains(word))
 }
 
-/// The box in a state that has a node run an imaging task of ours.
-fn box_of(currstate: &str, backend: &str) -> Option<String> {
+/// The box in a state that has a node run an imaging task, whoever's.
+fn box_of(currstate: &str) -> Option<&str> {
     let url = currstate.strip_prefix("runimage=")?;
-    let name = url.split_once("/inbox/")?.1.split('/').next()?;
-    name.starts_with(&format!("{backend}-")).then(|| name.to_owned())
+    url.split_once("/inbox/")?.1.split('/').next()
 }
 
 impl Xcat {
@@ -43,8 +42,9 @@ impl Xcat {
         Ok(self.remember(computer, power(on)))
     }
 
-    /// All computers of the configuration, in one call where every service processor answers, else one by one. One that
-    /// does not answer is what it was when it last did; one that never did counts as on, for nothing is known to be wrong.
+    /// All computers of the configuration, each asked by itself: in one call for all, a service processor that does not
+    /// answer would spoil it for the others. One that does not is what it was when it last did; one that never did
+    /// counts as on, for nothing is known to be wrong.
     pub(super) async fn all_powers(&self) -> Result<BTreeMap<ComputerName, PowerState>> {
         let asked = stream::iter(self.settings.computers.clone()).map(|computer| async move {
             let state = self.client.power(&self.node(&computer)).await;
@@ -170,10 +170,8 @@ impl Xcat {
     pub(super) async fn armed_nodes(&self) -> Result<Vec<Thing>> {
         let states = self.client.states().await?;
         let thing = |(node, currstate): (String, String)| {
-            let name = box_of(&currstate, self.settings.name.as_str())?;
-            let job = job_of(&Place { name, directory: "/".into() });
-            let computer = self.computer(&node).filter(|_| job.is_none());
-            Some(Thing { kind: ARMED.into(), name: node, computer, job, bytes: None })
+            let job = self.job_of_box(box_of(&currstate)?)?;
+            Some(Thing { kind: ARMED.into(), name: node, computer: None, job: Some(job), bytes: None })
         };
         let mut things: Vec<_> = states.into_iter().filter_map(thing).collect();
         things.sort();
@@ -183,17 +181,18 @@ impl Xcat {
     /// Boxes that were opened for computers of this instance.
     pub(super) fn open_boxes(&self) -> Result<Vec<Thing>> {
         let Some(inbox) = &self.settings.inbox else { return Ok(Vec::new()) };
-        let ours = inbox.boxes()?.into_iter().filter(|place| self.is_our_box(place));
         let thing = |place: Place| {
-            let job = job_of(&place);
-            Thing { kind: BOX.into(), name: place.name, computer: None, job, bytes: None }
+            let job = Some(self.job_of_box(&place.name)?);
+            Some(Thing { kind: BOX.into(), name: place.name, computer: None, job, bytes: None })
         };
-        Ok(ours.map(thing).collect())
+        Ok(inbox.boxes()?.into_iter().filter_map(thing).collect())
     }
-    /// Whether a box is this instance's, by its name.
-    fn is_our_box(&self, place: &Place) -> bool {
-        let Some((stem, _)) = place.name.rsplit_once("-job") else { return false };
-        job_of(place).is_some() && self.settings.computers.iter().any(|c| self.box_stem(c.as_str()) == stem)
+    /// The job that a box was opened for; `None` for one that is not of this instance's computers. By its name: that it
+    /// begins with the instance's says nothing, for so does that of an instance whose name is longer.
+    fn job_of_box(&self, name: &str) -> Option<JobId> {
+        let (stem, _) = name.rsplit_once("-job")?;
+        let ours = self.settings.computers.iter().any(|c| self.box_stem(c.as_str()) == stem);
+        job_of(name).filter(|_| ours)
     }
 
     pub(super) async fn remove(&self, thing: &Thing) -> Result<()> {
@@ -201,7 +200,7 @@ impl Xcat {
             (ARMED, _) => {}
             (BOX, Some(inbox)) => {
                 let place = inbox.place(&thing.name)?;
-                if !self.is_our_box(&place) {
+                if self.job_of_box(&place.name).is_none() {
                     let context = format!("the box {} is not of this backend's computers", place.name);
                     return Err(Error::new(ErrorKind::NotOurs, context));
                 }
@@ -214,7 +213,7 @@ impl Xcat {
         }
         let states = self.client.states().await?;
         let armed = states.iter().find(|(node, _)| *node == thing.name);
-        match armed.and_then(|(_, state)| box_of(state, self.settings.name.as_str())) {
+        match armed.and_then(|(_, state)| self.job_of_box(box_of(state)?)) {
             Some(_) => Ok(self.client.set_bootstate(&thing.name, json!({ "state": "boot" })).await?),
             None => Ok(()),
         }
@@ -307,6 +306,7 @@ fn masked(definition: &Value, node: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xcat::tests::settings;
 
     #[test]
     fn a_definition_is_shown_without_its_secrets() {
@@ -321,13 +321,29 @@ mod tests {
     }
 
     #[test]
-    fn only_tasks_of_ours_are_ours() {
-        let ours = "runimage=http://mn:1/inbox/xcat1-n4-job12-token3/abc/task.tgz";
-        assert_eq!(box_of(ours, "xcat1").as_deref(), Some("xcat1-n4-job12-token3"));
-        for other in
-            ["boot", "runimage=http://mn/x.tgz", "runimage=http://mn:1/inbox/other-n4-job1-token1/a/t", ""]
-        {
-            assert_eq!(box_of(other, "xcat1"), None, "{other}");
+    fn the_box_of_an_armed_node_is_found_in_its_state() {
+        let armed = "runimage=http://mn:1/inbox/rack-n4-job12-token3/abc/task.tgz";
+        assert_eq!(box_of(armed), Some("rack-n4-job12-token3"));
+        for other in ["boot", "runimage=http://mn/x.tgz", "install rocky9", ""] {
+            assert_eq!(box_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_tasks_of_this_instances_computers_are_ours() {
+        let rack = Xcat::new(settings("rack", &["n4", "lab-job-1"])).unwrap();
+        assert_eq!(rack.job_of_box("rack-n4-job12-token3"), Some(JobId(12)));
+        assert_eq!(rack.job_of_box("rack-lab-job-1-job5-token1"), Some(JobId(5)));
+        for other in [
+            "rack-2-n4-job12-token3",
+            "rack-n5-job12-token3",
+            "other-n4-job1-token1",
+            "rack-n4",
+            "rack-n4-jobx-token1",
+            "rack-n4-job1-tokenx",
+            "rack-n4-job1",
+        ] {
+            assert_eq!(rack.job_of_box(other), None, "{other}");
         }
     }
 }

@@ -6,8 +6,8 @@
 # an HMAC key) and, for a restore, `sums` (the SHA-256 of each chunk of the disk that is wanted, a line each).
 #
 # Needs: a POSIX shell with 64-bit arithmetic; curl or GNU wget (busybox's does for a restore: what it posts ends
-# at the first zero byte); openssl or sha256sum; dd, cat, wc, rm, sleep; /sys and /dev; some 12 MiB here. Its exit status is seen by nobody, so everything is told to
-# the daemon: progress, the result, and what went wrong.
+# at the first zero byte); openssl or sha256sum; dd, cat, wc, rm, sleep; /sys and /dev; some 12 MiB here. Its exit
+# status is seen by nobody, so everything is told to the daemon: progress, the result, and what went wrong.
 set -u
 LC_ALL=C
 # It is started for each chunk, and reading its configuration is most of what that takes.

@@ -3,7 +3,6 @@
 use crate::inbox::{CHUNK, Opened};
 use crate::{Error, ErrorKind, Result};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 /// The archive's name in a box: what it is called decides in which directory it is unpacked.
@@ -74,46 +73,76 @@ pub fn pack(opened: &Opened, disk: Option<&str>, work: Work<'_>, manners: Manner
         }
         let _ = writeln!(text, "{name}='{value}'");
     }
+    let (inner, outer) = (padded(0x36), padded(0x5c));
+    let mut files: Vec<(&str, u32, &[u8])> = vec![
+        ("runme.sh", 0o755, SCRIPT.as_bytes()),
+        ("task", 0o600, text.as_bytes()),
+        ("inner.key", 0o600, &inner),
+        ("outer.key", 0o600, &outer),
+    ];
+    files.extend(sums.as_ref().map(|sums| ("sums", 0o600, sums.as_bytes())));
+    archive(&files).map_err(failed)
+}
+
+/// These files, each with its mode; nothing in it tells who packed it and when.
+fn archive(files: &[(&str, u32, &[u8])]) -> std::io::Result<Vec<u8>> {
     let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let mut tar = Tar { to: gzip };
-    tar.file("runme.sh", 0o755, SCRIPT.as_bytes()).map_err(failed)?;
-    tar.file("task", 0o600, text.as_bytes()).map_err(failed)?;
-    tar.file("inner.key", 0o600, &padded(0x36)).map_err(failed)?;
-    tar.file("outer.key", 0o600, &padded(0x5c)).map_err(failed)?;
-    if let Some(sums) = sums {
-        tar.file("sums", 0o600, sums.as_bytes()).map_err(failed)?;
+    let mut archive = tar::Builder::new(gzip);
+    for (name, mode, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, *bytes)?;
     }
-    tar.end().map_err(failed)
+    archive.into_inner()?.finish()
 }
 
-/// Five small files are no reason for a library: name, mode, size and a checksum in a block of 512 bytes, then the bytes.
-struct Tar {
-    to: flate2::write::GzEncoder<Vec<u8>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use vcl_types::Secret;
 
-impl Tar {
-    fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) -> std::io::Result<()> {
-        let mut head = [0u8; 512];
-        let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
-        put(0, name);
-        put(100, &format!("{mode:07o}"));
-        put(108, "0000000");
-        put(116, "0000000");
-        put(124, &format!("{:011o}", bytes.len()));
-        put(136, "00000000000");
-        put(148, "        ");
-        put(156, "0");
-        put(257, "ustar");
-        put(263, "00");
-        let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
-        head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        self.to.write_all(&head)?;
-        self.to.write_all(bytes)?;
-        let rest = bytes.len().next_multiple_of(512) - bytes.len();
-        self.to.write_all(&[0; 512][..rest])
-    }
-    fn end(mut self) -> std::io::Result<Vec<u8>> {
-        self.to.write_all(&[0; 1024])?;
-        self.to.finish()
+    #[test]
+    fn tar_lists_what_was_packed_and_unpacks_it() {
+        let opened =
+            Opened { url: Secret::new("http://mn:1/inbox/x/y".into()), key: Secret::new("5e".repeat(32)) };
+        let archive = pack(&opened, None, Work::Restore(512, &[[0xab; 32]]), Manners::default()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(FILE);
+        std::fs::write(&file, archive).unwrap();
+        let tar = |words: &[&str]| {
+            let mut tar = Command::new("tar");
+            let tar = tar.current_dir(directory.path()).args(words).arg(&file).stderr(Stdio::inherit());
+            let output = tar.output().unwrap();
+            assert!(output.status.success(), "{words:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let listed = tar(&["--utc", "--numeric-owner", "-tvzf"]);
+        let listed: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+        let script = SCRIPT.len().to_string();
+        let task = listed[1][2].to_owned();
+        let line = |mode, size, name| vec![mode, "0/0", size, "1970-01-01", "00:00", name];
+        assert_eq!(
+            listed,
+            [
+                line("-rwxr-xr-x", &script, "runme.sh"),
+                line("-rw-------", &task, "task"),
+                line("-rw-------", "64", "inner.key"),
+                line("-rw-------", "64", "outer.key"),
+                line("-rw-------", "65", "sums"),
+            ]
+        );
+        tar(&["-xzf"]);
+        let read = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
+        assert_eq!(read("runme.sh"), SCRIPT.as_bytes());
+        assert_eq!(read("sums"), ("ab".repeat(32) + "\n").as_bytes());
+        let task = String::from_utf8(read("task")).unwrap();
+        assert!(task.contains("MODE='restore'\n") && task.contains("SIZE=512\n"), "{task}");
+        assert_eq!(read("inner.key")[..2], [b'5' ^ 0x36, b'e' ^ 0x36]);
     }
 }

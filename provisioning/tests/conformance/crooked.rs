@@ -33,6 +33,7 @@ pub(crate) enum Fault {
     LeavesOn,
     Publishes,
     CopiesSomethingElse,
+    CopiesWhatWasLoaded,
     CopyGoesOnAfterCancel,
     CopyLimitIgnored,
     TakesForeign,
@@ -47,6 +48,7 @@ pub(crate) enum Fault {
     OneEndpoint,
     KeysNotPinned,
     SecretDescribed,
+    SecretToldByTheDying,
     UnreachableIsFailed,
     NoFindings,
     ConsoleUnbounded,
@@ -71,6 +73,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::LeavesOn, "capture-contract"),
     (Fault::Publishes, "capture-publishes-nothing"),
     (Fault::CopiesSomethingElse, "capture-equals-source"),
+    (Fault::CopiesWhatWasLoaded, "capture-equals-source"),
     (Fault::CopyGoesOnAfterCancel, "capture-cancelled-in-mid-copy"),
     (Fault::CopyLimitIgnored, "capture-copy-deadline"),
     (Fault::TakesForeign, "foreign-untouched"),
@@ -85,6 +88,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (Fault::OneEndpoint, "many-at-once"),
     (Fault::KeysNotPinned, "guest-answers"),
     (Fault::SecretDescribed, "description,secrets-kept"),
+    (Fault::SecretToldByTheDying, "load-killed,secrets-kept"),
     (Fault::UnreachableIsFailed, "unreachable"),
     (Fault::NoFindings, "findings"),
     (Fault::ConsoleUnbounded, "console-bounded"),
@@ -119,6 +123,16 @@ const MARK: Step<Crooked, String> = Step::new("mark").undo(|crooked, path| {
     })
 });
 
+/// Tells a secret if it is dropped with somebody to tell it to: in a process that dies.
+struct LastWords(Mutex<Option<vcl_job::Doing>>);
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if let Some(doing) = self.0.lock().unwrap().take() {
+            doing.event("dying", SECRET);
+        }
+    }
+}
+
 impl Crooked {
     pub(crate) fn new(sim: Sim, copies: Utf8PathBuf, fault: Fault) -> Self {
         Self { sim, copies, fault, loaded: Mutex::default(), calls: Mutex::default() }
@@ -129,6 +143,10 @@ impl Crooked {
     fn file(&self, name: &str) -> String {
         std::fs::create_dir_all(&self.copies).unwrap();
         self.copies.join(name).into()
+    }
+    /// Where what was loaded on a computer lies, raw; it is not one of the files that count as left over.
+    fn plain(&self, computer: &Computer) -> Utf8PathBuf {
+        self.copies.with_file_name(format!("loaded-{computer}"))
     }
     async fn by_hand(&self, computer: &Computer, effects: &[Effect]) {
         for effect in effects {
@@ -170,7 +188,8 @@ impl Provisioning for Crooked {
         "crooked"
     }
     fn os(&self) -> Option<&dyn Os> {
-        self.sim.os()
+        // The stand-in leaves a disk as it is, so that nothing but what was written tells it from what was loaded.
+        self.sim.os().filter(|_| !self.is(Fault::CopiesWhatWasLoaded))
     }
     fn capabilities(&self) -> Capabilities {
         match self.fault {
@@ -213,7 +232,23 @@ impl Provisioning for Crooked {
         if self.is(Fault::TakesForeign) && self.state(computer).await? != PowerState::Absent {
             self.by_hand(computer, &[Effect::CutPower, Effect::Undefine]).await;
         }
-        let mut at = self.sim.load(job, target).await?;
+        let dying = LastWords(Mutex::default());
+        if self.is(Fault::SecretToldByTheDying) {
+            let path = self.file(&format!("mark-{computer}"));
+            job.step(self, &MARK, path)
+                .run(async |_, _| {
+                    *dying.0.lock().unwrap() = vcl_job::doing();
+                    Ok(())
+                })
+                .await?;
+        }
+        let loaded = self.sim.load(job, target).await;
+        dying.0.lock().unwrap().take();
+        let mut at = loaded?;
+        if self.is(Fault::CopiesWhatWasLoaded) {
+            let plain = self.plain(computer);
+            self.sim.world().lay_out(&machine_name(&computer.name), 0, &plain).unwrap();
+        }
         match self.fault {
             Fault::OneEndpoint => at.address = [10, 0, 0, 1].into(),
             Fault::KeysNotPinned => at.host_keys = HostKeys::first_use(),
@@ -246,6 +281,13 @@ impl Provisioning for Crooked {
             Fault::CopiesSomethingElse => {
                 std::fs::copy(target.revision.path(&target.revision.manifest.disks[0].file), staging.disk(0))
                     .unwrap();
+            }
+            Fault::CopiesWhatWasLoaded => {
+                let converted = std::process::Command::new("qemu-img")
+                    .args(["convert", "-f", "raw", "-O", "qcow2", self.plain(target.computer).as_str()])
+                    .arg(staging.disk(0))
+                    .status();
+                assert!(converted.unwrap().success());
             }
             Fault::CopyGoesOnAfterCancel if captured.is_err() => {
                 // Whoever writes was not told, and is done after everything was taken back.

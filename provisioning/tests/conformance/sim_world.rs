@@ -112,6 +112,11 @@ impl World for SimWorld {
         let (path, scratch) = (plain.as_std_path(), self.directory.path());
         Ok(Some(digest::content(&cx, path, Format::Raw, scratch, &Progress::none()).await?.digest()))
     }
+    async fn write(&self, computer: &Computer) -> Result<bool> {
+        let written = Effect::Write { path: "/root/marker".into(), text: "found-me".into() };
+        self.world.by_hand(&machine_name(&computer.name), written).await?;
+        Ok(true)
+    }
     async fn foreign(&self, what: Foreign, computer: &Computer) -> Result<Option<String>> {
         let machine = machine_name(&computer.name);
         if what == Foreign::Put {

@@ -140,6 +140,8 @@ async fn lists_are_newest_first_filtered_and_paged() {
     assert_eq!(ids(JobFilter { limit: 2, ..all.clone() }).await, [3, 2]);
     assert_eq!(ids(JobFilter { before: Some(JobId(2)), ..all.clone() }).await, [1]);
     assert_eq!(ids(JobFilter { state: Some(State::Queued), ..all.clone() }).await, [3, 2]);
+    assert_eq!(ids(JobFilter { requester: Some("ann".into()), ..all.clone() }).await, [3, 2, 1]);
+    assert!(ids(JobFilter { requester: Some("bob".into()), ..all.clone() }).await.is_empty());
     assert_eq!(ids(JobFilter { computer: Some(name("b")), ..all }).await, [2]);
     assert_eq!(world.queue.job_counts().await.unwrap(), [(State::Queued, 2), (State::Failed, 1)]);
     let view = world.queue.job(JobId(1)).await.unwrap().view(Vec::new());

@@ -12,7 +12,7 @@ use vcl_types::JobId;
 use vcl_types::state::job::{Event, State};
 use vcl_types::state::node::State as Life;
 
-fn node(name: &str) -> NewNode {
+pub fn node(name: &str) -> NewNode {
     NewNode {
         name: name.into(),
         lease: Duration::from_secs(600),

@@ -3,6 +3,8 @@
 /// The engine under test.
 pub const ENGINE: vcl_queue::Engine = vcl_queue::Engine::MariaDb;
 
+#[path = "children.rs"]
+mod children;
 #[path = "claims.rs"]
 mod claims;
 #[path = "computers.rs"]
@@ -13,6 +15,8 @@ mod dump;
 mod events;
 #[path = "flow.rs"]
 mod flow;
+#[path = "forsaken.rs"]
+mod forsaken;
 #[path = "holdings.rs"]
 mod holdings;
 #[path = "images.rs"]
@@ -29,8 +33,12 @@ mod kill;
 mod lives;
 #[path = "model.rs"]
 mod model;
+#[path = "nat_ports.rs"]
+mod nat_ports;
 #[path = "nodes.rs"]
 mod nodes;
+#[path = "people.rs"]
+mod people;
 #[path = "reservations.rs"]
 mod reservations;
 #[path = "retention.rs"]

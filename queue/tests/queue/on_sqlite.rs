@@ -3,6 +3,8 @@
 /// The engine under test.
 pub const ENGINE: vcl_queue::Engine = vcl_queue::Engine::Sqlite;
 
+#[path = "children.rs"]
+mod children;
 #[path = "claims.rs"]
 mod claims;
 #[path = "computers.rs"]
@@ -15,6 +17,8 @@ mod dump;
 mod events;
 #[path = "flow.rs"]
 mod flow;
+#[path = "forsaken.rs"]
+mod forsaken;
 #[path = "holdings.rs"]
 mod holdings;
 #[path = "images.rs"]
@@ -31,10 +35,14 @@ mod kill;
 mod lives;
 #[path = "model.rs"]
 mod model;
+#[path = "nat_ports.rs"]
+mod nat_ports;
 #[path = "nodes.rs"]
 mod nodes;
 #[path = "opening.rs"]
 mod opening;
+#[path = "people.rs"]
+mod people;
 #[path = "reservations.rs"]
 mod reservations;
 #[path = "retention.rs"]

@@ -7,6 +7,7 @@
 pub mod delta;
 
 use super::Line;
+use crate::manifest::linux;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use vcl_images::qemu_img::{ConvertFrom, ConvertOptions, convert};
 use vcl_images::{Format, Library, Progress, StagedDisk, seal};
 use vcl_job::{Cx, MemoryJournal};
-use vcl_types::{Hardware, Manifest, OsName};
+use vcl_types::Manifest;
 
 const RUNS: usize = 7;
 const DATA_MIB: usize = 1280;
@@ -133,21 +134,6 @@ async fn ours(
 }
 
 fn manifest(revision: u32, disks: Vec<vcl_types::DiskRecord>) -> Result<Manifest> {
-    Ok(Manifest {
-        version: 1,
-        image: "bench".parse()?,
-        revision,
-        parent: None,
-        os: OsName::Linux,
-        generalised: true,
-        hardware: Hardware::default(),
-        disks,
-        firmware: None,
-        boot: None,
-        boot_files: Vec::new(),
-        backend: None,
-        job: Some(vcl_types::JobId(1)),
-        created: chrono::Utc::now(),
-        note: None,
-    })
+    let job = Some(vcl_types::JobId(1));
+    Ok(Manifest { generalised: true, job, ..linux("bench", revision, disks)? })
 }

@@ -121,45 +121,11 @@ impl<'a> Bench<'a> {
 
     /// Submits all at once.
     fn submit_all(&self, requests: impl Iterator<Item = JobRequest>) -> Result<Vec<JobId>> {
-        self.runtime.block_on(async {
-            let mut sending = tokio::task::JoinSet::new();
-            let mut jobs = Vec::new();
-            for request in requests {
-                let client = self.client.clone();
-                sending.spawn(async move { client.submit(&request).await });
-                // As many connections as a busy front end has.
-                if sending.len() >= BURST
-                    && let Some(sent) = sending.join_next().await
-                {
-                    jobs.push(sent??.job);
-                }
-            }
-            while let Some(sent) = sending.join_next().await {
-                jobs.push(sent??.job);
-            }
-            jobs.sort();
-            Ok(jobs)
-        })
+        self.runtime.block_on(submitted(&self.client, requests))
     }
-
     /// Waits for all of them; each must have come to its end well.
     fn wait_all(&self, jobs: &[JobId]) -> Result<Vec<JobView>> {
-        self.runtime.block_on(async {
-            let mut ended = Vec::new();
-            // The last to be submitted is one of the last to end: few questions are asked meanwhile.
-            for id in jobs.iter().rev() {
-                loop {
-                    let job = self.client.job(*id).await?;
-                    if job.state.is_final() {
-                        ensure!(job.state.to_string() == "done", "job {id}: {} {:?}", job.state, job.reason);
-                        ended.push(job);
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await; // why: watching the stream would cost the daemon more than asking
-                }
-            }
-            Ok(ended)
-        })
+        self.runtime.block_on(done(&self.client, jobs))
     }
 
     fn bursts(&mut self) -> Result<()> {
@@ -204,8 +170,50 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Submits all at once.
+pub(super) async fn submitted(
+    client: &Client,
+    requests: impl Iterator<Item = JobRequest>,
+) -> Result<Vec<JobId>> {
+    let mut sending = tokio::task::JoinSet::new();
+    let mut jobs = Vec::new();
+    for request in requests {
+        let client = client.clone();
+        sending.spawn(async move { client.submit(&request).await });
+        // As many connections as a busy front end has.
+        if sending.len() >= BURST
+            && let Some(sent) = sending.join_next().await
+        {
+            jobs.push(sent??.job);
+        }
+    }
+    while let Some(sent) = sending.join_next().await {
+        jobs.push(sent??.job);
+    }
+    jobs.sort();
+    Ok(jobs)
+}
+
+/// Waits for all of them; each must have come to its end well.
+pub(super) async fn done(client: &Client, jobs: &[JobId]) -> Result<Vec<JobView>> {
+    let mut ended = Vec::new();
+    // The last to be submitted is one of the last to end: few questions are asked meanwhile.
+    for id in jobs.iter().rev() {
+        loop {
+            let job = client.job(*id).await?;
+            if job.state.is_final() {
+                ensure!(job.state.to_string() == "done", "job {id}: {} {:?}", job.state, job.reason);
+                ended.push(job);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await; // why: watching the stream would cost the daemon more than asking
+        }
+    }
+    Ok(ended)
+}
+
 /// A small image.
-fn tiny(directory: &Utf8Path) -> Result<Utf8PathBuf> {
+pub(super) fn tiny(directory: &Utf8Path) -> Result<Utf8PathBuf> {
     let disk = directory.join("tiny.qcow2");
     let made =
         Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "8M"]).status()?;

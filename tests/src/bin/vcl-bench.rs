@@ -11,40 +11,56 @@ fn main() -> Result<()> {
         print!("{}", help());
         return Ok(());
     }
+    let case = names.get(1).map(String::as_str);
     match names.first().map(String::as_str) {
-        Some("capture") => match names.get(1).map(String::as_str) {
+        Some("api") => bench::api::run(case),
+        Some("capture") => match case {
             None => bench::capture::run().and_then(|()| bench::capture::delta::run()),
             Some("delta") => bench::capture::delta::run(),
             Some(other) => {
                 bail!("the bench capture has no case {other}; it has delta, and all without a word")
             }
         },
+        Some("class") => bench::class::run(case),
         Some("load") => bench::load::run(),
         Some("pickup") => bench::pickup::run(),
-        Some("queue") => bench::queue::run(names.get(1).map(String::as_str)),
-        Some("transfer") => bench::transfer::run(names.get(1).map(String::as_str)),
+        Some("queue") => bench::queue::run(case),
+        Some("transfer") => bench::transfer::run(case),
         Some(other) => {
-            bail!("no bench {other}; there are capture, load, pickup, queue and transfer (--help)")
+            bail!(
+                "no bench {other}; there are api, capture, class, load, pickup, queue and transfer (--help)"
+            )
         }
-        None => bail!("which bench? There are capture, load, pickup, queue and transfer (--help)"),
+        None => {
+            bail!("which bench? There are api, capture, class, load, pickup, queue and transfer (--help)")
+        }
     }
 }
 
 fn help() -> String {
     let mut text = String::from(
-        "vcl-bench NAME [CASE]: prints one JSON object a line; without a case, all of the bench.\n\n\
-         capture            from guest-off to published, against the same commands by hand\n\
-         \x20 delta            the same where little has changed since the parent\n\
-         load               what vcld adds to a load on a hypervisor\n\
-         pickup             from a submit to the job's first step\n\
-         queue              what the queue costs, on simulated machines that take no time\n",
+        "vcl-bench NAME [CASE]: prints one JSON object a line; without a case, all of the bench.\n\n",
     );
-    for (name, what) in bench::queue::CASES {
-        text.push_str(&format!("  {name:<16} {what}\n"));
-    }
-    text.push_str("transfer           a disk to and from a VMware datastore, against curl\n");
-    for (name, what) in bench::transfer::CASES {
-        text.push_str(&format!("  {name:<16} {what}\n"));
-    }
+    let mut bench = |name: &str, what: &str, cases: &[(&str, &str)]| {
+        text.push_str(&format!("{name:<18} {what}\n"));
+        for (name, what) in cases {
+            text.push_str(&format!("  {name:<16} {what}\n"));
+        }
+    };
+    bench(
+        "api",
+        "what lists and streams cost over TCP, measured by wrk and 200 subscribers",
+        bench::api::CASES,
+    );
+    bench(
+        "capture",
+        "from guest-off to published, against the same commands by hand",
+        &[("delta", "the same where little has changed since the parent")],
+    );
+    bench("class", "until the last of a class's seats is loaded", bench::class::CASES);
+    bench("load", "what vcld adds to a load on a hypervisor", &[]);
+    bench("pickup", "from a submit to the job's first step", &[]);
+    bench("queue", "what the queue costs, on simulated machines that take no time", bench::queue::CASES);
+    bench("transfer", "a disk to and from a VMware datastore, against curl", &bench::transfer::CASES);
     text
 }

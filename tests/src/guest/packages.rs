@@ -76,6 +76,7 @@ impl Recipe {
                     "procps",
                     "kmod",
                     "sudo",
+                    "nftables",
                     "less",
                     "qemu-guest-agent",
                     "linux-image-cloud-amd64",

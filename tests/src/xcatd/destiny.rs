@@ -178,8 +178,8 @@ fn status_of(armed: &str) -> &'static str {
 
 /// What a node that boots says, and what it is told.
 ///
-/// `installstatus WORD` and `next` are xCAT's own words on port 3002. `getdestiny` and `nextdestiny` stand for the two requests of
-/// those names on port 3001: the first sets the status, the second does not (destiny.pm, by its flags).
+/// `installstatus WORD` and `next` are xCAT's own words on port 3002. `getdestiny` and `nextdestiny` stand for the two
+/// requests of those names on port 3001: the first sets the status, the second does not (destiny.pm, by its flags).
 pub(super) fn heard(state: &mut State, name: &str, line: &str) -> String {
     if let Some(node) = state.nodes.get_mut(name) {
         node.heard = true;

@@ -13,9 +13,10 @@ use vcl_os::{Linux, SshKey, SshRemotes};
 use vcl_provisioning::conformance::{self, GuestImage, Offer, World as Kit};
 use vcl_provisioning::lab::{Lab, Settings};
 use vcl_provisioning::{Limits, Provisioning};
+use vcl_tests::manifest::linux;
 use vcl_tests::pc::{self, Pc};
 use vcl_tests::world::World;
-use vcl_types::{Computer, ComputerName, Hardware, Manifest, Nic, NicRole, OsName};
+use vcl_types::{Computer, ComputerName, Nic, NicRole};
 
 struct LabWorld {
     pc: Pc,
@@ -72,23 +73,7 @@ impl Kit for LabWorld {
         Ok(left)
     }
     async fn guest(&self, library: &Library) -> conformance::Result<Option<GuestImage>> {
-        let manifest = Manifest {
-            version: 1,
-            image: "installed".parse()?,
-            revision: 1,
-            parent: None,
-            os: OsName::Linux,
-            generalised: false,
-            hardware: Hardware::default(),
-            disks: Vec::new(),
-            firmware: None,
-            boot_files: Vec::new(),
-            boot: None,
-            backend: None,
-            job: None,
-            created: "2026-01-01T00:00:00Z".parse()?,
-            note: None,
-        };
+        let manifest = linux("installed", 1, Vec::new())?;
         library.staging("installed")?;
         let minute = Duration::from_secs(60);
         Ok(Some(GuestImage {

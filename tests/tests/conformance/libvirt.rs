@@ -18,10 +18,10 @@ use vcl_provisioning::libvirt::{Libvirt, Settings};
 use vcl_provisioning::{Limits, Network, Provisioning};
 use vcl_provisioning::{Networks, Plug};
 use vcl_tests::guest::{self, Guest, Kind};
+use vcl_tests::manifest::linux;
 use vcl_tests::world::World;
 use vcl_types::{
-    Accelerator, AddressSource, ByteSize, Computer, ComputerName, Digest, DirectBoot, Hardware, Manifest,
-    Nic, NicRole, OsName,
+    Accelerator, AddressSource, ByteSize, Computer, ComputerName, Digest, DirectBoot, Manifest, Nic, NicRole,
 };
 
 /// A machine that an admin has made, from which an image can be made.
@@ -175,23 +175,9 @@ impl Kit for LibvirtWorld {
         let boot =
             DirectBoot { kernel: "kernel".into(), initrd: Some("initrd".into()), cmdline: boot.cmdline };
         let cx = cx();
-        let manifest = Manifest {
-            version: 1,
-            image: "guest".parse()?,
-            revision: 1,
-            parent: None,
-            os: OsName::Linux,
-            generalised: false,
-            hardware: Hardware::default(),
-            disks: seal(&cx, &staging, &[StagedDisk::qcow2(0)]).await?,
-            firmware: None,
-            boot_files: seal_boot(&cx, &staging, &boot).await?,
-            boot: Some(boot),
-            backend: None,
-            job: None,
-            created: "2026-01-01T00:00:00Z".parse()?,
-            note: None,
-        };
+        let disks = seal(&cx, &staging, &[StagedDisk::qcow2(0)]).await?;
+        let boot_files = seal_boot(&cx, &staging, &boot).await?;
+        let manifest = Manifest { boot: Some(boot), boot_files, ..linux("guest", 1, disks)? };
         let minutes = |n: u64| Duration::from_secs(60 * n);
         Ok(Some(GuestImage {
             revision: library.publish(&cx, "guest", &manifest).await?,
@@ -210,6 +196,14 @@ impl Kit for LibvirtWorld {
         let overlay = self.machines().join(computer.name.as_str()).join("disk0.qcow2");
         let (path, scratch) = (overlay.as_std_path(), self.directory.path());
         Ok(Some(digest::content(&cx(), path, Format::Qcow2, scratch, &Progress::none()).await?.digest()))
+    }
+    /// Through its qemu, as a guest's writes go.
+    async fn write(&self, computer: &Computer) -> conformance::Result<bool> {
+        let write = "qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend \"write -P 0x5a 8M 64k\"";
+        let domain = self.foreign_name(computer);
+        let said = self.world.virsh(&["qemu-monitor-command", &domain, "--hmp", write])?;
+        // That it was written it says where its output goes, which is not here.
+        if said.trim().is_empty() { Ok(true) } else { Err(said.into()) }
     }
     async fn foreign(&self, what: Foreign, computer: &Computer) -> conformance::Result<Option<String>> {
         let name = self.foreign_name(computer);

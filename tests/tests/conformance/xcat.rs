@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use vcl_images::{Format, Progress, digest};
 use vcl_job::{AnyStep, Job, Kind, Step, Undo, undo_in};
 use vcl_os::{Command, EndState, Guest, Nobody, Os, Output, Survey};
 use vcl_provisioning::conformance::{self, Offer, World as Kit};
-use vcl_provisioning::inbox::Inbox;
+use vcl_provisioning::inbox::Inbox as _;
 use vcl_provisioning::xcat::{Settings, Xcat};
 use vcl_provisioning::{Limits, Provisioning};
 use vcl_tests::world::World;
@@ -138,13 +139,15 @@ impl Kit for XcatWorld {
     fn os(&self) -> Option<Arc<dyn Os>> {
         Some(self.os.clone())
     }
-    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
-        Some(self.boxes.clone())
-    }
     async fn on_disk(&self, computer: &Computer) -> conformance::Result<Option<Digest>> {
         let disk = self.disk(&computer.name);
         let (disk, scratch) = (disk.as_std_path(), self.path.as_std_path());
         Ok(Some(digest::content(&crate::cx(), disk, Format::Raw, scratch, &Progress::none()).await?.digest()))
+    }
+    async fn write(&self, computer: &Computer) -> conformance::Result<bool> {
+        let disk = std::fs::OpenOptions::new().write(true).open(self.disk(&computer.name))?;
+        disk.write_all_at(&[0x5a; 65536], 8 << 20)?;
+        Ok(true)
     }
     /// A node that is in no configuration.
     async fn source(&self) -> conformance::Result<Option<String>> {

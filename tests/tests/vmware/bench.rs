@@ -18,10 +18,12 @@ use vcl_provisioning::esx::Esx;
 use vcl_provisioning::vim25::{Server, Settings, Trust};
 use vcl_provisioning::vmware::{CaptureTo, Method, Vmware};
 use vcl_provisioning::{Captured, Limits, Network, Plug, Provisioning, Target};
+use vcl_tests::manifest::linux;
 use vcl_tests::vcsim::{Mode, Vcsim};
 use vcl_types::api::{PowerAction, PowerState};
 use vcl_types::{
-    AddressSource, Computer, Endpoint, Hardware, ImageRef, Manifest, Nic, NicRole, OsName, Revision, Secret,
+    AddressSource, Computer, Digest, Endpoint, Hardware, ImageRef, Manifest, Nic, NicRole, OsName, Revision,
+    Secret,
 };
 
 pub const DISK: u64 = 24 << 20;
@@ -87,8 +89,7 @@ pub fn flat(datastore: &Utf8Path, disk: &str) -> Utf8PathBuf {
 /// The name of the template over a disk of that content, for Linux on this hardware.
 pub fn template(content: &str, hardware: &Hardware) -> String {
     let all = serde_json::json!([[content], OsName::Linux, hardware.disk_bus, hardware.firmware]);
-    let key: String = Sha256::digest(all.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("vcl-image-{key}")
+    format!("vcl-image-{}", Digest::from_bytes(Sha256::digest(all.to_string()).into()))
 }
 
 #[async_trait]
@@ -258,23 +259,8 @@ impl Bench {
         hardware: Hardware,
     ) -> Revision {
         let disks = seal(&cx(), staging, &[StagedDisk::qcow2(0)]).await.unwrap();
-        let manifest = Manifest {
-            version: Manifest::version_for(&disks),
-            image: name.parse().unwrap(),
-            revision,
-            parent,
-            os: OsName::Linux,
-            generalised: true,
-            hardware,
-            disks,
-            firmware: None,
-            boot: None,
-            boot_files: Vec::new(),
-            backend: None,
-            job: None,
-            created: chrono::Utc::now(),
-            note: None,
-        };
+        let manifest = linux(name, revision, disks).unwrap();
+        let manifest = Manifest { parent, generalised: true, hardware, ..manifest };
         self.library.publish(&cx(), staging.name(), &manifest).await.unwrap()
     }
 
@@ -304,7 +290,6 @@ impl Bench {
             hooks: None,
             limits: Limits::default(),
             endpoint: at,
-            inbox: None,
         }
     }
     pub async fn load(&self, on: &str, revision: &Revision) -> Outcome<Endpoint> {

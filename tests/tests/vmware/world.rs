@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use vcl_images::{Format, Library, Progress, StagedDisk, digest, seal};
@@ -15,8 +16,9 @@ use vcl_provisioning::conformance::{Case, Foreign, GuestImage, Result, World};
 use vcl_provisioning::vim25::Settings;
 use vcl_provisioning::{Limits, Provisioning};
 use vcl_tests::guest::{self, Guest, Kind};
+use vcl_tests::manifest::linux;
 use vcl_tests::vcsim::{Guests, Mode, Vcsim, VirtualMachine};
-use vcl_types::{ByteSize, Computer, ComputerName, Digest, Hardware, Manifest, Nic, NicRole, OsName};
+use vcl_types::{ByteSize, Computer, ComputerName, Digest, Hardware, Nic, NicRole};
 
 const PASSWORD: &str = "the-password-of-this-double";
 const IMAGES: &str = "vcl-images";
@@ -113,6 +115,11 @@ impl VcsimWorld {
     /// nobody's way, and one that is not is left over.
     async fn holds(&self, flat: &Utf8Path, content: &str) -> bool {
         self.content_once(flat).await.is_ok_and(|found| found.to_string() == content)
+    }
+    /// The flat file of the first disk of a computer's machine.
+    fn disk(&self, computer: &Computer) -> Result<Utf8PathBuf> {
+        let machine = self.double.machine(&format!("vcl-{}", computer.name))?.ok_or("no machine")?;
+        Ok(flat(&self.double.datastore_directory(), machine.disks.first().ok_or("no disk")?))
     }
     async fn content(&self, flat: &Utf8Path) -> Result<Digest> {
         let (path, scratch) = (flat.as_std_path(), self.directory.path());
@@ -221,23 +228,7 @@ impl World for VcsimWorld {
         let (staging, cx) = (library.staging("guest")?, cx());
         std::fs::copy(guest.disk(), staging.disk(0))?;
         let disks = seal(&cx, &staging, &[StagedDisk::qcow2(0)]).await?;
-        let manifest = Manifest {
-            version: Manifest::version_for(&disks),
-            image: "guest".parse()?,
-            revision: 1,
-            parent: None,
-            os: OsName::Linux,
-            generalised: false,
-            hardware: Hardware::default(),
-            disks,
-            firmware: None,
-            boot: None,
-            boot_files: Vec::new(),
-            backend: None,
-            job: None,
-            created: "2026-01-01T00:00:00Z".parse()?,
-            note: None,
-        };
+        let manifest = linux("guest", 1, disks)?;
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let (boot, shutdown, copy, command) = (minutes(10), minutes(4), minutes(10), minutes(4));
         Ok(Some(GuestImage {
@@ -292,9 +283,12 @@ impl World for VcsimWorld {
         Ok(left)
     }
     async fn on_disk(&self, computer: &Computer) -> Result<Option<Digest>> {
-        let machine = self.double.machine(&format!("vcl-{}", computer.name))?.ok_or("no machine")?;
-        let disk = machine.disks.first().ok_or("no disk")?;
-        Ok(Some(self.content(&flat(&self.double.datastore_directory(), disk)).await?))
+        Ok(Some(self.content(&self.disk(computer)?).await?))
+    }
+    async fn write(&self, computer: &Computer) -> Result<bool> {
+        let disk = std::fs::OpenOptions::new().write(true).open(self.disk(computer)?)?;
+        disk.write_all_at(&[0x5a; 65536], 8 << 20)?;
+        Ok(true)
     }
     async fn foreign(&self, what: Foreign, computer: &Computer) -> Result<Option<String>> {
         let name = self.foreign_name(computer);

@@ -3,7 +3,7 @@
 use super::{ask, log_in};
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use vcl_tests::guest::{self, Guest, Kind};
 use vcl_tests::world::World;
 use vcl_tests::xcatd::{Boot, Fault, NodeSetup, Osimage, Setup, Xcatd};
+use vcl_types::Digest;
 
 /// The program that makes a world.
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
@@ -121,7 +122,7 @@ impl Case {
             .arg(format!("of={raw}"))
             .status()?;
         ensure!(status.success(), "qemu-img dd failed");
-        Ok(Sha256::digest(fs::read(raw)?).iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(Digest::from_bytes(Sha256::digest(fs::read(raw)?).into()).into())
     }
 }
 

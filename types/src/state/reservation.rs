@@ -1,6 +1,8 @@
 //! A reservation's states.
 //!
 //! ```text
+//!                                       ┌─────────────reload──┬──────reload──────┐
+//!                                       ▼                     │                  │
 //!  scheduled ──due──► queued ──start──► loading ──loaded──► ready ──connect──► in-use
 //!      │                │  ▲              │ │                │ ▲                 │ │
 //!      │                │  └───requeue────┘ │                │ └───disconnect────┘ │
@@ -46,6 +48,8 @@ super::words! {
         Connect = "connect",
         /// Its user has gone.
         Disconnect = "disconnect",
+        /// Its user wants the computer as it was at the beginning: it is loaded anew.
+        Reload = "reload",
         /// It is given back, or its time is over, or it cannot be had.
         End = "end",
         /// Its computer is taken back.
@@ -67,10 +71,33 @@ pub fn next(state: State, event: Event) -> Result<State, Refused> {
         (S::Loading, E::Loaded) => S::Ready,
         (S::Ready, E::Connect) => S::InUse,
         (S::InUse, E::Disconnect) => S::Ready,
+        (S::Ready | S::InUse, E::Reload) => S::Loading,
         (S::Scheduled | S::Queued | S::Loading | S::Ready | S::InUse, E::End) => S::Ending,
         (S::Ending, E::Ended) => S::Ended,
         (state, event) => {
             return Err(Refused { what: "reservation", state: state.as_str(), event: event.as_str() });
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    /// What it becomes, or with what text it is refused: all of them.
+    #[test]
+    fn every_cell() {
+        let mut table = String::new();
+        for state in State::ALL {
+            for event in Event::ALL {
+                let cell = match next(*state, *event) {
+                    Ok(to) => format!("→ {to}"),
+                    Err(refused) => refused.to_string(),
+                };
+                let _ = writeln!(table, "{state:10} {event:11} {cell}");
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
 }

@@ -1,5 +1,6 @@
 //! Computers: consoles, screens, power.
 
+use super::chosen::Chosen;
 use clap::{Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vcl_types::ComputerName;
@@ -47,13 +48,21 @@ pub enum ComputerVerb {
         output: Option<PathBuf>,
     },
     /// Switch a loaded computer on or off.
-    #[command(after_help = "Example: vclctl computer power gis-01 reset")]
+    #[command(
+        after_help = "Examples:\n  vclctl computer power gis-01 reset\n  \
+            vclctl computer power -l room-b12 --max 5 off    a whole room, five at a time",
+        allow_missing_positional = true
+    )]
     Power {
         /// The computer.
-        name: ComputerName,
+        #[arg(required_unless_present_any = ["tags", "all"])]
+        computer: Option<ComputerName>,
         /// What is wanted.
         #[arg(value_enum)]
         action: PowerWord,
+        /// Or several.
+        #[command(flatten)]
+        chosen: Chosen,
         /// Show what would be done and do nothing.
         #[arg(long)]
         dry_run: bool,

@@ -125,13 +125,29 @@ pub enum ImageVerb {
         #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
         image: ImageRef,
     },
-    /// Put a revision in production: nothing deletes it as long as it is.
-    #[command(after_help = "Example: vclctl image promote debian@3")]
-    Promote {
-        /// The revision, with its number.
-        #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+    /// See whether two clones of a revision are two machines: load it on two spare computers, compare who the guests
+    /// are, run the site's test scripts in both, and give the computers back.
+    #[command(
+        long_about = "See whether two clones of a revision are two machines.\n\n\
+            It is loaded on two spare computers that run side by side. What makes each guest somebody is compared: \
+            machine-id, host keys, hostname, leases, MAC addresses in files. The site's own test scripts, those of \
+            `[reservations] tests`, run in both. Then both computers are given back. What was found out is kept with the \
+            revision.",
+        after_help = "Examples:\n  vclctl image test gis@3\n  vclctl image test gis@3 --wait     wait until two computers \
+            are spare\n  vclctl image test gis --dry-run    which computers, which steps"
+    )]
+    Test {
+        /// The revision; without a number, the newest.
+        #[arg(value_name = "IMAGE[@REV]")]
         image: ImageRef,
+        /// How it is asked for.
+        #[command(flatten)]
+        submission: Submission,
     },
+    /// Put a revision in production: new reservations get it, idle computers are loaded with it a few at a time, and nothing
+    /// deletes it as long as it is. The same as `vclctl promote`.
+    #[command(after_help = "Example: vclctl image promote debian@3")]
+    Promote(PromoteArguments),
     /// Rewrite a revision's disks whole, so that they lie on no other revision. Whoever is loaded from it does not
     /// notice.
     #[command(after_help = "Example: vclctl image flatten debian@9")]
@@ -143,6 +159,17 @@ pub enum ImageVerb {
         #[command(flatten)]
         submission: Submission,
     },
+}
+
+/// `promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArguments {
+    /// The revision, with its number.
+    #[arg(value_name = "IMAGE@REV", value_parser = numbered)]
+    pub image: ImageRef,
+    /// Although it has passed no test, where the site wants one. For administrators; it is recorded.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `image prune`.

@@ -1,5 +1,6 @@
 //! Jobs, and the verbs that are nothing but a job.
 
+use super::chosen::Chosen;
 use clap::{Args, Subcommand, ValueEnum};
 use vcl_types::{After, ComputerName, ImageName, ImageRef, JobId, state};
 
@@ -101,10 +102,14 @@ pub struct Submission {
 #[derive(Debug, Args)]
 pub struct LoadArguments {
     /// The computer.
-    pub computer: ComputerName,
+    #[arg(required_unless_present_any = ["tags", "all"])]
+    pub computer: Option<ComputerName>,
     /// The image; without a revision, its newest.
     #[arg(value_name = "IMAGE[@REV]")]
     pub image: ImageRef,
+    /// Or several.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// How it is asked for.
     #[command(flatten)]
     pub submission: Submission,
@@ -139,7 +144,14 @@ pub struct CaptureArguments {
 #[derive(Debug, Args)]
 pub struct UnloadArguments {
     /// The computer.
-    pub computer: ComputerName,
+    #[arg(required_unless_present_any = ["tags", "all"])]
+    pub computer: Option<ComputerName>,
+    /// Or several.
+    #[command(flatten)]
+    pub chosen: Chosen,
+    /// Take several back without asking.
+    #[arg(short = 'y', long, conflicts_with = "computer")]
+    pub yes: bool,
     /// How it is asked for.
     #[command(flatten)]
     pub submission: Submission,

@@ -26,6 +26,13 @@ pub fn power(state: PowerState) -> &'static str {
     }
 }
 
+/// What became of a computer that was switched.
+#[must_use]
+pub fn powered(view: &ComputerView) -> String {
+    let state = view.power.map_or("in a state that vcld did not tell", power);
+    format!("{} is {state}", view.computer.name)
+}
+
 /// All of them, a line each.
 #[must_use]
 pub fn list(computers: &[ComputerView], clock: &Clock) -> String {

@@ -92,6 +92,7 @@ pub(crate) fn requests() -> Vec<JobRequest> {
         read(json!({ "kind": "create-from-vm", "image": "gis", "backend": "kvm1", "vm": "debian-gis" })),
         JobRequest::Export { image: image.clone(), path: "/tmp/x.raw".into(), format: "raw".into() },
         JobRequest::Verify { image: image.clone() },
+        JobRequest::TestImage { image: image.clone(), wait: false },
         JobRequest::DeleteImage { image: image.clone(), now: false },
         JobRequest::Undelete { image: image.clone() },
         JobRequest::Flatten { image },

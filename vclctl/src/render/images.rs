@@ -1,7 +1,7 @@
 //! Images and their revisions.
 
 use super::table::{maybe, quiet};
-use super::{Clock, Facts, Table, Tone};
+use super::{Clock, Facts, Table, Tone, image_tests};
 use vcl_types::api::{ImageView, RevisionView};
 use vcl_types::{ByteSize, OsName};
 
@@ -118,6 +118,7 @@ pub fn revision(revision: &RevisionView, clock: &Clock) -> String {
     let used = users(revision);
     facts.add("loaded on", if used.is_empty() { "-" } else { &used });
     facts.maybe("production", revision.production.then_some("yes"));
+    facts.maybe("tested", revision.tested.as_ref().map(|test| image_tests::line(test, clock)));
     facts.add("here", if revision.here { "yes" } else { "no: this node's library does not hold it" });
     facts.text()
 }

@@ -164,12 +164,23 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
             format!("captured {} from {name}, which {now},", result(&image))
         }
         JobRequest::Unload { computer: name } => format!("unloaded {name}"),
+        JobRequest::Prepare { computer: name, image } => format!("prepared {name} with {}", result(image)),
+        JobRequest::Lend { reservation, computer: name, .. } => {
+            format!("lent {name} to reservation {reservation}")
+        }
+        JobRequest::Admit { reservation, computer: name } => {
+            format!("let reservation {reservation} in on {name}")
+        }
+        JobRequest::Return { reservation, computer: name } => {
+            format!("took {name} back from reservation {reservation}")
+        }
         JobRequest::Import { image, path, .. } => format!("imported {} from {path}", result(image)),
         JobRequest::CreateFromVm { image, backend, vm, .. } => {
             format!("created {} from {backend}/{vm}", result(image))
         }
         JobRequest::Export { image, path, format } => format!("exported {image} to {path} ({format})"),
         JobRequest::Verify { image } => format!("verified {}: its digests are right", result(image)),
+        JobRequest::TestImage { image, .. } => format!("tested: {}", result(image)),
         JobRequest::DeleteImage { image, now: true } => format!("deleted {image} for good"),
         JobRequest::DeleteImage { image, now: false } => {
             job.result.clone().unwrap_or_else(|| format!("{image} is in the trash"))

@@ -196,6 +196,7 @@ impl Trial<'_> {
         .await
     }
 
+    /// Whether the computer can be had: it is loaded and captured here.
     async fn free(&mut self, check: &str) -> Option<()> {
         let (client, name) = (self.client, self.asked.computer.clone());
         self.check(check, async {

@@ -43,14 +43,14 @@ pub(super) async fn run(verb: ComputerVerb, client: &Client, screen: &mut Screen
             }
         }
         ComputerVerb::Screenshot { name, output } => screenshot(client, screen, &name, output).await,
-        ComputerVerb::Power { name, action, dry_run: true } => {
-            super::jobs::would(client, screen, Action::Power { computer: name, power: action.into() }).await
+        ComputerVerb::Power { computer: None, action, chosen, dry_run } => {
+            super::many::power(client, screen, &chosen, action.into(), dry_run).await
         }
-        ComputerVerb::Power { name, action, dry_run: false } => {
-            screen.answer(&client.power(&name, action.into()).await?, |view, _| {
-                let power = view.power.map_or("in a state that vcld did not tell", computers::power);
-                format!("{} is {power}", view.computer.name)
-            })
+        ComputerVerb::Power { computer: Some(computer), action, dry_run: true, .. } => {
+            super::jobs::would(client, screen, Action::Power { computer, power: action.into() }).await
+        }
+        ComputerVerb::Power { computer: Some(name), action, dry_run: false, .. } => {
+            screen.answer(&client.power(&name, action.into()).await?, |view, _| computers::powered(view))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Images.
 
 use super::jobs;
-use crate::cli::{FormatWord, ImageVerb, ImportArguments, PruneArguments, Submission};
+use crate::cli::{FormatWord, ImageVerb, ImportArguments, PromoteArguments, PruneArguments, Submission};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::render::{images, keep, text, vms};
@@ -57,9 +57,10 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
         ImageVerb::Trash => screen.answer(&client.trash().await?, |all, clock| keep::trash(all, clock)),
         ImageVerb::Prune(asked) => prune(client, screen, asked).await,
         ImageVerb::Why { image } => screen.answer(&client.why_kept(&image).await?, |why, _| keep::why(why)),
-        ImageVerb::Promote { image } => screen.answer(&client.promote(&image).await?, |now, _| {
-            format!("{} is in production", now.manifest.image_ref())
-        }),
+        ImageVerb::Test { image, submission } => {
+            super::image_test::run(client, screen, image, submission).await
+        }
+        ImageVerb::Promote(asked) => promote(client, screen, asked).await,
         ImageVerb::Flatten { image, submission } => {
             jobs::submit(client, screen, JobRequest::Flatten { image }, submission).await
         }
@@ -67,6 +68,13 @@ pub(super) async fn run(verb: ImageVerb, client: &Client, screen: &mut Screen) -
             jobs::submit(client, screen, JobRequest::Fetch { image, node: to }, submission).await
         }
     }
+}
+
+/// `promote`.
+pub(super) async fn promote(client: &Client, screen: &mut Screen, asked: PromoteArguments) -> Result<()> {
+    screen.answer(&client.promote(&asked.image, asked.force).await?, |now, _| {
+        format!("{} is in production", now.manifest.image_ref())
+    })
 }
 
 fn revision(image: &ImageView, number: u32) -> Result<&RevisionView> {

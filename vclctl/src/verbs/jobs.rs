@@ -73,16 +73,31 @@ pub(super) async fn submit(
     request: JobRequest,
     how: Submission,
 ) -> Result<()> {
+    match followed(client, screen, request, how).await? {
+        Some(job) => tell(client, screen, &job).await,
+        None => Ok(()),
+    }
+}
+
+/// The same without telling how it ended: the job as it ended, or `None` when nobody waits for that.
+pub(super) async fn followed(
+    client: &Client,
+    screen: &mut Screen,
+    request: JobRequest,
+    how: Submission,
+) -> Result<Option<JobView>> {
     if how.dry_run {
-        return screen.answer(&client.plan(&request).await?, |plan, _| render::jobs::plan(plan));
+        screen.answer(&client.plan(&request).await?, |plan, _| render::jobs::plan(plan))?;
+        return Ok(None);
     }
     // From here on Ctrl-C leaves the job alone, also while it is being queued.
     let interrupt = interrupt()?;
     let submitted = client.submit_as(&request, how.wait).await?;
     if how.detach {
-        return screen.answer(&submitted, |submitted, _| submitted.job.to_string());
+        screen.answer(&submitted, |submitted, _| submitted.job.to_string())?;
+        return Ok(None);
     }
-    watch(client, screen, submitted.job, interrupt, Patience::default()).await
+    follow(client, screen, submitted.job, interrupt, Patience::default()).await
 }
 
 fn interrupt() -> Result<Signal> {
@@ -98,9 +113,23 @@ pub async fn watch(
     client: &Client,
     screen: &mut Screen,
     id: JobId,
-    mut interrupt: Signal,
+    interrupt: Signal,
     patience: Patience,
 ) -> Result<()> {
+    match follow(client, screen, id, interrupt, patience).await? {
+        Some(job) => tell(client, screen, &job).await,
+        None => Ok(()),
+    }
+}
+
+/// Follows a job to its end, or until `interrupt` comes, which is told.
+async fn follow(
+    client: &Client,
+    screen: &mut Screen,
+    id: JobId,
+    mut interrupt: Signal,
+    patience: Patience,
+) -> Result<Option<JobView>> {
     let ended = {
         let mut display = screen.display(id);
         tokio::select! {
@@ -111,10 +140,10 @@ pub async fn watch(
             }
         }
     };
-    match ended {
-        Some(job) => tell(client, screen, &job).await,
-        None => detached(client, screen, id).await,
+    if ended.is_none() {
+        detached(client, screen, id).await?;
     }
+    Ok(ended)
 }
 
 /// Ctrl-C: the job goes on, and whoever pressed it learns how to find it again.
@@ -127,7 +156,8 @@ async fn detached(client: &Client, screen: &mut Screen, id: JobId) -> Result<()>
     screen.print_json(&client.job(id).await?)
 }
 
-async fn tell(client: &Client, screen: &mut Screen, job: &JobView) -> Result<()> {
+/// Tells how a job ended.
+pub(super) async fn tell(client: &Client, screen: &mut Screen, job: &JobView) -> Result<()> {
     let failed = render::jobs::failure(job);
     if screen.json {
         screen.print_json(job)?;

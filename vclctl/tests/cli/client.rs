@@ -130,6 +130,44 @@ fn a_job_that_may_have_been_queued_is_not_forgotten() {
 }
 
 #[test]
+fn a_lost_answer_is_asked_for_again_under_the_same_key() {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("vcld.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let mut keys = Vec::new();
+        for answers in [false, true] {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream);
+            let (mut length, mut line) = (0, String::new());
+            while reader.read_line(&mut line).unwrap() > 2 {
+                let (name, value) = line.trim().split_once(": ").unwrap_or_default();
+                match name.to_lowercase().as_str() {
+                    "idempotency-key" => keys.push(value.to_owned()),
+                    "content-length" => length = value.parse().unwrap(),
+                    _ => {}
+                }
+                line.clear();
+            }
+            reader.read_exact(&mut vec![0; length]).unwrap();
+            if answers {
+                let body = r#"{"job":7}"#;
+                let head = format!("HTTP/1.1 202 Accepted\r\ncontent-length: {}\r\n\r\n", body.len());
+                reader.get_mut().write_all(format!("{head}{body}").as_bytes()).unwrap();
+            }
+        }
+        keys
+    });
+    let unload = JobRequest::Unload { computer: "b".parse().unwrap() };
+    let made = block_on(Client::new(&socket).unwrap().submit(&unload)).unwrap();
+    assert_eq!(made.job, JobId(7));
+    let keys = daemon.join().unwrap();
+    assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
+    assert_eq!(keys[0].len(), 36);
+}
+
+#[test]
 fn a_picture_that_is_none_is_not_saved() {
     let directory = tempfile::tempdir().unwrap();
     let fake = Fake::start(directory.path(), |_| Reply::Bytes(b"<html>".to_vec()));

@@ -4,6 +4,7 @@ use super::{Admission, Demand, Place, admit};
 use crate::node::{Node, Refusal};
 use std::time::Duration;
 use vcl_images::estimate;
+use vcl_types::lending::Purpose;
 use vcl_types::{BackendName, ByteSize, CaptureInto, ComputerName, ImageRef, JobRequest, Manifest};
 
 /// What a load may write at first beside its overlays' tables: a console, firmware variables. What a guest writes later
@@ -86,7 +87,9 @@ impl Node {
         let mut needs = Vec::new();
         let mut library = |bytes| needs.push(Need { at: At::Library, bytes });
         match request {
-            JobRequest::Load { computer, image } => {
+            JobRequest::Load { computer, image }
+            | JobRequest::Prepare { computer, image }
+            | JobRequest::Lend { computer, image, .. } => {
                 let backend = match backend {
                     Some(backend) => backend.clone(),
                     None => self.queue.computer(computer).await?.computer.backend,
@@ -129,9 +132,20 @@ impl Node {
             JobRequest::Fetch { image, .. } => {
                 library(self.lacking_bytes(self.queue.manifest(image).await?).await?);
             }
+            JobRequest::Return { reservation, computer } => {
+                let row = self.queue.reservation(*reservation).await?;
+                if row.purpose == Purpose::Imaging
+                    && !row.discard
+                    && let Some(bytes) = self.capture_bytes(computer, false).await?
+                {
+                    library(bytes);
+                }
+            }
             JobRequest::Unload { .. }
+            | JobRequest::Admit { .. }
             | JobRequest::Export { .. }
             | JobRequest::Verify { .. }
+            | JobRequest::TestImage { .. }
             | JobRequest::Undelete { .. }
             | JobRequest::Prune { .. }
             | JobRequest::Backup { .. }

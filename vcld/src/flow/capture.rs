@@ -10,7 +10,7 @@ use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_provisioning::Capability;
 use vcl_types::api::PowerState;
 use vcl_types::state::computer;
-use vcl_types::{After, CaptureInto, Computer, ComputerName, ImageName, Loaded, Revision};
+use vcl_types::{After, CaptureInto, Computer, ComputerName, ImageName, ImageRef, Loaded, Revision};
 
 /// What a capture starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +55,15 @@ pub(super) struct Trouble {
 }
 /// Takes the computer out of use.
 pub(super) const MAINTENANCE: Step<Running, Trouble> = Step::new("to maintenance").retry(TRANSIENT);
+
+/// How what is on a computer is captured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// Whether only what differs from its revision is stored.
+    pub(super) delta: bool,
+    /// Whether it is off and has to be started first.
+    pub(super) power_on: bool,
+}
 
 impl Running {
     pub(super) async fn begin_capture(
@@ -122,23 +131,9 @@ impl Running {
         let job = &mut job;
         let CaptureInput { computer, revision, mut loaded, making, after, power_on, delta } = input;
         let backend = self.backend(&computer.backend)?;
-        let held = Held { computer: computer.clone(), revision: revision.clone(), loaded: loaded.clone() };
-        job.step(self, &HOLD, held).run(async |_, _| Ok(())).await?;
-        if power_on {
-            let target = self.node.target(&computer, &revision, Some(&loaded.endpoint))?;
-            let endpoint = backend.resume(&mut job.part("power on").part("resume"), target).await?;
-            loaded.endpoint = endpoint;
-            self.note_endpoint(job, "powered on", &computer.name, &loaded).await?;
-        }
-        let mut staging = self.stage(job, &making).await?;
-        if delta {
-            staging = staging.over(self.node.library.base(&loaded.image)?);
-        }
+        let how = How { delta, power_on };
+        let image = self.capture_into(job, &computer, &revision, &mut loaded, &making, how).await?;
         let endpoint = loaded.endpoint.clone();
-        let target = self.node.target(&computer, &revision, Some(&endpoint))?;
-        let captured = backend.capture(&mut job.part("capture"), target, &staging).await?;
-        self.node.remotes.forget(&endpoint).await;
-        let image = self.publish(job, &making, &staging, captured, true).await?;
 
         // The revision is there, whatever becomes of the computer: trouble from here on is the computer's, and a wish to
         // call the job off comes too late to lose what was captured.
@@ -156,7 +151,13 @@ impl Running {
                         let now = Loaded { endpoint: endpoint.clone(), ..loaded.clone() };
                         self.note_endpoint(job, "resumed", &computer.name, &now).await?;
                         self.announce(&computer.name, &loaded.image, &endpoint);
-                        Ok(())
+                        // What its users had went with the capture: it is no part of an image.
+                        match self.node.queue.computer(&computer.name).await?.reservation {
+                            Some(id) => {
+                                self.let_in(job, &computer, &revision, &endpoint, id, "after").await.map(drop)
+                            }
+                            None => Ok(()),
+                        }
                     }
                     Err(e) => Err(e),
                 }
@@ -165,13 +166,52 @@ impl Running {
         match released {
             Ok(()) => {}
             Err(e) if e.kind.ends_the_job() => return Err(e),
-            Err(e) => {
-                let reason = format!("{image} was captured, and then: {}", e.failure());
-                job.event("after-capture-failed", &reason);
-                self.to_maintenance(job, &computer.name, reason).await?;
-            }
+            Err(e) => self.after_capture_failed(job, &computer.name, &image, &e).await?,
         }
         Ok(Some(image.to_string()))
+    }
+
+    /// Takes a computer out of service that was captured well and did not come to what was to become of it.
+    pub(super) async fn after_capture_failed(
+        &self,
+        job: &mut Job,
+        computer: &ComputerName,
+        image: &ImageRef,
+        error: &Error,
+    ) -> Result<()> {
+        let reason = format!("{image} was captured, and then: {}", error.failure());
+        job.event("after-capture-failed", &reason);
+        self.to_maintenance(job, computer, reason).await
+    }
+
+    /// Holds the computer, starts it if it is off, and captures what is on it: everything of a capture but what becomes of
+    /// the computer. Where it answers afterwards is in `loaded`.
+    pub(super) async fn capture_into(
+        &self,
+        job: &mut Job,
+        computer: &Computer,
+        revision: &Revision,
+        loaded: &mut Loaded,
+        making: &Making,
+        How { delta, power_on }: How,
+    ) -> Result<ImageRef> {
+        let backend = self.backend(&computer.backend)?;
+        let held = Held { computer: computer.clone(), revision: revision.clone(), loaded: loaded.clone() };
+        job.step(self, &HOLD, held).run(async |_, _| Ok(())).await?;
+        if power_on {
+            let target = self.node.target(computer, revision, Some(&loaded.endpoint))?;
+            loaded.endpoint = backend.resume(&mut job.part("power on").part("resume"), target).await?;
+            self.note_endpoint(job, "powered on", &computer.name, loaded).await?;
+        }
+        let mut staging = self.stage(job, making).await?;
+        if delta {
+            staging = staging.over(self.node.library.base(&loaded.image)?);
+        }
+        let endpoint = &loaded.endpoint;
+        let target = self.node.target(computer, revision, Some(endpoint))?;
+        let captured = backend.capture(&mut job.part("capture"), target, &staging).await?;
+        self.node.remotes.forget(endpoint).await;
+        self.publish(job, making, &staging, captured, true).await
     }
 
     async fn note_endpoint(

@@ -5,6 +5,7 @@ use super::unload::Lent;
 use super::{Made, Running};
 use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
+use vcl_types::lending::Purpose;
 use vcl_types::state::computer;
 use vcl_types::{Computer, ComputerName, Endpoint, ImageRef, Loaded, ReservationId, Revision};
 
@@ -80,6 +81,16 @@ impl Running {
                 let why = row.reason.map(|r| format!(" ({r})")).unwrap_or_default();
                 let message =
                     format!("{name} is in {state}{why}; when it is well again: vclctl unload {name}");
+                return Err(Error::new(Kind::Refused, message));
+            }
+        }
+        if let Some(id) = row.reservation {
+            let lent = self.node.queue.reservation(id).await?;
+            if lent.purpose != Purpose::Direct {
+                let owner = lent.owner;
+                let message = format!(
+                    "{name} is lent to {owner} (reservation {id}); end that first: vclctl release {id}"
+                );
                 return Err(Error::new(Kind::Refused, message));
             }
         }

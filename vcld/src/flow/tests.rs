@@ -60,13 +60,16 @@ impl Case {
             backends: [("kvm".parse().unwrap(), backend)].into(),
             known: vec![BackendType::LIBVIRT],
             remotes: Arc::new(remotes()),
+            gates: <_>::default(),
             public_key: String::new(),
             linux: Arc::new(os),
             windows: Node::windows(&config).unwrap(),
             exchange: None,
             inbox: None,
             since: chrono::Utc::now(),
+            clock: crate::clock::Clock::default(),
             insight: crate::reconcile::Insight::default(),
+            people: crate::people::People::default(),
             config,
         };
         let disk = path.join("disk.raw");

@@ -22,6 +22,15 @@ pub(super) struct Lent {
     endpoint: Endpoint,
 }
 
+impl Lent {
+    pub(super) fn revision(&self) -> &Revision {
+        &self.revision
+    }
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Release {
     computer: ComputerName,
@@ -96,7 +105,8 @@ impl Running {
         let (queue, claim) = (&self.node.queue, &self.claim);
         let row = queue.computer(name).await?;
         queue.set_loaded(claim, name, None).await?;
-        if let Some(id) = row.reservation {
+        // What is taken off for a reservation is not that reservation's.
+        if let Some(id) = row.reservation.filter(|id| self.claim.job.request.reservation() != Some(*id)) {
             queue.end_reservation(claim, id, because).await?;
         }
         if row.state == computer::State::Broken {

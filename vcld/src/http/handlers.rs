@@ -1,16 +1,19 @@
 //! One function a path.
 
-use super::access::Requester;
+use super::pages::{self, Page};
 use super::problem::{Answer, Body, Path, Query};
+use super::seen;
 use crate::node::Node;
+use crate::rights::{Subject, Who};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::IntoParams;
 use vcl_types::api::*;
+use vcl_types::people::Verb;
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, JobId, JobRequest};
 
@@ -18,8 +21,8 @@ type Daemon = State<Arc<Node>>;
 
 /// One screen of everything.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status), (status = 503, body = Problem)))]
-pub(super) async fn status(State(node): Daemon) -> Answer<Status> {
-    node.status().await.into()
+pub(super) async fn status(State(node): Daemon, who: Who) -> Answer<Status> {
+    seen::status(&node, &who).await.into()
 }
 
 /// What the doctor is to do beside looking.
@@ -32,14 +35,25 @@ pub(super) struct Doctor {
 
 /// What this node lacks.
 #[utoipa::path(get, path = "/v1/doctor", params(Doctor), responses((status = 200, body = [Finding])))]
-pub(super) async fn doctor(State(node): Daemon, Query(asked): Query<Doctor>) -> Json<Vec<Finding>> {
-    Json(if asked.rescan { node.rescan_findings().await } else { node.doctor().await })
+pub(super) async fn doctor(
+    State(node): Daemon,
+    who: Who,
+    Query(asked): Query<Doctor>,
+) -> Answer<Vec<Finding>> {
+    if !asked.rescan {
+        return Answer::Ok(node.doctor().await);
+    }
+    // It makes rows.
+    if let Err(no) = who.may(Verb::Administer, &Subject::Nothing) {
+        return Answer::Err(no);
+    }
+    Answer::Ok(node.rescan_findings().await)
 }
 
 /// All computers.
-#[utoipa::path(get, path = "/v1/computers", responses((status = 200, body = [ComputerView]), (status = 503, body = Problem)))]
-pub(super) async fn computers(State(node): Daemon) -> Answer<Vec<ComputerView>> {
-    node.computers().await.into()
+#[utoipa::path(get, path = "/v1/computers", params(Page), responses((status = 200, body = [ComputerView]), (status = 503, body = Problem)))]
+pub(super) async fn computers(State(node): Daemon, who: Who, uri: Uri, Query(page): Query<Page>) -> Response {
+    page.of(seen::computers(&node, &who).await, |item| item.computer.name.to_string(), &uri)
 }
 
 /// One computer, with its power state.
@@ -55,11 +69,11 @@ pub(super) async fn computer(State(node): Daemon, Path(name): Path<ComputerName>
     responses((status = 200, body = ComputerView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn power(
     State(node): Daemon,
-    Requester(requester): Requester,
+    who: Who,
     Path(name): Path<ComputerName>,
     Body(wish): Body<PowerRequest>,
 ) -> Answer<ComputerView> {
-    node.power(&name, wish.action, &requester).await.into()
+    node.power(&name, wish.action, &who.name).await.into()
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -106,15 +120,15 @@ pub(super) async fn apply(State(node): Daemon, Query(Dry { dry_run }): Query<Dry
 }
 
 /// Everything that a job has to itself: computers and images, with who has them, what for and since when.
-#[utoipa::path(get, path = "/v1/leases", responses((status = 200, body = [LeaseView]), (status = 503, body = Problem)))]
-pub(super) async fn leases(State(node): Daemon) -> Answer<Vec<LeaseView>> {
-    node.leases().await.into()
+#[utoipa::path(get, path = "/v1/leases", params(Page), responses((status = 200, body = [LeaseView]), (status = 503, body = Problem)))]
+pub(super) async fn leases(State(node): Daemon, who: Who, uri: Uri, Query(page): Query<Page>) -> Response {
+    page.of(seen::leases(&node, &who).await, |item| format!("{:?} {}", item.of, item.name), &uri)
 }
 
 /// All management nodes.
-#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = [NodeView]), (status = 503, body = Problem)))]
-pub(super) async fn nodes(State(node): Daemon) -> Answer<Vec<NodeView>> {
-    node.nodes().await.into()
+#[utoipa::path(get, path = "/v1/nodes", params(Page), responses((status = 200, body = [NodeView]), (status = 503, body = Problem)))]
+pub(super) async fn nodes(State(node): Daemon, uri: Uri, Query(page): Query<Page>) -> Response {
+    page.of(node.nodes().await, |item| item.name.clone(), &uri)
 }
 
 /// One management node.
@@ -127,12 +141,8 @@ pub(super) async fn management_node(State(node): Daemon, Path(name): Path<String
 /// Let a node claim nothing new; what it runs goes on.
 #[utoipa::path(post, path = "/v1/nodes/{name}/drain", params(("name" = String, Path, description = "The node")),
     responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
-pub(super) async fn drain_node(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Path(name): Path<String>,
-) -> Answer<NodeView> {
-    node.drain_node(&name, true, &requester).await.into()
+pub(super) async fn drain_node(State(node): Daemon, who: Who, Path(name): Path<String>) -> Answer<NodeView> {
+    node.drain_node(&name, true, &who.name).await.into()
 }
 
 /// Let a node claim again.
@@ -140,30 +150,35 @@ pub(super) async fn drain_node(
     responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
 pub(super) async fn undrain_node(
     State(node): Daemon,
-    Requester(requester): Requester,
+    who: Who,
     Path(name): Path<String>,
 ) -> Answer<NodeView> {
-    node.drain_node(&name, false, &requester).await.into()
+    node.drain_node(&name, false, &who.name).await.into()
 }
 
 /// All images.
-#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = [ImageView]), (status = 503, body = Problem)))]
-pub(super) async fn images(State(node): Daemon) -> Answer<Vec<ImageView>> {
-    node.images().await.into()
+#[utoipa::path(get, path = "/v1/images", params(Page), responses((status = 200, body = [ImageView]), (status = 503, body = Problem)))]
+pub(super) async fn images(State(node): Daemon, who: Who, uri: Uri, Query(page): Query<Page>) -> Response {
+    page.of(seen::images(&node, &who).await, |item| item.name.to_string(), &uri)
 }
 
 /// One image.
 #[utoipa::path(get, path = "/v1/images/{name}", params(("name" = String, Path, description = "The image")),
     responses((status = 200, body = ImageView), (status = 404, body = Problem)))]
-pub(super) async fn image(State(node): Daemon, Path(name): Path<ImageName>) -> Answer<ImageView> {
-    node.image(&name).await.into()
+pub(super) async fn image(State(node): Daemon, who: Who, Path(name): Path<ImageName>) -> Answer<ImageView> {
+    let result = async {
+        let mut image = node.image(&name).await?;
+        seen::cut_image(&node, &who, &mut image).await?;
+        Ok::<_, crate::node::Refusal>(image)
+    };
+    result.await.into()
 }
 
 /// All backend instances: whether each answers, what it can do, what is wrong with it.
 #[utoipa::path(get, path = "/v1/backends",
-    responses((status = 200, body = [BackendView]), (status = 503, body = Problem)))]
-pub(super) async fn backends(State(node): Daemon) -> Answer<Vec<BackendView>> {
-    node.backend_views().await.into()
+    params(Page), responses((status = 200, body = [BackendView]), (status = 503, body = Problem)))]
+pub(super) async fn backends(State(node): Daemon, uri: Uri, Query(page): Query<Page>) -> Response {
+    page.of(node.backend_views().await, |item| item.name.to_string(), &uri)
 }
 
 /// One backend instance.
@@ -174,10 +189,15 @@ pub(super) async fn backend(State(node): Daemon, Path(name): Path<BackendName>) 
 }
 
 /// All machines of a backend, vcld's or not.
-#[utoipa::path(get, path = "/v1/backends/{name}/vms", params(("name" = String, Path, description = "The backend instance")),
+#[utoipa::path(get, path = "/v1/backends/{name}/vms", params(("name" = String, Path, description = "The backend instance"), Page),
     responses((status = 200, body = [VmView]), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn vms(State(node): Daemon, Path(name): Path<BackendName>) -> Answer<Vec<VmView>> {
-    node.vms(&name).await.into()
+pub(super) async fn vms(
+    State(node): Daemon,
+    Path(name): Path<BackendName>,
+    uri: Uri,
+    Query(page): Query<Page>,
+) -> Response {
+    page.of(node.vms(&name).await, |item| item.name.clone(), &uri)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -212,21 +232,32 @@ pub(super) struct Turn {
     responses((status = 202, body = Submitted), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn submit(
     State(node): Daemon,
-    Requester(requester): Requester,
+    who: Who,
     Query(Turn { wait }): Query<Turn>,
     Body(request): Body<JobRequest>,
 ) -> Response {
-    match node.submit_as(request, &requester, wait).await {
+    let about = seen::about(&request);
+    let result = async {
+        node.may_submit(&who, &request).await?;
+        node.submit_as(request, &who.name, wait).await
+    };
+    let mut answer = match result.await {
         Ok(submitted) => (StatusCode::ACCEPTED, Json(submitted)).into_response(),
         Err(refusal) => refusal.into_response(),
-    }
+    };
+    answer.extensions_mut().insert(about);
+    answer
 }
 
 /// What a job would do, without doing it.
 #[utoipa::path(post, path = "/v1/plan", request_body = JobRequest,
     responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn plan(State(node): Daemon, Body(request): Body<JobRequest>) -> Answer<Plan> {
-    node.plan(&request).await.into()
+pub(super) async fn plan(State(node): Daemon, who: Who, Body(request): Body<JobRequest>) -> Answer<Plan> {
+    let result = async {
+        node.may_submit(&who, &request).await?;
+        node.plan(&request).await
+    };
+    result.await.into()
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -235,14 +266,23 @@ pub(super) struct JobsAsked {
     /// Only jobs in this state
     #[param(value_type = Option<job::State>)]
     state: Option<job::State>,
+    /// Only jobs before this number: for the next page
+    before: Option<i64>,
     /// How many; 50 if not said, 1000 at most
     limit: Option<u32>,
 }
 
 /// Jobs, newest first, without their steps.
 #[utoipa::path(get, path = "/v1/jobs", params(JobsAsked), responses((status = 200, body = [JobView]), (status = 400, body = Problem)))]
-pub(super) async fn jobs(State(node): Daemon, Query(asked): Query<JobsAsked>) -> Answer<Vec<JobView>> {
-    node.jobs(asked.state, asked.limit.unwrap_or(50).min(1000)).await.into()
+pub(super) async fn jobs(
+    State(node): Daemon,
+    who: Who,
+    uri: Uri,
+    Query(asked): Query<JobsAsked>,
+) -> Response {
+    let limit = asked.limit.unwrap_or(50).clamp(1, 1000);
+    let jobs = seen::jobs(&node, &who, asked.state, asked.before.map(JobId), limit).await;
+    pages::full(jobs, limit, ("before", |job: &JobView| job.id.to_string()), &uri)
 }
 
 /// One job, with its steps.
@@ -255,34 +295,26 @@ pub(super) async fn job(State(node): Daemon, Path(id): Path<JobId>) -> Answer<Jo
 /// Call a job off.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem)))]
-pub(super) async fn cancel(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Path(id): Path<JobId>,
-) -> Answer<JobView> {
-    node.cancel(id, &requester).await.into()
+pub(super) async fn cancel(State(node): Daemon, who: Who, Path(id): Path<JobId>) -> Answer<JobView> {
+    let result = async {
+        node.may_cancel(&who, id).await?;
+        node.cancel(id, &who.name).await
+    };
+    result.await.into()
 }
 
 /// Try a failed or stuck job again.
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn retry(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Path(id): Path<JobId>,
-) -> Answer<JobView> {
-    node.retry(id, &requester).await.into()
+pub(super) async fn retry(State(node): Daemon, who: Who, Path(id): Path<JobId>) -> Answer<JobView> {
+    node.retry(id, &who.name).await.into()
 }
 
 /// Give a stuck job up as it is.
 #[utoipa::path(post, path = "/v1/jobs/{id}/abandon", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn abandon(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Path(id): Path<JobId>,
-) -> Answer<JobView> {
-    node.abandon(id, &requester).await.into()
+pub(super) async fn abandon(State(node): Daemon, who: Who, Path(id): Path<JobId>) -> Answer<JobView> {
+    node.abandon(id, &who.name).await.into()
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -298,8 +330,24 @@ pub(super) struct EventsAsked {
 
 /// What happened.
 #[utoipa::path(get, path = "/v1/events", params(EventsAsked), responses((status = 200, body = [EventView]), (status = 400, body = Problem)))]
-pub(super) async fn events(State(node): Daemon, Query(asked): Query<EventsAsked>) -> Answer<Vec<EventView>> {
-    node.events(asked.after, asked.job.map(JobId), asked.limit.unwrap_or(100).min(1000)).await.into()
+pub(super) async fn events(
+    State(node): Daemon,
+    who: Who,
+    uri: Uri,
+    Query(asked): Query<EventsAsked>,
+) -> Response {
+    let limit = asked.limit.unwrap_or(100).min(1000);
+    let events = match node.events(asked.after, asked.job.map(JobId), limit).await {
+        Ok(events) => events,
+        Err(no) => return no.into_response(),
+    };
+    // Where it goes on is told by what was looked at, not by what of it may be seen.
+    let last = events.last().filter(|_| asked.after.is_some() && events.len() >= limit.max(1) as usize);
+    let last = last.map(|event| event.id.to_string());
+    match seen::Jobs::default().of(&node, &who, events).await {
+        Ok(seen) => pages::linked(seen, last.as_deref(), "after", &uri),
+        Err(no) => no.into_response(),
+    }
 }
 
 /// This document.

@@ -1,10 +1,11 @@
 //! Paths about what goes wrong: evidence, why, orphans, what an action would do.
 
-use super::access::Requester;
+use super::pages;
 use super::problem::{Answer, Body, Path, Query};
 use crate::node::{Node, Refusal};
+use crate::rights::Who;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -75,19 +76,19 @@ pub(super) async fn why_reservation(State(node): Daemon, Path(id): Path<Reservat
 /// Take a stuck job back from its journal.
 #[utoipa::path(post, path = "/v1/jobs/{id}/undo", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = JobView), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn undo(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Path(id): Path<JobId>,
-) -> Answer<JobView> {
-    node.undo(id, &requester).await.into()
+pub(super) async fn undo(State(node): Daemon, who: Who, Path(id): Path<JobId>) -> Answer<JobView> {
+    node.undo(id, &who.name).await.into()
 }
 
 /// What an action that is no job would do, without doing it.
 #[utoipa::path(post, path = "/v1/plan/action", request_body = Action,
     responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn plan_action(State(node): Daemon, Body(action): Body<Action>) -> Answer<Plan> {
-    node.plan_action(&action).await.into()
+pub(super) async fn plan_action(State(node): Daemon, who: Who, Body(action): Body<Action>) -> Answer<Plan> {
+    let result = async {
+        node.may_act(&who, &action).await?;
+        node.plan_action(&action).await
+    };
+    result.await.into()
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -96,22 +97,32 @@ pub(super) struct OrphansAsked {
     /// Also those that somebody ignores
     #[serde(default)]
     all: bool,
+    /// Only what comes after this one, as the `Link` header of the part before has it
+    after: Option<String>,
+    /// How many, 1000 at most; without `after` and this all of them
+    limit: Option<u32>,
 }
 
 /// What is there and belongs to nobody, and what should be there and is not.
 #[utoipa::path(get, path = "/v1/orphans", params(OrphansAsked),
     responses((status = 200, body = Orphans), (status = 503, body = Problem)))]
-pub(super) async fn orphans(State(node): Daemon, Query(asked): Query<OrphansAsked>) -> Answer<Orphans> {
-    node.orphans(asked.all).await.into()
+pub(super) async fn orphans(
+    State(node): Daemon,
+    uri: Uri,
+    Query(OrphansAsked { all, after, limit }): Query<OrphansAsked>,
+) -> Response {
+    let mut orphans = match node.orphans(all).await {
+        Ok(orphans) => orphans,
+        Err(no) => return no.into_response(),
+    };
+    let page = pages::Page { after, limit };
+    let next = page.cut(&mut orphans.found, |orphan| orphan.id.clone());
+    pages::linked(orphans, next.as_deref(), "after", &uri)
 }
 
 /// Adopt, delete or ignore one of them.
 #[utoipa::path(post, path = "/v1/orphans", request_body = OrphanRequest,
     responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn orphan(
-    State(node): Daemon,
-    Requester(requester): Requester,
-    Body(asked): Body<OrphanRequest>,
-) -> Answer<Plan> {
-    node.orphan(&asked, &requester).await.into()
+pub(super) async fn orphan(State(node): Daemon, who: Who, Body(asked): Body<OrphanRequest>) -> Answer<Plan> {
+    node.orphan(&asked, &who.name).await.into()
 }

@@ -26,7 +26,7 @@ impl<T> From<Result<T, Refusal>> for Answer<T> {
     }
 }
 
-fn respond(status: StatusCode, kind: &str, message: String) -> Response {
+pub(super) fn respond(status: StatusCode, kind: &str, message: String) -> Response {
     let problem = Json(Problem { kind: kind.to_owned(), message });
     if status == StatusCode::SERVICE_UNAVAILABLE {
         return (status, [(header::RETRY_AFTER, "5")], problem).into_response();
@@ -40,6 +40,7 @@ impl IntoResponse for Refusal {
             RefusalKind::NotFound => (StatusCode::NOT_FOUND, "not-found"),
             RefusalKind::Refused => (StatusCode::CONFLICT, "refused"),
             RefusalKind::Busy => (StatusCode::CONFLICT, "busy"),
+            RefusalKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             RefusalKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             RefusalKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             RefusalKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -60,14 +61,13 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
-impl<T> Answer<T> {
-    /// The no of somebody who may not ask at all.
-    pub(super) fn into_forbidden(self) -> Response {
-        match self {
-            Self::Ok(_) => StatusCode::FORBIDDEN.into_response(),
-            Self::Err(refusal) => respond(StatusCode::FORBIDDEN, "forbidden", refusal.message),
-        }
-    }
+/// The no for whoever does not say who he is, or whose word is not good. It does not say which.
+pub(super) fn unauthorized() -> Response {
+    let message = "say who you are: sign in with `vclctl login`, or send `Authorization: Bearer` with a token that is good";
+    let mut answer = respond(StatusCode::UNAUTHORIZED, "unauthorized", message.to_owned());
+    let scheme = axum::http::HeaderValue::from_static("Bearer realm=\"vcld\"");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    answer
 }
 
 pub(super) async fn nowhere(request: Request) -> Response {

@@ -1,7 +1,9 @@
 //! The stream of what happens, as server-sent events.
 
 use super::problem::Query;
+use super::seen;
 use crate::node::Node;
+use crate::rights::Who;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::stream::{self, Stream, StreamExt};
@@ -28,6 +30,7 @@ pub(super) struct StreamAsked {
     responses((status = 200, content_type = "text/event-stream", body = StreamItem)))]
 pub(super) async fn stream(
     State(node): State<Arc<Node>>,
+    who: Who,
     Query(asked): Query<StreamAsked>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let job = asked.job.map(JobId);
@@ -50,7 +53,19 @@ pub(super) async fn stream(
         };
         std::future::ready(wanted)
     });
-    let messages = kept.chain(live).map(|item| {
+    let (ending, jobs) = (seen::until_changed(node.clone(), who.clone()), seen::Jobs::default());
+    let seen = stream::unfold(
+        (Box::pin(kept.chain(live)), node, who, jobs),
+        async |(mut items, node, who, mut jobs)| {
+            loop {
+                let item = items.next().await?;
+                if jobs.has_item(&node, &who, &item).await {
+                    return Some((item, (items, node, who, jobs)));
+                }
+            }
+        },
+    );
+    let messages = seen.take_until(ending).map(|item| {
         let event = Event::default();
         let event = match &item {
             StreamItem::Event(e) => event.id(e.id.to_string()),

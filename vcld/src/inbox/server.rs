@@ -26,6 +26,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vcl_provisioning::inbox::{CHUNK, Place};
+use vcl_types::Digest;
 
 /// How long a machine may take to say what it wants.
 const HEAD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
@@ -237,15 +238,15 @@ async fn take(place: &Place, papers: &Papers, file: &str, headers: &HeaderMap, b
     }
     let (place, file) = (place.clone(), file.to_owned());
     let stored = tokio::task::spawn_blocking(move || {
-        let digest = hex(&Sha256::digest(&body));
-        if digest != claimed {
+        let digest = Digest::from_bytes(Sha256::digest(&body).into());
+        if digest.as_str() != claimed {
             let _ = store::wrong(&place);
             return no(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "the body is not what X-Vcl-Digest says; nothing was stored",
             );
         }
-        keep(&place, &file, chunk, &body, &digest)
+        keep(&place, &file, chunk, &body, digest.as_str())
     });
     stored.await.unwrap_or_else(|e| no(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
@@ -271,24 +272,12 @@ fn keep(place: &Place, file: &str, chunk: Option<(u64, u64, u64)>, body: &Bytes,
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pair = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
-    if text.len() == 64 { (0..64).step_by(2).map(pair).collect() } else { None }
-}
-
 /// Whether a MAC in hexadecimal digits is that of a text; compared in constant time.
 fn is_signed(key: &str, text: &str, mac: &str) -> bool {
-    let Some(mac) = unhex(mac) else { return false };
+    // It is as long as a digest, and written as one.
+    let Ok(mac) = Digest::try_from(mac.to_owned()) else { return false };
     // The key is its digits: so a shell has it without turning it into bytes.
     let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return false };
     hmac.update(text.as_bytes());
-    hmac.verify_slice(&mac).is_ok()
+    hmac.verify_slice(&mac.to_bytes()).is_ok()
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_provisioning::inbox::{CHUNK, close, disk_list};
+use vcl_types::Digest;
 
 /// A listener that can be stopped and started again at the same address, as a daemon is.
 struct World {
@@ -57,11 +58,11 @@ impl World {
 fn mac(key: &str, text: &str) -> String {
     let mut hmac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
     hmac.update(text.as_bytes());
-    hmac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect()
+    Digest::from_bytes(hmac.finalize().into_bytes().into()).into()
 }
 
 fn sha(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Digest::from_bytes(Sha256::digest(bytes).into()).into()
 }
 
 async fn put(opened: &Opened, name: &str, range: &str, body: &[u8]) -> StatusCode {

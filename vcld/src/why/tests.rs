@@ -169,6 +169,7 @@ fn row(state: computer::State, reason: Option<&str>, loaded: bool) -> ComputerRo
         state,
         reason: reason.map(str::to_owned),
         loaded,
+        tainted: false,
         job: None,
         reservation,
         node: None,
@@ -242,16 +243,12 @@ fn a_reservation_says_what_its_computer_says() {
     use reservation::State as S;
     let computer = of_computer(&row(computer::State::Reserved, None, true), None, None, now());
     for state in S::ALL {
-        let row = ReservationView {
-            id: ReservationId(3),
-            owner: "alice".into(),
-            computer: "a".parse().unwrap(),
-            image: "debian@2".parse().unwrap(),
-            state: *state,
-            since: at(40),
-            ended_because: (*state == S::Ended).then(|| "the load failed".into()),
-        };
-        let why = of_reservation(&row, &computer, now());
+        let row: ReservationView = serde_json::from_value(serde_json::json!({
+            "id": 3, "owner": "alice", "purpose": "use", "computer": "a", "image": "debian@2", "state": state,
+            "since": at(40), "connect": [], "ended_because": (*state == S::Ended).then_some("the load failed"),
+        }))
+        .unwrap();
+        let why = of_reservation(&row, Some(&computer), now());
         assert!(why.sentence.starts_with("reservation 3 of alice (debian@2 on a) "), "{}", why.sentence);
         assert_eq!(
             why.sentence.ends_with("is over: the load failed"),

@@ -55,10 +55,13 @@ pub(super) async fn contract(kit: &Kit<'_>) -> Verdict {
 
 pub(super) async fn equals_source(kit: &Kit<'_>) -> Verdict {
     let (computer, at, staging) = ready(kit).await?;
+    let written = kit.write(&computer).await?;
     let captured = kit.captured(&kit.capture_of(&computer, &at, &staging)).await?;
     let (disks, were) = (captured.disks.len(), kit.revision.manifest.disks.len());
     ensure!(disks == were, "{disks} disks were captured of {were}");
     let (got, expected) = (kit.got(&staging, &captured).await?, kit.expected(&computer).await?);
+    let loaded = kit.revision.manifest.disks.first().map(|disk| &disk.content_digest);
+    ensure!(!written || loaded != Some(&expected), "the world itself: what it wrote is not on the disk");
     ensure!(got == expected, "the capture holds {got}, its source {expected}");
     Ok(())
 }

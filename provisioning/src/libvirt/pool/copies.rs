@@ -1,18 +1,18 @@
 //! Copies of revisions in the host's pool: sent once, used by every overlay, removed when nothing needs them.
 //!
-//! What they are called is told in [`named`](super::named). Who sends one has it to himself in this process, whatever instance or job he
-//! sends it for; another node may send the same at the same time under a name of its own, and both are good. Nor does another
-//! node know what is about to be used here: whoever removes a copy takes away its mark and looks once more, whoever uses
-//! one makes what keeps it and looks for the mark.
+//! What they are called is told in [`named`](super::named). Who sends one has it to himself in this process, whatever
+//! instance or job he sends it for; another node may send the same at the same time under a name of its own, and both
+//! are good. Nor does another node know what is about to be used here: whoever removes a copy takes away its mark and
+//! looks once more, whoever uses one makes what keeps it and looks for the mark.
 
 use super::super::Libvirt;
-use super::super::away::PATIENCE;
 use super::super::connection::Broken;
 use super::named::{
     Named, Unneeded, WHOLE, counterpart, files, halves, image_of, kept_by, stands, unneeded, whole, whole_of,
 };
 use super::stream::Source;
 use super::{IMAGE, Pool, Volume, read_back, send, xml::NewVolume};
+use crate::away::PATIENCE;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -24,7 +24,7 @@ use vcl_job::{Cx, Job, Kind, Step, doing};
 use vcl_types::{ByteSize, Digest, ImageRef, JobId};
 
 /// Sending has no limit but that it moves; and a host that is away is waited for.
-const LONG: Duration = Duration::from_secs(24 * 3600 + PATIENCE.as_secs());
+const LONG: Duration = Duration::from_secs(24 * 3600).saturating_add(PATIENCE);
 /// How often it is looked whether the pool has room again.
 const LOOK: Duration = Duration::from_secs(2);
 /// Every which of these looks is for copies that have become idle: it reads all volumes and all domains.
@@ -301,7 +301,8 @@ impl Libvirt {
     /// the mark afterwards ([`still_there`](Self::still_there)): of two processes or nodes one sees the other.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when something lies on it, [`ErrorKind::Busy`] when somebody has its turn, and whatever keeps from knowing that nothing does.
+    /// [`ErrorKind::Refused`] when something lies on it, [`ErrorKind::Busy`] when somebody has its turn, and whatever
+    /// keeps from knowing that nothing does.
     pub(in super::super) async fn drop_copy(&self, name: &str) -> Result<()> {
         let name = name.strip_suffix(WHOLE).unwrap_or(name);
         let copy = Named::parse(name).map_or(name, |named| named.copy);

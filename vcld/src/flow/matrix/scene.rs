@@ -75,13 +75,16 @@ impl Lab {
             backends: [("sim".parse().unwrap(), backend)].into(),
             known: vec![BackendType::SIM],
             remotes: Arc::new(remotes),
+            gates: <_>::default(),
             public_key: String::new(),
             linux: Node::linux(),
             windows: Node::windows(&config).unwrap(),
             exchange,
             inbox: None,
             since: chrono::Utc::now(),
+            clock: crate::clock::Clock::default(),
             insight: crate::reconcile::Insight::default(),
+            people: crate::people::People::default(),
             config,
         };
         Self { root: root.to_owned(), node: Arc::new(node), world }

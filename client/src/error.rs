@@ -1,6 +1,5 @@
-//! The one error of this crate: a kind that decides the exit code, a sentence for a person, and its cause.
+//! The one error of clients: a kind that decides the exit code, a sentence for a person, and its cause.
 
-use crate::render::text;
 use std::error::Error as StdError;
 use std::io;
 
@@ -10,7 +9,7 @@ use std::io;
 pub enum ErrorKind {
     /// Nobody listens on the socket, or the daemon went away in the middle of an answer.
     Unreachable,
-    /// The socket is there and this user may not use it.
+    /// The daemon is there and does not let this user in.
     Denied,
     /// The daemon answers that it cannot just now: it starts, or it shuts down.
     Unavailable,
@@ -102,8 +101,14 @@ impl Error {
             }
             source = cause.source();
         }
-        text::one_line(&line)
+        one_line(&line)
     }
+}
+
+/// One line, without escape sequences and control characters.
+fn one_line(text: &str) -> String {
+    let spaced = text.trim().replace(['\n', '\r', '\t'], " ");
+    anstream::adapter::strip_str(&spaced).to_string().chars().filter(|c| !c.is_control()).collect()
 }
 
 impl From<io::Error> for Error {

@@ -1,13 +1,18 @@
-//! The daemon's HTTP API over its unix socket, typed.
+//! The daemon's HTTP API, typed.
+
+mod classes;
+mod reservations;
+mod usage;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::place::Place;
 use crate::sse;
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::{Certificate, Method, RequestBuilder, Response, Url};
 use serde::{Serialize, de::DeserializeOwned};
 use std::error::Error as StdError;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use vcl_types::api::{
     Action, Applied, Asked, BackendView, ComputerView, Console, EventView, EvidenceView, Finding, ImageView,
@@ -18,20 +23,25 @@ use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
 
 /// For what the daemon answers from its own memory and database.
-const QUICK: Duration = Duration::from_secs(30);
+pub(crate) const QUICK: Duration = Duration::from_secs(30);
 /// For what makes it ask a hypervisor or a guest first.
-const SLOW: Duration = Duration::from_secs(600);
+pub(crate) const SLOW: Duration = Duration::from_secs(600);
+/// After what time a request is asked again whose answer was lost.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// How much of a list is asked for at once.
+const PART: usize = 1000;
 /// The longest text of a foreign error that is shown.
 const SHOWN: usize = 300;
 
 type Query<'a> = &'a [(&'a str, String)];
 
 /// A client of one daemon. It holds no connection between requests, so a daemon that restarts is no concern of it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    socket: PathBuf,
+    place: Place,
+    token: Option<String>,
 }
 
 impl Client {
@@ -40,23 +50,53 @@ impl Client {
     /// # Errors
     /// When the HTTP library cannot be set up.
     pub fn new(socket: &Path) -> Result<Self> {
+        Self::at(Place::Socket(socket.to_owned()), None)
+    }
+
+    /// A client of the daemon at a place, which sends this token. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a place that is none, or one where a token would be sent in the clear; when the HTTP
+    /// library cannot be set up, or the certificate authority cannot be read.
+    pub fn at(place: Place, token: Option<String>) -> Result<Self> {
         let broken = |cause: Box<dyn StdError + Send + Sync>| {
             Error::caused(ErrorKind::Local, "cannot set up the HTTP client", cause)
         };
-        // Built beside the daemon the HTTP library has TLS in it, and wants to know whose even for a unix socket. Another
-        // part of the process may have said so before.
+        // The HTTP library wants to know whose TLS even for a unix socket. Another part of the process may have said so
+        // before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
+        let base = place.base()?;
+        let mut http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_secs(5))
-            .user_agent(concat!("vclctl/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|cause| broken(cause.into()))?;
-        let base = Url::parse("http://vcld/v1").map_err(|cause| broken(cause.into()))?;
-        Ok(Self { http, base, socket: socket.to_owned() })
+            .user_agent(concat!("vclctl/", env!("CARGO_PKG_VERSION")));
+        match &place {
+            Place::Socket(path) => http = http.unix_socket(path.as_path()),
+            Place::Url { ca: None, .. } => {}
+            Place::Url { ca: Some(path), .. } => {
+                let shown = path.display();
+                let unreadable = |cause: Box<dyn StdError + Send + Sync>| {
+                    Error::caused(
+                        ErrorKind::Local,
+                        format!("no certificate authority can be read from `{shown}`"),
+                        cause,
+                    )
+                };
+                let text = std::fs::read(path).map_err(|cause| unreadable(cause.into()))?;
+                let all = Certificate::from_pem_bundle(&text).map_err(|cause| unreadable(cause.into()))?;
+                http = http.tls_certs_only(all);
+            }
+        }
+        let http = http.build().map_err(|cause| broken(cause.into()))?;
+        Ok(Self { http, base, place, token })
+    }
+
+    /// Where the daemon is.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// One screen of everything.
@@ -137,10 +177,11 @@ impl Client {
         let number = image.revision.unwrap_or_default().to_string();
         self.get(&["images", image.name.as_str(), &number, "why"], &[], QUICK).await
     }
-    /// Puts a revision in production.
-    pub async fn promote(&self, image: &ImageRef) -> Result<RevisionView> {
+    /// Puts a revision in production; with `force` although it has passed no test.
+    pub async fn promote(&self, image: &ImageRef, force: bool) -> Result<RevisionView> {
         let number = image.revision.unwrap_or_default().to_string();
-        self.post(&["images", image.name.as_str(), &number, "promote"], &[], &()).await
+        let query: &[(&str, String)] = if force { &[("force", "true".to_owned())] } else { &[] };
+        self.post(&["images", image.name.as_str(), &number, "promote"], query, &()).await
     }
     /// What is in the trash.
     pub async fn trash(&self) -> Result<Vec<TrashView>> {
@@ -161,12 +202,8 @@ impl Client {
     /// Queues a job; with `wait` it waits its turn when another has what it needs.
     pub async fn submit_as(&self, request: &JobRequest, wait: bool) -> Result<Submitted> {
         let turn = [("wait", "true".to_owned())];
-        let what = self
-            .request(Method::POST, &["jobs"], if wait { &turn } else { &[] })?
-            .json(request)
-            .timeout(QUICK);
-        let answer = self.send(what).await.map_err(doubtful)?;
-        self.read(answer).await.map_err(doubtful)
+        let query: Query<'_> = if wait { &turn } else { &[] };
+        self.post_once((&["jobs"], query, QUICK), request, ("the job", "queued", "vclctl job list")).await
     }
     /// What a job would do.
     pub async fn plan(&self, request: &JobRequest) -> Result<Plan> {
@@ -248,7 +285,7 @@ impl Client {
         Ok(Stream { client: self.clone(), answer, parser: sse::Parser::default() })
     }
 
-    async fn get<T: DeserializeOwned>(
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],
         query: Query<'_>,
@@ -258,7 +295,7 @@ impl Client {
         let answer = self.send(request).await?;
         self.read(answer).await
     }
-    async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &[&str],
         query: Query<'_>,
@@ -268,7 +305,44 @@ impl Client {
         let answer = self.send(request).await?;
         self.read(answer).await
     }
-    fn request(&self, method: Method, path: &[&str], query: Query<'_>) -> Result<RequestBuilder> {
+    /// A request that makes something, under a key of its own: when the connection broke before the answer came it is asked
+    /// again, and was done once. `made` is what it makes, how that is called, and what shows it: for whoever is told that
+    /// nobody knows whether it was done.
+    pub(crate) async fn post_once<T: DeserializeOwned>(
+        &self,
+        (path, query, deadline): (&[&str], Query<'_>, Duration),
+        body: &impl Serialize,
+        made: (&str, &str, &str),
+    ) -> Result<T> {
+        let key = uuid::Uuid::now_v7().to_string();
+        let mut waits = AGAIN.into_iter();
+        let mut first = None;
+        loop {
+            let request = self.request(Method::POST, path, query)?.header("idempotency-key", &key).json(body);
+            let said = match self.send(request.timeout(deadline)).await {
+                Ok(answer) => self.read(answer).await,
+                Err(error) => Err(error),
+            };
+            let error = match said {
+                Err(error) if error.kind() == ErrorKind::Unreachable => error,
+                said => return said,
+            };
+            let heard = !error.to_string().starts_with("cannot reach");
+            if first.is_none() && !heard {
+                return Err(error);
+            }
+            // Whoever has waited in vain for an answer once would again.
+            let silent = error.to_string().starts_with("vcld does not answer");
+            let lost = first.take().unwrap_or(error);
+            match waits.next().filter(|_| !silent) {
+                // why: nothing tells when a daemon is back that has gone away
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(doubtful(lost, made)),
+            }
+            first = Some(lost);
+        }
+    }
+    pub(crate) fn request(&self, method: Method, path: &[&str], query: Query<'_>) -> Result<RequestBuilder> {
         // A URL leaves such parts out, and the request would go to another address. A machine may be called so.
         if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
             return Err(Error::new(
@@ -283,9 +357,13 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        Ok(self.http.request(method, url))
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
     }
-    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let answer = request.send().await.map_err(|cause| self.lost(cause))?;
         let status = answer.status();
         if status.is_success() {
@@ -295,18 +373,19 @@ impl Client {
         let Ok(problem) = serde_json::from_slice::<Problem>(&body) else {
             let said: String = String::from_utf8_lossy(&body).chars().take(SHOWN).collect();
             let kind = if status.as_u16() == 503 { ErrorKind::Unavailable } else { ErrorKind::Refused };
-            let (from, said) = (self.socket.display(), said.trim());
+            let (from, said) = (&self.place, said.trim());
             let said = if said.is_empty() { String::new() } else { format!(": {said}") };
             return Err(Error::new(kind, format!("{from} answered {status}{said}")));
         };
         let kind = match problem.kind.as_str() {
             "unavailable" => ErrorKind::Unavailable,
             "not-found" => ErrorKind::NotFound,
+            "unauthorized" => ErrorKind::Denied,
             _ => ErrorKind::Refused,
         };
         Err(Error::new(kind, problem.message))
     }
-    async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T> {
+    pub(crate) async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T> {
         let path = answer.url().path().to_owned();
         let bytes = answer.bytes().await.map_err(|cause| self.lost(cause))?;
         serde_json::from_slice(&bytes).map_err(|cause| {
@@ -316,12 +395,56 @@ impl Client {
         })
     }
 
+    /// A request whose answer is that it was done.
+    pub(crate) async fn done(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&impl Serialize>,
+    ) -> Result<()> {
+        let mut request = self.request(method, path, &[])?.timeout(QUICK);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.send(request).await.map(|_| ())
+    }
+    /// A whole list, part by part.
+    pub(crate) async fn all<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        parameter: &str,
+        key: impl Fn(&T) -> String,
+    ) -> Result<Vec<T>> {
+        self.pages(path, Vec::new(), parameter, key).await
+    }
+    /// The same with more in its query.
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Vec<(&str, String)>,
+        parameter: &str,
+        key: impl Fn(&T) -> String,
+    ) -> Result<Vec<T>> {
+        let mut whole: Vec<T> = Vec::new();
+        loop {
+            let mut query = query.clone();
+            query.push(("limit", PART.to_string()));
+            query.extend(whole.last().map(|last| (parameter, key(last))));
+            let part: Vec<T> = self.get(path, &query, QUICK).await?;
+            let full = part.len() >= PART;
+            whole.extend(part);
+            if !full {
+                return Ok(whole);
+            }
+        }
+    }
+
     fn silent(&self) -> Error {
-        let socket = self.socket.display();
-        Error::new(ErrorKind::Unreachable, format!("vcld does not answer on {socket}"))
+        let place = &self.place;
+        Error::new(ErrorKind::Unreachable, format!("vcld does not answer on {place}"))
     }
     fn lost(&self, cause: reqwest::Error) -> Error {
-        let socket = self.socket.display();
+        let socket = &self.place;
         if cause.is_timeout() && !cause.is_connect() {
             return self.silent();
         }
@@ -329,8 +452,8 @@ impl Client {
             return Error::caused(ErrorKind::Local, "cannot make the request", cause.without_url());
         }
         let os = io_kind(&cause);
-        if os == Some(io::ErrorKind::PermissionDenied) {
-            let context = format!("{socket} is not open to you: {}", who_may(&self.socket));
+        if let (Some(io::ErrorKind::PermissionDenied), Place::Socket(path)) = (os, &self.place) {
+            let context = format!("{socket} is not open to you: {}", who_may(path));
             return Error::new(ErrorKind::Denied, context);
         }
         let why = match os {
@@ -342,21 +465,31 @@ impl Client {
                 return Error::caused(ErrorKind::Unreachable, context, cause.without_url());
             }
         };
-        let context = format!("cannot reach vcld on {socket}{why}; is vcld running? (systemctl status vcld)");
+        let running = match &self.place {
+            Place::Socket(_) => "; is vcld running? (systemctl status vcld)",
+            Place::Url { .. } => "",
+        };
+        let context = format!("cannot reach vcld on {socket}{why}{running}");
         match os {
-            Some(_) => Error::new(ErrorKind::Unreachable, context),
-            None => Error::caused(ErrorKind::Unreachable, context, cause.without_url()),
+            // The sentence has said it.
+            Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Error::new(ErrorKind::Unreachable, context)
+            }
+            // A certificate that is not taken is told by what lies below.
+            _ => Error::caused(ErrorKind::Unreachable, context, cause.without_url()),
         }
     }
 }
 
-/// A request to queue a job that was cut off may have been heard.
-fn doubtful(error: Error) -> Error {
-    if error.kind() == ErrorKind::Unreachable && !error.to_string().starts_with("cannot reach") {
-        error.because(|context| format!("{context}; the job may have been queued: see `vclctl job list`"))
-    } else {
-        error
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("place", &self.place).finish_non_exhaustive()
     }
+}
+
+/// A request that was cut off may have been heard.
+fn doubtful(error: Error, (what, made, look): (&str, &str, &str)) -> Error {
+    error.because(|context| format!("{context}; {what} may have been {made}: see `{look}`"))
 }
 
 /// What the operating system said, where it said something.

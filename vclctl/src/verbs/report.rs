@@ -1,0 +1,14 @@
+//! Reports.
+
+use crate::cli::ReportVerb;
+use crate::client::Client;
+use crate::error::Result;
+use crate::render::usage;
+use crate::screen::Screen;
+
+/// `report`.
+pub(super) async fn run(verb: ReportVerb, client: &Client, screen: &mut Screen) -> Result<()> {
+    let ReportVerb::Usage(asked) = verb;
+    let report = client.usage(asked.by, asked.from, asked.until, asked.owner.as_deref()).await?;
+    if asked.csv { screen.print(&report.csv()) } else { screen.answer(&report, usage::report) }
+}

@@ -1,0 +1,226 @@
+//! A node that works, on a simulated world, whose clock we turn.
+
+use crate::clock::Clock;
+use crate::node::Node;
+use crate::testing::{disk, import};
+use crate::worker::{self, Stop};
+use camino::Utf8PathBuf;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use vcl_config::{BackendType, Known};
+use vcl_images::Library;
+use vcl_os::EndState;
+use vcl_os::mock::MockRemotes;
+use vcl_provisioning::Provisioning;
+use vcl_provisioning::sim::{Chance, Failures, Moment, Settings, Sim, World};
+use vcl_queue::{ComputerRow, NoticeRow, Queue};
+use vcl_types::lending::{ReservationRequest, ReservationView};
+use vcl_types::{JobRequest, ReservationId};
+
+/// When every scene begins: a Monday morning.
+pub(super) const BEGINNING: &str = "2026-11-23T08:00:00Z";
+
+/// A node at work, in a directory that may have been another's before.
+pub(super) struct Built {
+    pub(super) node: Arc<Node>,
+    pub(super) world: Arc<World>,
+    pub(super) stop: Stop,
+    pub(super) working: JoinHandle<anyhow::Result<()>>,
+}
+
+/// The configuration of a node with simulated computers.
+pub(super) fn lines_of(root: &camino::Utf8Path, computers: usize, lines: &str) -> String {
+    format!(
+        "[node]\nlease = \"10m\"\nmax_jobs = 64\n[library]\npath = \"{root}/library\"\nkeep_free = \"1M\"\n\
+         [backend.sim]\ntype = \"sim\"\nmax_jobs = 64\ndirectory = \"{root}/sim\"\n[network.n]\nbridge = \"br0\"\n\
+         [computers]\n\"c[1-{computers}]\" = {{ backend = \"sim\", networks = [\"n\"] }}\n{lines}"
+    )
+}
+
+/// Makes a node of what is in a directory, with computers `c1` to `cN`, at that time.
+pub(super) async fn build(directory: &Path, computers: usize, lines: &str, at: DateTime<Utc>) -> Built {
+    let root = Utf8PathBuf::try_from(directory.to_owned()).unwrap();
+    std::fs::create_dir_all(root.join("library")).unwrap();
+    let text = lines_of(&root, computers, lines);
+    let config =
+        vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::SIM] }).unwrap();
+    let queue = Queue::open(root.join("vcld.db")).await.unwrap();
+    let chance = Chance {
+        seed: 0,
+        delay_min: Duration::ZERO,
+        delay_max: Duration::ZERO,
+        failure_rate: 0.0,
+        failures: Failures::Transient,
+    };
+    let sim = Sim::new(Settings {
+        name: "sim".parse().unwrap(),
+        directory: root.join("sim"),
+        shared: false,
+        chance,
+        end: EndState::Off,
+    })
+    .unwrap();
+    let world = sim.world().clone();
+    let backend: Arc<dyn Provisioning> = Arc::new(sim);
+    let mut remotes = MockRemotes::new();
+    remotes.expect_forget().returning(|_| ());
+    let node = Arc::new(Node {
+        gates: <_>::default(),
+        name: "node1".into(),
+        config_path: root.join("vcld.toml"),
+        queue,
+        library: Library::open(&config.library.path).unwrap(),
+        backends: [("sim".parse().unwrap(), backend)].into(),
+        known: vec![BackendType::SIM],
+        remotes: Arc::new(remotes),
+        public_key: String::new(),
+        linux: Node::linux(),
+        windows: Node::windows(&config).unwrap(),
+        exchange: None,
+        inbox: None,
+        since: at,
+        clock: Clock::turned(at),
+        insight: crate::reconcile::Insight::default(),
+        people: crate::people::People::default(),
+        config,
+    });
+    let stop = Stop::default();
+    let (member, _) = node.queue.join(&node.as_member()).await.unwrap();
+    node.queue.apply_computers(&node.config.computers, false).await.unwrap();
+    let working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
+    Built { node, world, stop, working }
+}
+
+pub(super) struct Scene {
+    pub(super) node: Arc<Node>,
+    pub(super) world: Arc<World>,
+    stop: Stop,
+    working: JoinHandle<anyhow::Result<()>>,
+    broken: Arc<Mutex<Vec<String>>>,
+    computers: usize,
+    lines: String,
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    /// Computers `c1` to `cN`, the image `gis` with one revision.
+    pub(super) async fn new(computers: usize) -> Self {
+        Self::with(computers, "[reservations]\nafter_use = \"nothing\"\n").await
+    }
+
+    /// The same with more lines of configuration.
+    pub(super) async fn with(computers: usize, lines: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let built = build(directory.path(), computers, lines, BEGINNING.parse().unwrap()).await;
+        let broken: Arc<Mutex<Vec<String>>> = Arc::default();
+        let Built { node, world, stop, working } = built;
+        let lines = lines.to_owned();
+        let scene = Self { node, world, stop, working, broken, computers, lines, directory };
+        let root = Utf8PathBuf::try_from(scene.directory.path().to_owned()).unwrap();
+        let disk = disk(&root, 7);
+        scene.job(import("gis", &disk)).await;
+        scene
+    }
+
+    /// Queues a job and waits until all are over.
+    pub(super) async fn job(&self, request: JobRequest) {
+        self.node.submit(request, "admin").await.unwrap();
+        self.quiet().await;
+    }
+
+    /// Waits until no job is left and the scheduler has nothing more to do at this moment.
+    pub(super) async fn quiet(&self) {
+        let waiting = async {
+            let mut changes = self.node.queue.submitted();
+            loop {
+                changes.borrow_and_update();
+                self.node.look_at_reservations().await.unwrap();
+                let jobs = self.node.jobs(None, 1000).await.unwrap();
+                if jobs.iter().all(|job| job.state.is_final()) {
+                    // What ended since the look may have something to be done about.
+                    let before = jobs.len();
+                    self.node.look_at_reservations().await.unwrap();
+                    if self.node.jobs(None, 1000).await.unwrap().len() == before {
+                        return;
+                    }
+                    continue;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the jobs end");
+    }
+
+    /// Turns the clock, stopping wherever something is due.
+    pub(super) async fn turn(&self, seconds: i64) {
+        let end = self.node.clock.now() + TimeDelta::seconds(seconds);
+        loop {
+            self.quiet().await;
+            let next = self.node.look_at_reservations().await.unwrap();
+            let to = next.filter(|at| *at < end).unwrap_or(end);
+            if to <= self.node.clock.now() {
+                break;
+            }
+            self.node.clock.turn(to);
+        }
+        self.quiet().await;
+    }
+
+    /// The plainest wish: four hours of `gis`, now.
+    pub(super) fn wish(&self) -> ReservationRequest {
+        serde_json::from_value(serde_json::json!({ "image": "gis" })).unwrap()
+    }
+    /// Asks for a reservation and waits until what can be done for it is done.
+    pub(super) async fn reserve(&self, wish: ReservationRequest, who: &str) -> ReservationId {
+        let grabbed = self.node.reserve(wish, who).await.unwrap();
+        self.quiet().await;
+        grabbed.reservation.unwrap().id
+    }
+    /// What is to be told to people and was not told here yet.
+    pub(super) async fn told(&self) -> Vec<NoticeRow> {
+        self.node.queue.take_notices("test", TimeDelta::hours(1), 100).await.unwrap()
+    }
+    pub(super) async fn reservation(&self, id: ReservationId) -> ReservationView {
+        self.node.reservation(id).await.unwrap()
+    }
+    pub(super) async fn computer(&self, name: &str) -> ComputerRow {
+        self.node.queue.computer(&name.parse().unwrap()).await.unwrap()
+    }
+    /// The next load of this computer fails for good.
+    pub(super) fn break_next_load(&self, computer: &str) {
+        self.broken.lock().unwrap().push(format!("vcl-{computer}"));
+        let broken = self.broken.clone();
+        self.world.on_effect(Arc::new(move |moment: Moment, machine: &str, _: &_| {
+            let mut broken = broken.lock().unwrap();
+            let at = broken.iter().position(|name| name == machine).filter(|_| moment == Moment::Before);
+            let hit = at.map(|at| broken.remove(at)).is_some();
+            Box::pin(async move {
+                if hit {
+                    Err(vcl_job::Error::new(vcl_job::Kind::Fatal, "broken by the test"))
+                } else {
+                    Ok(())
+                }
+            })
+        }));
+    }
+    /// Stops the daemon as a signal does, with jobs at whatever step they are, and starts another at the same moment.
+    pub(super) async fn restart(&mut self) {
+        let at = self.node.clock.now();
+        self.stop.drain.cancel();
+        self.stop.now.cancel();
+        (&mut self.working).await.unwrap().unwrap();
+        self.node.queue.close().await;
+        let Built { node, world, stop, working } =
+            build(self.directory.path(), self.computers, &self.lines, at).await;
+        (self.node, self.world, self.stop, self.working) = (node, world, stop, working);
+    }
+    /// Stops working.
+    pub(super) async fn close(self) {
+        self.stop.drain.cancel();
+        self.working.await.unwrap().unwrap();
+        self.node.queue.close().await;
+    }
+}

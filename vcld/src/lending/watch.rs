@@ -1,0 +1,152 @@
+//! Who is connected, and what users are told on their consoles.
+//!
+//! A guest that does not answer says nothing about its user: a reservation only ends for want of a connection when the
+//! guest itself said that nobody is there.
+
+use super::Memory;
+use crate::node::{Node, Refusal, RefusalKind, chain};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::sync::PoisonError;
+use std::time::Duration;
+use vcl_queue::ReservationRow;
+use vcl_types::lending::Purpose;
+use vcl_types::state::reservation::State;
+
+/// How often it is looked whether a first connection has come (VCL: 15 s).
+const FIRST: u64 = 15;
+/// How often it is seen to whether a look is due.
+const TICK: Duration = Duration::from_secs(5);
+/// How long a guest may take to say who is connected.
+const ASK: Duration = Duration::from_secs(30);
+/// How many guests are asked at once.
+const AT_ONCE: usize = 32;
+
+impl Memory {
+    fn due(&self, row: &ReservationRow, now: DateTime<Utc>) -> bool {
+        let every =
+            if row.connected.is_some() && row.state == State::InUse { row.times.check_s } else { FIRST };
+        let every = TimeDelta::seconds(i64::try_from(every).unwrap_or(i64::MAX / 1000));
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = watched.get(&row.id).is_none_or(|at| *at + every <= now);
+        if due {
+            watched.insert(row.id, now);
+        }
+        due
+    }
+}
+
+pub(super) async fn run(node: &Node) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.tell_consoles().await;
+        if let Err(refusal) = node.look_at_connections().await {
+            tracing::debug!(reason = refusal.message, "nobody could look who is connected");
+        }
+    }
+}
+
+impl Node {
+    /// Asks every lent guest that is due who is connected.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn look_at_connections(&self) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let rows = self.queue.reservations_open().await?;
+        let lent: Vec<ReservationRow> = rows
+            .into_iter()
+            .filter(|row| matches!(row.state, State::Ready | State::InUse))
+            .filter(|row| !matches!(row.purpose, Purpose::Direct | Purpose::Seat))
+            .filter(|row| self.insight.lending.due(row, now))
+            .collect();
+        let mut asking = FuturesUnordered::new();
+        for row in lent {
+            if asking.len() >= AT_ONCE {
+                let _: Option<()> = asking.next().await;
+            }
+            asking.push(async move {
+                let connected = match tokio::time::timeout(ASK, self.is_connected(&row)).await {
+                    Ok(Ok(Some(connected))) => connected,
+                    Ok(Ok(None)) | Err(_) => return,
+                    Ok(Err(refusal)) => {
+                        tracing::debug!(
+                            reservation = row.id.0,
+                            reason = refusal.message,
+                            "a guest does not say who is connected"
+                        );
+                        return;
+                    }
+                };
+                match self.queue.seen(row.id, connected, now).await {
+                    Ok(state) if state != row.state => {
+                        let what = if connected { "is connected" } else { "has gone" };
+                        let message = format!("{} {what} ({})", row.owner, row.id);
+                        self.queue.post_event(
+                            "reservation-connection",
+                            None,
+                            row.computer.as_ref(),
+                            &message,
+                        );
+                        self.queue.look_again();
+                    }
+                    Ok(_) => {}
+                    Err(e) => {
+                        tracing::debug!(reservation = row.id.0, error = %e, "not noted who is connected");
+                    }
+                }
+            });
+        }
+        while let Some(()) = asking.next().await {}
+        Ok(())
+    }
+
+    /// Whether somebody of a reservation is connected; `None` where this node cannot ask.
+    async fn is_connected(&self, row: &ReservationRow) -> Result<Option<bool>, Refusal> {
+        let Some(lent) = self.lent_guest(row).await? else { return Ok(None) };
+        let target = self.target(&lent.computer, &lent.revision, Some(&lent.endpoint))?;
+        let mut guest = target.guest(&lent.endpoint);
+        guest.limits.boot = ASK;
+        let sessions = target.os.sessions(guest).await.map_err(silent)?;
+        Ok(Some(!sessions.is_empty()))
+    }
+
+    /// Says on their consoles what users are to be told.
+    pub(super) async fn tell_consoles(&self) {
+        let told = {
+            let mut to_tell = self.insight.lending.to_tell.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *to_tell)
+        };
+        for some in told.chunks(AT_ONCE) {
+            futures::future::join_all(some.iter().map(|(row, text)| self.tell_console(row, text))).await;
+        }
+    }
+
+    /// Says something on a lent guest's consoles, if it listens.
+    async fn tell_console(&self, row: &ReservationRow, text: &str) {
+        let telling = async {
+            let Some(lent) = self.lent_guest(row).await? else { return Ok(()) };
+            let target = self.target(&lent.computer, &lent.revision, Some(&lent.endpoint))?;
+            let mut guest = target.guest(&lent.endpoint);
+            guest.limits.boot = ASK;
+            target.os.tell(guest, text).await.map_err(silent)
+        };
+        match tokio::time::timeout(ASK, telling).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => {
+                tracing::debug!(
+                    reservation = row.id.0,
+                    reason = refusal.message,
+                    "nothing was said on its console"
+                );
+            }
+            Err(_) => tracing::debug!(reservation = row.id.0, "its guest does not listen"),
+        }
+    }
+}
+
+fn silent(e: vcl_os::Error) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, chain(&e))
+}
