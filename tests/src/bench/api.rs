@@ -1,6 +1,6 @@
 //! What the API costs: a real daemon over TCP, with TLS and a token, asked by `wrk`, and watched by two hundred at once.
 //!
-//! Lists are asked for over and over on [`CONNECTIONS`] connections, as fast as they are answered: so a p99 is that of a
+//! Lists are asked for over and over on a few connections, as fast as they are answered: so a p99 is that of a
 //! daemon which has no moment to itself. The peer of each rate is `/healthz` on the same connections, which takes TLS and the
 //! way through the server and nothing else. Client and daemon share the machine. What each case is, [`CASES`] says.
 

@@ -2,7 +2,7 @@
 //!
 //! `seats_40` is on simulated machines, whose loads have as many steps as a hypervisor's and take about as long; the peer is
 //! what the host allows by itself: as many loads at once as it takes, one after the other without a gap. `guests_6` is on
-//! emulated machines of a real libvirt ([`guests`]). What each case is, [`CASES`] says.
+//! emulated machines of a real libvirt. What each case is, [`CASES`] says.
 
 mod guests;
 
