@@ -3,6 +3,7 @@
 //! * `check-deps` holds the rules that a compiler does not know: who may depend on whom (`layers`), and what files may
 //!   look like (`sources`).
 //! * `new-backend` makes a crate for a backend of somebody's own.
+//! * `guests` runs the tests of `tests/`, several at a time over all binaries.
 //! * `docs` writes what is generated, `package` makes the Debian package, `bench` runs benches in a private world.
 //!
 //! It depends on no crate of the workspace, so that it builds in seconds and still runs while one of them is broken.
@@ -10,6 +11,7 @@
 mod bench;
 mod conformance;
 mod docs;
+mod lanes;
 mod layers;
 mod new_backend;
 mod package;
@@ -37,6 +39,8 @@ enum Command {
     NewBackend(new_backend::Arguments),
     /// Makes the Debian package of vcld and vclctl; takes `cargo install cargo-deb`.
     Package(package::Arguments),
+    /// Runs the tests that start daemons and guests, two at a time over all binaries.
+    Guests(lanes::Arguments),
     /// Runs benches, release build, and prints one JSON object a line; takes root, for a libvirtd of its own. `bench queue
     /// --help` lists all of them with their cases.
     Bench(bench::Arguments),
@@ -59,6 +63,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Docs(arguments) => docs::run(root, arguments),
         Command::NewBackend(arguments) => new_backend::run(root, arguments),
         Command::Package(arguments) => package::run(root, arguments),
+        Command::Guests(arguments) => lanes::run(root, arguments),
         Command::Bench(arguments) => bench::run(root, arguments),
     }
 }

@@ -1,0 +1,144 @@
+//! Runs the tests that start daemons and guests: so many at a time, over all binaries.
+//!
+//! `cargo test` runs one binary after the other, and one that holds a single test leaves a core without work for as long as
+//! that waits for an emulated machine. Here each test is a process of its own and the next begins when one has ended,
+//! whichever binary it is of. What one prints is held back until it has ended, and told if it failed.
+
+use std::collections::VecDeque;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::{Message, TargetKind};
+
+/// The package whose tests these are; the others' are `cargo test`'s.
+const PACKAGE: &str = "vcl-tests";
+/// Binaries whose tests take longest. They begin first, so that none of them runs alone at the end.
+const LONG: &[&str] = &["machines", "xcat", "conformance", "vmware", "new_backend"];
+/// Measurements, which are told although their test has passed.
+const MEASURED: &str = "{\"bench\"";
+/// What `.cargo/config.toml` gives tests that cargo starts.
+const STACK: (&str, &str) = ("RUST_MIN_STACK", "8388608");
+
+/// How many at a time, and which.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// So many at the same time. A guest keeps one core busy.
+    #[arg(long, default_value_t = 2)]
+    at_once: usize,
+    /// Only those whose name, `BINARY::TEST`, has one of these words in it.
+    words: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Test {
+    binary: PathBuf,
+    of: String,
+    name: String,
+}
+
+/// Builds the tests and runs them.
+///
+/// # Errors
+/// One does not build, or failed.
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    let mut tests = all(root)?;
+    let words = &arguments.words;
+    tests.retain(|t| words.is_empty() || words.iter().any(|w| format!("{}::{}", t.of, t.name).contains(w)));
+    ensure!(!tests.is_empty(), "there is no such test");
+    tests.sort_by_key(|t| LONG.iter().position(|long| *long == t.of).unwrap_or(LONG.len()));
+    let (count, begun) = (tests.len(), Instant::now());
+    let waiting = Mutex::new(VecDeque::from(tests));
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.at_once.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(test) = next else { break };
+                    if !one(root, &test) {
+                        let name = format!("{}::{}", test.of, test.name);
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{count} tests, {} failed, {:.0} s", failed.len(), begun.elapsed().as_secs_f64());
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Every test of every binary, in the order in which cargo names them.
+fn all(root: &Path) -> Result<Vec<Test>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["test", "--quiet", "--locked", "--workspace", "--all-features", "--no-run"])
+        .args(["--test", "*", "--message-format", "json-render-diagnostics"])
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to run cargo")?;
+    let printed = cargo.stdout.take().context("cargo has no output")?;
+    let mut tests = Vec::new();
+    for message in Message::parse_stream(BufReader::new(printed)) {
+        let Message::CompilerArtifact(artifact) = message? else { continue };
+        let is_test = artifact.target.kind.contains(&TargetKind::Test);
+        let (true, Some(binary)) = (is_test, artifact.executable) else { continue };
+        if artifact.manifest_path.parent().and_then(|p| p.file_name()) == Some("tests") {
+            tests.extend(of_binary(root, binary.into_std_path_buf(), &artifact.target.name)?);
+        }
+    }
+    ensure!(cargo.wait()?.success(), "the tests of {PACKAGE} do not build");
+    Ok(tests)
+}
+
+fn of_binary(root: &Path, binary: PathBuf, of: &str) -> Result<Vec<Test>> {
+    let listed = Command::new(&binary)
+        .args(["--list", "--format", "terse"])
+        .current_dir(root.join("tests"))
+        .output()
+        .with_context(|| format!("failed to run {}", binary.display()))?;
+    ensure!(listed.status.success(), "{of} does not list its tests");
+    let listed = String::from_utf8(listed.stdout)?;
+    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(|name| Test { binary: binary.clone(), of: of.to_owned(), name: name.to_owned() }).collect())
+}
+
+/// Runs one, tells how it ended, and answers whether it passed.
+fn one(root: &Path, test: &Test) -> bool {
+    let begun = Instant::now();
+    let ended = Command::new(&test.binary)
+        .args([&test.name, "--exact", "--test-threads=1"])
+        .current_dir(root.join("tests"))
+        .env(STACK.0, STACK.1)
+        .stdin(Stdio::null())
+        .output();
+    let took = begun.elapsed();
+    match ended {
+        Ok(ended) => {
+            let printed = [ended.stdout, ended.stderr].concat();
+            tell(test, took, ended.status.success(), &String::from_utf8_lossy(&printed));
+            ended.status.success()
+        }
+        Err(error) => {
+            tell(test, took, false, &format!("failed to run {}: {error}", test.binary.display()));
+            false
+        }
+    }
+}
+
+fn tell(test: &Test, took: Duration, passed: bool, printed: &str) {
+    let verdict = if passed { "ok" } else { "FAILED" };
+    // One write, so that two that end together do not stand in each other's lines.
+    let mut told = format!("{:6.1} s  {verdict:6}  {}::{}\n", took.as_secs_f64(), test.of, test.name);
+    for line in printed.lines().filter(|line| !passed || line.starts_with(MEASURED)) {
+        told.push_str(if passed { "          " } else { "  | " });
+        told.push_str(line);
+        told.push('\n');
+    }
+    print!("{told}");
+}
