@@ -6,6 +6,7 @@ use crate::computers;
 use crate::credentials;
 use crate::error::Error;
 use crate::exchange;
+use crate::guacamole;
 use crate::inbox;
 use crate::keys::ROOT;
 use crate::lending;
@@ -52,6 +53,8 @@ pub struct Config {
     pub lending: lending::Lending,
     /// `[notices]`, where it is there.
     pub notices: Option<notices::Notices>,
+    /// `[guacamole]`, where it is there.
+    pub guacamole: Option<guacamole::Guacamole>,
     /// Where metrics are had without asking who it is.
     pub metrics: Option<std::net::SocketAddr>,
     /// `[log]`.
@@ -249,6 +252,10 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         false => Some(None),
         true => root.section("notices").and_then(|table| notices::read(&table)).map(Some),
     };
+    let guacamole = match root.has("guacamole") {
+        false => Some(None),
+        true => root.section("guacamole").and_then(|table| guacamole::read(&table)).map(Some),
+    };
     let metrics = root.section("metrics").and_then(|table| notices::metrics(&table));
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
@@ -268,6 +275,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         inbox: inbox?,
         lending: lending?,
         notices: notices?,
+        guacamole: guacamole?,
         metrics: metrics?,
         log: log?,
         backends,

@@ -259,6 +259,12 @@ pub const ROOT: &[Key] = &[
         "nobody is told anything",
         "How people are told by mail and webhook what becomes of their reservations.",
     ),
+    Key::optional(
+        "guacamole",
+        Kind::Table(crate::guacamole::KEYS),
+        "users come by their own programs alone",
+        "The Guacamole in which users open their computers in a browser.",
+    ),
     Key::optional("metrics", Kind::Table(crate::notices::METRICS), "the defaults", "Where metrics are had."),
     Key::optional("log", Kind::Table(LOG), "the defaults", "What the daemon writes about what it does."),
     Key::optional(

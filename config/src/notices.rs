@@ -166,6 +166,15 @@ fn is_address(text: &str) -> bool {
     })
 }
 
+/// Whether nobody on the way can read what goes to this address: `https`, or on this machine.
+pub(crate) fn is_safe(url: &str) -> bool {
+    // What stands before an `@` is no host.
+    let authority = url.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#']).next());
+    let host = authority.filter(|a| !a.contains(['@', '\\'])).and_then(|a| a.split(':').next());
+    let here = host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1"));
+    here || url.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
+}
+
 fn smtp(table: &Section<'_>) -> Option<Smtp> {
     let (server, security) = (table.text("server"), table.choice::<Security>("security"));
     let port = optional(table, "port", |table| table.integer("port"));
@@ -214,11 +223,7 @@ fn smtp(table: &Section<'_>) -> Option<Smtp> {
 
 fn webhook(table: &Section<'_>) -> Option<Webhook> {
     let url = table.text("url").filter(|url| {
-        // What stands before an `@` is no host.
-        let authority = url.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#']).next());
-        let host = authority.filter(|a| !a.contains(['@', '\\'])).and_then(|a| a.split(':').next());
-        let here = host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1"));
-        let good = here || url.strip_prefix("https://").is_some_and(|rest| !rest.is_empty());
+        let good = is_safe(url);
         if !good {
             let message = format!("`{}` is no address that notices may go to", shown(url));
             table.report("url", message, "write \"https://host/path\"; http:// only on this machine");

@@ -286,6 +286,9 @@ pub struct Connection {
     pub account: String,
     /// Each way with its port as it is reached from outside.
     pub methods: Vec<Way>,
+    /// Where users open it in a browser, where the site has a Guacamole that knows one of the ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guacamole: Option<String>,
     /// The ssh host keys of the machine, as in a `known_hosts` file, where they are known.
     pub host_keys: Vec<String>,
     /// The password that was asked for.

@@ -267,6 +267,7 @@ impl Builder {
         let windows = Node::windows(&config).context("windows.product_key")?;
         let remotes: Arc<dyn Remotes> = Arc::new(SshRemotes::new(key));
         let gates = crate::nat::Gates::new(&config, &remotes)?;
+        let guacamole = crate::guacamole::Guacamole::new(&config)?;
         let exchange = exchange(&config, &name, &queue)?.map(Arc::new);
         Ok(Node {
             name,
@@ -277,6 +278,7 @@ impl Builder {
             known,
             remotes,
             gates,
+            guacamole,
             public_key,
             linux: Node::linux(),
             windows,

@@ -76,6 +76,7 @@ impl Node {
         findings.extend(self.replica_findings().await);
         findings.extend(self.notice_findings().await);
         findings.extend(self.gate_findings().await);
+        findings.extend(self.gateway_findings());
         findings
     }
 

@@ -46,6 +46,7 @@ use vcl_types::notices::NoticeKind;
 use vcl_types::state::reservation::State;
 use vcl_types::{ComputerName, ImageRef, ReservationId};
 
+pub(crate) use access::account_of;
 use turns::Outlook;
 pub(crate) use view::{Asker, Sight};
 

@@ -26,6 +26,7 @@ mod dryrun;
 mod evidence;
 pub mod exchange;
 mod flow;
+pub mod guacamole;
 mod health;
 pub mod http;
 pub mod inbox;

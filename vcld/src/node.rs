@@ -37,6 +37,8 @@ pub struct Node {
     pub remotes: Arc<dyn Remotes>,
     /// The hosts through whose ports users come to computers behind them.
     pub gates: crate::nat::Gates,
+    /// The Guacamole in which users open their computers, where there is one.
+    pub guacamole: Option<crate::guacamole::Guacamole>,
     /// The public half of the key it logs in with, as `algorithm base64`, for messages.
     pub public_key: String,
     /// The OS module for Linux.

@@ -63,6 +63,7 @@ pub(crate) async fn run(node: Arc<Node>, closing: CancellationToken) {
             purge(&node),
             library(&node),
             crate::nat::run(&node),
+            crate::guacamole::run(&node),
             crate::admission::watch(&node),
             crate::health::watch(&node)
         );

@@ -53,6 +53,7 @@ pub(crate) async fn node_of(
     remotes.expect_forget().returning(|_| ());
     let node = Node {
         gates: <_>::default(),
+        guacamole: None,
         name: name.into(),
         config_path: "/nonexistent/vcld.toml".into(),
         queue,

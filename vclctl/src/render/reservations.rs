@@ -99,6 +99,7 @@ pub fn connection(c: &Connection, clock: &Clock) -> String {
             other => facts.add("port", format!("{} ({})", way.port, one_line(other))),
         };
     }
+    facts.maybe("browser", c.guacamole.as_ref().map(|at| one_line(at)));
     facts.maybe("password", c.password.as_ref());
     facts.maybe("ends", c.reservation.end.map(|at| clock.full(at)));
     facts.text()

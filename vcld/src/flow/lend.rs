@@ -381,7 +381,7 @@ impl Running {
         let row = self.node.queue.reservation(reservation).await?;
         let access = self.node.access_of(&row, revision.manifest.os).await?;
         let target = self.node.target(computer, revision, Some(endpoint))?;
-        let inside = self.behind_nat(&computer.name, &access);
+        let inside = self.node.with_gateway(self.behind_nat(&computer.name, &access));
         target.os.grant(&mut job.part("access"), target.guest(endpoint), &inside).await?;
         // One that was usable before has its ports and keeps them, whatever becomes of this.
         let keep = key != "lend" || row.usable.is_some();

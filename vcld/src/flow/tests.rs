@@ -61,6 +61,7 @@ impl Case {
             known: vec![BackendType::LIBVIRT],
             remotes: Arc::new(remotes()),
             gates: <_>::default(),
+            guacamole: None,
             public_key: String::new(),
             linux: Arc::new(os),
             windows: Node::windows(&config).unwrap(),

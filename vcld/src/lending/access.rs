@@ -177,6 +177,7 @@ impl Node {
             port => format!("[{address}]:{port} {key}"),
         });
         Ok(Connection {
+            guacamole: self.gateway_of(&access),
             methods: ways,
             address,
             account: account.to_string(),

@@ -3,6 +3,7 @@
 
 mod chance;
 mod classes;
+mod guacamole;
 mod image_tests;
 mod replay;
 mod report;

@@ -76,6 +76,7 @@ impl Lab {
             known: vec![BackendType::SIM],
             remotes: Arc::new(remotes),
             gates: <_>::default(),
+            guacamole: None,
             public_key: String::new(),
             linux: Node::linux(),
             windows: Node::windows(&config).unwrap(),

@@ -69,6 +69,7 @@ pub(super) async fn build(directory: &Path, computers: usize, lines: &str, at: D
     remotes.expect_forget().returning(|_| ());
     let node = Arc::new(Node {
         gates: <_>::default(),
+        guacamole: None,
         name: "node1".into(),
         config_path: root.join("vcld.toml"),
         queue,
