@@ -149,6 +149,12 @@ pub const IMAGE: &[Key] = &[
         "none",
         "How many computers are kept loaded with it and unassigned, so that a reservation is usable at once.",
     ),
+    Key::optional(
+        "warm_most",
+        COUNT,
+        "what `warm` says, whatever is asked for",
+        "By demand so many of them at most: as many as were asked for at once in the past hour, or on average in this hour of the past four weeks, and `warm` at least.",
+    ),
     Key::optional("warm_hours", Kind::Text, "always", "When they are kept, as in `Mon-Fri 8-18`."),
     Key::optional(
         "warm_on",
@@ -265,8 +271,10 @@ struct Rules {
 /// How many computers are kept loaded with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warm {
-    /// So many.
+    /// So many at least.
     pub count: u32,
+    /// So many at most, by demand; never fewer than `count`.
+    pub most: u32,
     /// Only then.
     pub hours: Option<Weekly>,
     /// Of computers with these tags.
@@ -514,6 +522,7 @@ fn read_images(root: &Section<'_>) -> Option<BTreeMap<ImageName, OfImage>> {
 fn read_image(table: &Section<'_>) -> Option<OfImage> {
     let over = Over::read(table);
     let (concurrent, count) = (optional(table, "concurrent"), optional(table, "warm"));
+    let most = optional(table, "warm_most");
     let hours = match table.has("warm_hours") {
         false => Some(None),
         true => table.text("warm_hours").and_then(|text| match text.parse::<Weekly>() {
@@ -531,6 +540,19 @@ fn read_image(table: &Section<'_>) -> Option<OfImage> {
     };
     let methods = if table.has("methods") { methods(table).map(Some) } else { Some(None) };
     let rules = Rules { over: over?, concurrent: concurrent?, methods: methods?, ..Rules::default() };
-    let (hours, tags) = (hours?, tags?);
-    Some((rules, count?.map(|count| Warm { count, hours, tags })))
+    let (hours, tags, count, most) = (hours?, tags?, count?, most?);
+    if let (Some(count), Some(most)) = (count, most)
+        && most < count
+    {
+        table.report("warm_most", format!("{most} is less than `warm`, {count}"), "write a larger number");
+        return None;
+    }
+    let of = |count: Option<u32>| count.unwrap_or_default();
+    let warm = (count.is_some() || most.is_some()).then(|| Warm {
+        count: of(count),
+        most: of(most.or(count)),
+        hours,
+        tags,
+    });
+    Some((rules, warm))
 }

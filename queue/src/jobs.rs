@@ -207,6 +207,22 @@ impl Queue {
         Ok(u32::try_from(count.fetch_one(self.readers()).await?).unwrap_or(u32::MAX))
     }
 
+    /// The computers that nobody has and that are being loaded, each with what.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn preparing(&self) -> Result<Vec<(ComputerName, ImageRef)>> {
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE state IN ('queued', 'waiting', 'running') AND kind = 'prepare'",
+        );
+        let rows = rows.fetch_all(self.readers()).await?;
+        let of = |row: &DbRow| match request(row)? {
+            JobRequest::Prepare { computer, image } => Ok(Some((computer, image))),
+            _ => Ok(None),
+        };
+        rows.iter().filter_map(|row| of(row).transpose()).collect()
+    }
+
     /// A job.
     ///
     /// # Errors

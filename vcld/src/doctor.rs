@@ -49,9 +49,8 @@ impl Node {
             Err(e) => add("library", FindingLevel::Error, e.to_string(), None),
         }
         add("ssh key", FindingLevel::Ok, format!("guests must let this key in: {}", self.public_key), None);
-        for (stage, directory) in
-            [("pre_capture", self.config.hooks.pre_capture()), ("post_load", self.config.hooks.post_load())]
-        {
+        for stage in ["pre_capture", "post_load", "reserve", "method"] {
+            let directory = self.config.hooks.directory.join(format!("{stage}.d"));
             let count = std::fs::read_dir(&directory).map_or(0, |d| d.flatten().count());
             add("hooks", FindingLevel::Ok, format!("{count} files in {directory} for {stage}"), None);
         }

@@ -14,6 +14,7 @@
 //! | seats of classes; other computers for those that are kept and lost | `classes` |
 //! | maintenance windows, hosts | `closures` |
 //! | what can be asked | `requests`, and `in_use` of a computer that is lent |
+//! | how many are kept warm | `pools`; what idle computers are loaded with: `idle` |
 //! | who is let in | `access` |
 //! | who is connected | `watch` |
 //! | what a job that failed has left | `forsaken` |
@@ -26,6 +27,7 @@ mod estimate;
 mod forsaken;
 mod idle;
 mod in_use;
+mod pools;
 mod requests;
 mod spare;
 #[cfg(all(test, feature = "sim"))]
@@ -37,6 +39,7 @@ mod watch;
 use crate::node::{Node, Refusal, chain};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -72,8 +75,20 @@ pub(crate) struct Memory {
     to_tell: Mutex<Vec<(ReservationRow, String)>>,
     /// Reservations that were taken up after their job had left them, and when.
     taken_up: Mutex<HashMap<ReservationId, DateTime<Utc>>>,
+    /// Held by whoever looks: what one look has half made, the seats of a class above all, another would take for missing.
+    looking: tokio::sync::Mutex<Looked>,
+    /// How many looks have begun.
+    looks: AtomicU64,
     /// For what a computer was looked for in vain, and when.
     tried: Mutex<HashMap<classes::Tried, DateTime<Utc>>>,
+}
+
+/// The newest look that came to its end.
+#[derive(Debug, Default)]
+struct Looked {
+    number: u64,
+    /// When something is due next.
+    next: Option<DateTime<Utc>>,
 }
 
 /// Runs until the daemon closes.
@@ -116,11 +131,26 @@ async fn decide(node: &Node) {
 }
 
 impl Node {
-    /// One look at all reservations and idle computers. Answers when the next thing is due.
+    /// One look at all reservations and idle computers, or what one came to that has begun since this was called. Answers when
+    /// the next thing is due.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn look_at_reservations(&self) -> Result<Option<DateTime<Utc>>, Refusal> {
+        let memory = &self.insight.lending;
+        let before = memory.looks.load(Ordering::SeqCst);
+        let mut looked = memory.looking.lock().await;
+        // One that has begun since has seen what this was asked for.
+        if looked.number > before {
+            return Ok(looked.next);
+        }
+        let number = memory.looks.fetch_add(1, Ordering::SeqCst) + 1;
+        let next = self.look_at_all().await?;
+        *looked = Looked { number, next };
+        Ok(next)
+    }
+
+    async fn look_at_all(&self) -> Result<Option<DateTime<Utc>>, Refusal> {
         let now = self.clock.now();
         let mut rows = self.queue.reservations_open().await?;
         let mut acted = false;

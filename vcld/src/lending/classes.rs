@@ -88,8 +88,29 @@ impl Node {
                 .filter(|row| !all.iter().any(|time| (row.start, row.end) == (Some(time.0), Some(time.1))))
                 .map(|row| row.id)
                 .collect();
-            for id in stale {
-                self.finish(id, "the class does not take place then", now, true, None).await?;
+            // One that is for what the class was before it was changed is made anew for what it is.
+            let other = |row: &&ReservationRow| {
+                row.asked.as_ref().is_some_and(|asked| {
+                    (&asked.image, &asked.wish, &asked.group) != (&class.image, &class.wish, &class.group)
+                })
+            };
+            let other: Vec<ReservationId> = sight
+                .rows
+                .iter()
+                .filter(own)
+                .filter(|row| row.state == State::Scheduled && !stale.contains(&row.id))
+                .filter(other)
+                .map(|row| row.id)
+                .collect();
+            if !other.is_empty() {
+                let mut tried = self.insight.lending.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                tried.retain(|what, _| !matches!(what, Tried::Time(of, _) if *of == class.id));
+            }
+            let over = stale.into_iter().map(|id| (id, "the class does not take place then"));
+            for (id, because) in over.chain(other.into_iter().map(|id| (id, "the class was changed"))) {
+                self.finish(id, because, now, true, None).await?;
+                sight.rows.retain(|row| row.id != id);
+                sight.seats.iter_mut().for_each(|seat| seat.booked.retain(|(booked, ..)| *booked != id));
                 changed = true;
             }
             for (start, end) in all {

@@ -16,12 +16,15 @@ pub(crate) struct Idle<'a> {
     pub(crate) ahead: Vec<(ComputerName, DateTime<Utc>, ImageRef, bool)>,
     /// The revision of each image that new reservations get.
     pub(crate) produced: BTreeMap<ImageName, ImageRef>,
+    /// How many the warm pools keep now.
+    pub(crate) warm: BTreeMap<ImageName, usize>,
+    /// What is being loaded for nobody now.
+    pub(crate) preparing: &'a [(ComputerName, ImageRef)],
     /// What ended of late, the newest first.
     pub(crate) past: &'a [UsageRow],
     /// Whether somebody waits for a computer.
     pub(crate) waiting: bool,
     pub(crate) lending: &'a Lending,
-    pub(crate) now: DateTime<Utc>,
 }
 
 /// What is to be loaded, the most urgent first, and whether it is for somebody who comes soon.
@@ -51,11 +54,10 @@ pub(crate) fn decide(idle: &Idle<'_>) -> Vec<(ComputerName, ImageRef, bool)> {
         matches!(soon(seat), Some((.., true))) || wanted.iter().any(|(name, _)| *name == seat.computer.name)
     };
     // The warm pools: empty computers first, then those that hold something nobody keeps.
-    for (name, warm) in &idle.lending.warm {
-        let Some(image) = idle.produced.get(name) else { continue };
-        if warm.hours.as_ref().is_some_and(|hours| !hours.contains(&idle.lending.timezone, idle.now)) {
+    for (name, count) in &idle.warm {
+        let (Some(image), Some(warm)) = (idle.produced.get(name), idle.lending.warm.get(name)) else {
             continue;
-        }
+        };
         let fits = |seat: &&Seat| warm.tags.iter().all(|tag| seat.computer.tags.contains(tag));
         let there = idle
             .seats
@@ -64,6 +66,12 @@ pub(crate) fn decide(idle: &Idle<'_>) -> Vec<(ComputerName, ImageRef, bool)> {
             .filter(fits)
             .filter(|s| has(s, image) && !spoken_for(s, &[]))
             .count();
+        let coming = |seat: &&Seat| {
+            idle.preparing.iter().any(|(name, what)| *name == seat.computer.name && what == image)
+                && !spoken_for(seat, &[])
+        };
+        let coming = idle.seats.iter().filter(|s| s.taken && s.closed.is_none()).filter(fits).filter(coming);
+        let there = there + coming.count();
         let mut candidates: Vec<&Seat> = idle
             .seats
             .iter()
@@ -73,7 +81,7 @@ pub(crate) fn decide(idle: &Idle<'_>) -> Vec<(ComputerName, ImageRef, bool)> {
             .collect();
         candidates
             .sort_by_key(|s| (s.holds.is_some(), soon(s).map(|a| a.1).is_some(), s.computer.name.clone()));
-        let missing = (warm.count as usize).saturating_sub(there);
+        let missing = count.saturating_sub(there);
         wanted.extend(candidates.into_iter().take(missing).map(|s| (s.computer.name.clone(), image.clone())));
     }
     for seat in idle.seats.iter().filter(free) {

@@ -228,6 +228,21 @@ async fn a_computer_somebody_could_have_used_is_loaded_anew_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_pool_is_filled_and_not_filled_over() {
+    let scene = Scene::with(8, "[reservations]\nafter_use = \"nothing\"\n[image.gis]\nwarm = 4\n").await;
+    let warm = async || {
+        let all = scene.node.queue.computers().await.unwrap();
+        all.into_iter().filter(|row| row.loaded.is_some() && row.reservation.is_none()).count()
+    };
+    scene.quiet().await;
+    assert_eq!(warm().await, 4);
+    // One that is taken is made up for.
+    scene.reserve(scene.wish(), "alice").await;
+    assert_eq!(warm().await, 4);
+    scene.close().await;
+}
+
+#[tokio::test]
 async fn the_only_computer_that_will_do_is_tried_again() {
     let scene = Scene::new(2).await;
     scene.break_next_load("c1");

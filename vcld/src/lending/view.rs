@@ -11,7 +11,7 @@ use vcl_config::Lending;
 use vcl_queue::{MaintenanceWindow, Places, ReservationRow, UsageRow};
 use vcl_types::lending::Purpose;
 use vcl_types::state::reservation::State;
-use vcl_types::{BackendName, ComputerName, Hardware, ImageName, ImageRef, JobKind, ReservationId};
+use vcl_types::{BackendName, ComputerName, Hardware, ImageName, ImageRef, ReservationId};
 
 /// How much of the past is looked at.
 const PAST: u32 = 2000;
@@ -29,7 +29,8 @@ pub(crate) struct Sight {
     pub(crate) windows: Vec<MaintenanceWindow>,
     /// The revision of each image that new reservations get, and what it was made on.
     images: BTreeMap<ImageName, (ImageRef, Hardware)>,
-    preparing: usize,
+    /// What nobody has and is being loaded.
+    preparing: Vec<(ComputerName, ImageRef)>,
     now: DateTime<Utc>,
     hours: OnceLock<HashMap<String, f64>>,
     /// What those that wait have to expect, in their order, once that was planned.
@@ -58,6 +59,8 @@ impl Node {
         rows: Vec<ReservationRow>,
         now: DateTime<Utc>,
     ) -> Result<Sight, Refusal> {
+        // Before the computers: one that is done in between is seen with what it holds.
+        let preparing = self.queue.preparing().await?;
         let computers = self.queue.computers().await?;
         let past = self.past().await?;
         let drained = self.queue.drained_hosts().await?;
@@ -71,7 +74,6 @@ impl Node {
                     .insert(image.name, (revision.manifest.image_ref(), revision.manifest.hardware.clone()));
             }
         }
-        let preparing = self.queue.jobs_under_way(Some(JobKind::Prepare)).await? as usize;
         let mut held: HashMap<ComputerName, usize> = HashMap::new();
         let mut booked: HashMap<ComputerName, Vec<Booked>> = HashMap::new();
         for (n, row) in rows.iter().enumerate() {
@@ -201,7 +203,18 @@ impl Sight {
         now: DateTime<Utc>,
     ) -> Self {
         let (windows, outlooks, hours) = (Vec::new(), Vec::new(), OnceLock::new());
-        Self { seats, rows, past, windows, images, preparing: 0, now, hours, outlooks, kept: HashMap::new() }
+        Self {
+            seats,
+            rows,
+            past,
+            windows,
+            images,
+            preparing: Vec::new(),
+            now,
+            hours,
+            outlooks,
+            kept: HashMap::new(),
+        }
     }
     /// The moment.
     pub(crate) fn now(&self) -> DateTime<Utc> {
@@ -209,22 +222,21 @@ impl Sight {
     }
     /// Marks the computers that the warm pools count.
     fn mark_warm(&mut self, lending: &Lending, now: DateTime<Utc>) {
-        for (name, warm) in &lending.warm {
-            let Some((image, _)) = self.images.get(name) else { continue };
-            if warm.hours.as_ref().is_some_and(|hours| !hours.contains(&lending.timezone, now)) {
+        for (name, count) in super::pools::wanted(lending, &self.rows, &self.past, now) {
+            let (Some((image, _)), Some(warm)) = (self.images.get(&name), lending.warm.get(&name)) else {
                 continue;
-            }
+            };
             let fit =
                 self.seats.iter_mut().filter(|s| s.holds.as_ref() == Some(image) && !s.taken && !s.tainted);
             let fit = fit.filter(|s| warm.tags.iter().all(|tag| s.computer.tags.contains(tag)));
-            fit.take(warm.count as usize).for_each(|seat| seat.warm_for = Some(image.clone()));
+            fit.take(count).for_each(|seat| seat.warm_for = Some(image.clone()));
         }
     }
     pub(crate) fn row(&self, id: ReservationId) -> Option<&ReservationRow> {
         self.rows.iter().find(|row| row.id == id)
     }
     pub(crate) fn preparing(&self) -> usize {
-        self.preparing
+        self.preparing.len()
     }
     pub(crate) fn backend_of(&self, computer: &ComputerName) -> Option<&BackendName> {
         self.seats.iter().find(|seat| seat.computer.name == *computer).map(|seat| &seat.computer.backend)
@@ -363,10 +375,11 @@ impl Sight {
             seats: &self.seats,
             ahead: ahead.collect(),
             produced,
+            warm: super::pools::wanted(lending, &self.rows, &self.past, now),
+            preparing: &self.preparing,
             past: &self.past,
             waiting,
             lending,
-            now,
         })
     }
 }

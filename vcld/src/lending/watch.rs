@@ -7,9 +7,11 @@ use super::Memory;
 use crate::node::{Node, Refusal, RefusalKind, chain};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::stream::{FuturesUnordered, StreamExt};
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 use vcl_queue::ReservationRow;
+use vcl_types::ReservationId;
 use vcl_types::lending::Purpose;
 use vcl_types::state::reservation::State;
 
@@ -56,6 +58,11 @@ impl Node {
     pub async fn look_at_connections(&self) -> Result<(), Refusal> {
         let now = self.clock.now();
         let rows = self.queue.reservations_open().await?;
+        {
+            let open: HashSet<ReservationId> = rows.iter().map(|row| row.id).collect();
+            let mut watched = self.insight.lending.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.retain(|id, _| open.contains(id));
+        }
         let lent: Vec<ReservationRow> = rows
             .into_iter()
             .filter(|row| matches!(row.state, State::Ready | State::InUse))

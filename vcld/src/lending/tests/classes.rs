@@ -67,8 +67,21 @@ async fn a_class_that_is_called_off_changed_or_ended_gives_its_seats_back() {
     assert_eq!(view.times.iter().map(|t| t.booked).collect::<Vec<_>>(), [0, 2, 2]);
     let mut other = class(2);
     other.weekly = "Tue 9-10".parse().unwrap();
-    let view = scene.node.add_class(other, "teacher").await.unwrap();
+    let view = scene.node.add_class(other.clone(), "teacher").await.unwrap();
     assert_eq!(view.times.iter().map(|t| t.booked).collect::<Vec<_>>(), [2, 2]);
+    // Other computers are wanted: the seats are made anew on those, once.
+    other.wish.cpus = Some(1);
+    let seats = async || {
+        let rows = scene.node.queue.reservations_open().await.unwrap();
+        rows.iter().map(|row| (row.id, row.booked.is_some())).collect::<Vec<_>>()
+    };
+    let before = seats().await;
+    let view = scene.node.add_class(other.clone(), "teacher").await.unwrap();
+    assert_eq!(view.times.iter().map(|t| (t.booked, t.missing)).collect::<Vec<_>>(), [(2, 0); 2]);
+    let after = seats().await;
+    assert!(after.iter().all(|(id, booked)| *booked && !before.iter().any(|(old, _)| old == id)));
+    scene.quiet().await;
+    assert_eq!(seats().await, after);
     scene.node.end_class("GIS 101", "teacher").await.unwrap();
     assert!(scene.node.queue.reservations_open().await.unwrap().is_empty());
     assert!(scene.node.class("GIS 101").await.unwrap_err().message.contains("there is no class"));
