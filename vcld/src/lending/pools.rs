@@ -45,8 +45,9 @@ fn demand(image: &ImageName, rows: &[ReservationRow], past: &[UsageRow], now: Da
     let still = rows.iter().filter(|row| own(&row.image.name, row.purpose, row.class));
     let over = past.iter().filter(|row| own(&row.image.name, row.purpose, row.class));
     let asked: Vec<DateTime<Utc>> = still
-        .filter_map(|row| at_once(row.since, row.start))
-        .chain(over.filter_map(|row| at_once(row.since, row.start)))
+        .filter_map(|row| at_once(row.since, row.asked.as_ref().and_then(|asked| asked.start)))
+        // Of one that asked for now the start is when it got its computer.
+        .chain(over.filter_map(|row| at_once(row.since, row.start.filter(|_| row.start != row.assigned))))
         .collect();
     let between = |from: DateTime<Utc>| asked.iter().filter(|at| **at >= from && **at < from + HOUR).count();
     let lately = between(now - HOUR + TimeDelta::seconds(1));
@@ -103,6 +104,11 @@ mod tests {
         let mut past: Vec<UsageRow> =
             (0..10).map(|n| had("gis@1", None, now - week + minute * (n + 1), none)).collect();
         past.push(had("gis@1", None, now - week * 3 - minute, none));
+        // The last of them has waited for its computer for an hour.
+        for waited in past.iter_mut().skip(9).take(1) {
+            waited.start = Some(waited.since + minute * 60);
+            waited.assigned = waited.start;
+        }
         // What does not count: before and after it, another image's, a class's, what was booked for later.
         past.push(had("gis@1", None, now - week - minute, none));
         past.push(had("gis@1", None, now - week + minute * 61, none));

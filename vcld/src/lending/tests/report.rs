@@ -24,9 +24,14 @@ pub(super) fn tell(what: &str, more: &str) {
 
 /// How long anybody may wait for a computer or a licence, in seconds.
 const LONGEST: u64 = 24 * 3600;
-/// By how much the wait for one's own limit may be longer than the work before it: those whose turn was before although they
-/// asked a little later, because they had less of late.
-const TURNS: TimeDelta = TimeDelta::hours(8);
+/// By how much later others may have asked whose turn is before one's own all the same (`choose::order`): so much for each
+/// computer that one has or waits for besides, and so much for each hour that one had in the last seven days.
+const EACH: u64 = 3600;
+const EACH_HOUR: u64 = 180;
+/// Who asks for a time within this asks for now.
+const SOON: TimeDelta = TimeDelta::minutes(5);
+/// What is not told by that: for an hour nothing is kept for anybody (`turns::PATIENCE`).
+const PATIENCE: u64 = 3600;
 /// How long after its time one may get a computer who had asked for a time to come: until one that was kept and is lost is
 /// made up for.
 const LATE: u64 = 3600;
@@ -63,6 +68,8 @@ struct Had<'a> {
     group: Option<&'a str>,
     image: &'a str,
     class: bool,
+    /// It was promised for a time to come, and goes first then.
+    booked: bool,
     since: DateTime<Utc>,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
@@ -245,6 +252,8 @@ impl Report {
                 group: row.group.as_deref(),
                 image: row.image.name.as_str(),
                 class: row.class.is_some(),
+                // Of one that asked for now it is when it got its computer.
+                booked: row.start != row.assigned && row.start > Some(row.since + SOON),
                 since: row.since,
                 from: row.assigned?,
                 to: row.ended,
@@ -257,6 +266,7 @@ impl Report {
                 group: row.group.as_deref(),
                 image: row.image.name.as_str(),
                 class: row.class.is_some(),
+                booked: row.asked.as_ref().and_then(|asked| asked.start) > Some(row.since + SOON),
                 since: row.since,
                 from: row.assigned?,
                 to: self.until,
@@ -301,7 +311,20 @@ impl Report {
             let mine = |h: &&Had<'_>| !h.class && h.owner == row.owner && h.from != h.to;
             let limit = at_once(row);
             let mut own = full(had.iter().filter(mine), limit);
-            let before = |h: &&Had<'_>| h.since <= row.since + TURNS && h.from < span.1;
+            let lasts = |other: &&ReservationRow| {
+                other.id != row.id
+                    && other.owner == row.owner
+                    && other.class.is_none()
+                    && other.since < span.1
+                    && other.ended.is_none_or(|ended| ended > span.0)
+            };
+            let besides = self.rows.iter().filter(lasts).count() as u64;
+            let week = (span.0 - TimeDelta::days(7), span.1);
+            let lately: u64 =
+                had.iter().filter(mine).map(|h| seconds(h.to.min(week.1) - h.from.max(week.0)) / 3600).sum();
+            let turns = i64::try_from(besides * EACH + lately * EACH_HOUR).unwrap_or(i64::MAX / 1000);
+            let turns = TimeDelta::seconds(turns);
+            let before = |h: &&Had<'_>| (h.booked || h.since <= row.since + turns) && h.from < span.1;
             let work = |h: &Had<'_>| seconds(h.to.min(span.1) - h.from.max(span.0));
             let mut most = had.iter().filter(mine).filter(before).map(work).sum::<u64>() / u64::from(limit);
             if row.group.as_deref() == Some("research") {
@@ -437,7 +460,7 @@ impl Report {
         }
         let waits = self.waits();
         for (wait, most) in &waits {
-            assert!(wait.own <= *most + 3600, "more than {} were before: {wait:?}", minutes(*most));
+            assert!(wait.own <= *most + PATIENCE, "more than {} were before: {wait:?}", minutes(*most));
         }
         let late = self.late().last().copied().unwrap_or(0);
         assert!(late <= LATE, "one who had asked for a time to come waited {} after it", minutes(late));
