@@ -214,6 +214,19 @@ impl Queue {
         self.end_telling(id, because, now, discard, Some(NoticeKind::Ended)).await
     }
 
+    /// Ends a class's seat that its class needs no more, unless somebody has taken it or it is being loaded.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or when the database cannot be written.
+    pub async fn end_seat(&self, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<Ended> {
+        let because = because.to_owned();
+        self.write(move |db| {
+            let because = because.clone();
+            Box::pin(async move { end_seat(db, id, &because, now).await })
+        })
+        .await
+    }
+
     /// As [`end`](Self::end), with what its user is told; `None` tells nothing.
     ///
     /// # Errors
@@ -456,6 +469,17 @@ async fn end(
     }
     let host = host_of(&mut *db, &computer).await?;
     work(db, &row, JobRequest::Return { reservation: id, computer }, host).await.map(Ended::Ending)
+}
+
+/// Ends a seat that nobody has taken and that is not loaded yet.
+async fn end_seat(db: &mut Db, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<Ended> {
+    exclusive(&mut *db).await?;
+    let row = reservations::get(&mut *db, id).await?;
+    if row.purpose != Purpose::Seat || row.state != State::Scheduled {
+        return Ok(Ended::Already);
+    }
+    finish(db, &row, because, millis(now)).await?;
+    Ok(Ended::Over)
 }
 
 async fn extend(

@@ -8,7 +8,7 @@ use crate::{Error, Queue, Result};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use vcl_types::lending::Purpose;
-use vcl_types::{ComputerName, ImageRef, ReservationId};
+use vcl_types::{ComputerName, ImageName, ImageRef, ReservationId};
 
 /// What became of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +143,40 @@ impl Queue {
         rows.bind(i64::from(limit)).fetch_all(self.readers()).await?.iter().map(read).collect()
     }
 
+    /// How many reservations of an image were asked for at once between these moments and are over: not booked for later, and no
+    /// class's seats. What was to begin within five minutes counts as at once.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn asked_at_once(
+        &self,
+        image: &ImageName,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<usize> {
+        // The start of one that asked for now is when it got its computer.
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT COUNT(*) FROM usage_rows WHERE ended_at >= ? AND since >= ? AND since < ? AND image = ? AND class_id IS NULL \
+             AND purpose IN (?, ?) AND (start_at IS NULL OR start_at = assigned_at OR start_at <= since + 300000)",
+        );
+        let count = count
+            .bind(from.timestamp_millis())
+            .bind(from.timestamp_millis())
+            .bind(to.timestamp_millis())
+            .bind(image.as_str());
+        let count = count.bind(Purpose::Use.to_string()).bind(Purpose::Imaging.to_string());
+        Ok(usize::try_from(count.fetch_one(self.readers()).await?).unwrap_or(0))
+    }
+
+    /// When the first reservation ended of which anything is known.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn first_usage(&self) -> Result<Option<DateTime<Utc>>> {
+        let first = sqlx::query_scalar::<_, Option<i64>>("SELECT MIN(ended_at) FROM usage_rows");
+        Ok(first.fetch_one(self.readers()).await?.map(time))
+    }
+
     /// The newest rows, the newest first, at most `limit`: what waiting times are foretold from.
     ///
     /// # Errors
@@ -158,6 +192,48 @@ impl Queue {
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_asked_for_at_once_is_counted_by_its_image_and_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::open(dir.path().join("vcl.db")).await.unwrap();
+        assert_eq!(queue.first_usage().await.unwrap(), None);
+        let minute = 60_000_i64;
+        let none = None::<i64>;
+        // Purpose, class, image, since, start, assigned.
+        let rows = [
+            ("use", none, "gis", 0, none, none),
+            ("use", none, "gis", minute, Some(minute), Some(minute)),
+            // One that waited for an hour, one that was not served, one that had a computer a minute after its time.
+            ("imaging", none, "gis", 2 * minute, Some(62 * minute), Some(62 * minute)),
+            ("use", none, "gis", 3 * minute, Some(3 * minute), none),
+            ("use", none, "gis", 4 * minute, Some(5 * minute), Some(6 * minute)),
+            // Booked, a class's, a server, another image's, too late.
+            ("use", none, "gis", 5 * minute, Some(90 * minute), Some(60 * minute)),
+            ("use", Some(1), "gis", 6 * minute, none, none),
+            ("server", none, "gis", 7 * minute, none, none),
+            ("use", none, "cad", 8 * minute, none, none),
+            ("use", none, "gis", 60 * minute, none, none),
+        ];
+        for (id, (purpose, class, image, since, start, assigned)) in (1_i64..).zip(rows) {
+            let put = queue.write(move |db| {
+                Box::pin(async move {
+                    let insert = sqlx::query(
+                        "INSERT INTO usage_rows (reservation_id, owner, purpose, class_id, image, since, start_at, assigned_at, \
+                         ended_at) VALUES (?, 'alice', ?, ?, ?, ?, ?, ?, ?)",
+                    );
+                    let insert = insert.bind(id).bind(purpose).bind(class).bind(image).bind(since);
+                    insert.bind(start).bind(assigned).bind(100 * minute + id).execute(db).await?;
+                    Ok(())
+                })
+            });
+            put.await.unwrap();
+        }
+        let count = queue.asked_at_once(&"gis".parse().unwrap(), time(0), time(60 * minute)).await.unwrap();
+        assert_eq!(count, 5);
+        assert_eq!(queue.first_usage().await.unwrap(), Some(time(100 * minute + 1)));
+        queue.close().await;
+    }
 
     #[tokio::test]
     async fn a_report_of_a_time_long_ago_reads_what_there_was_then() {

@@ -2,15 +2,19 @@
 //!
 //! Nothing of it is recorded here. What should be there follows from the open reservations; what is there Guacamole knows by
 //! name: `COMPUTER METHOD ACCOUNT (vcld RESERVATION)`. A look compares the two and makes, changes and removes, so that a daemon
-//! that dies in the middle, a Guacamole that was away, and two nodes that look at once all come to the same. A reservation waits
-//! for none of it. Each connection is one user's alone, asks them for their password, and leads to the computer itself: what
+//! that dies in the middle, a Guacamole that was away, and nodes that look at once all come to the same: what is there is
+//! listed before the reservations are read, so that what another node has made meanwhile is not taken for nobody's. A
+//! reservation waits for none of it. Each connection asks its user for their password and leads to the computer itself: what
 //! guards it is the guest's account, which ends with the reservation.
+//!
+//! What failed is tried again after [`AGAIN`], by itself; where Guacamole as a whole does not answer or does not take the
+//! account nothing at all is said to it until then.
 
 mod client;
 
 use crate::node::{Node, Refusal};
-use client::{Client, Session};
-use std::collections::BTreeMap;
+use client::{Client, Put, Session};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -18,11 +22,11 @@ use vcl_queue::{Kind, ReservationRow};
 use vcl_types::api::{Finding, FindingLevel};
 use vcl_types::lending::Purpose;
 use vcl_types::state::reservation::State;
-use vcl_types::{Access, ComputerName, ReservationId};
+use vcl_types::{Access, ComputerName, Loaded, ReservationId};
 
 /// How often it is seen to whether a reservation has begun, ended or changed.
-const TICK: Duration = Duration::from_secs(3);
-/// When one that failed is tried again although nothing has changed.
+const TICK: Duration = Duration::from_secs(5);
+/// When what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// How long a whole look may take.
 const LOOK: Duration = Duration::from_secs(300);
@@ -31,24 +35,32 @@ const PROTOCOLS: &[&str] = &["ssh", "rdp", "vnc"];
 
 /// A connection as it should be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    /// Who may open it, by the name that Guacamole knows them by.
-    user: String,
+pub(crate) struct Wanted {
+    /// Who may open it, by the names that Guacamole knows them by, and whether vcld knows them: whom it does not know it
+    /// does not create there.
+    users: BTreeMap<String, bool>,
     protocol: String,
     parameters: BTreeMap<&'static str, String>,
 }
 
-/// What decides which connections should be there, cheaply compared.
-type Seen = Vec<(ReservationId, Option<ComputerName>, String, Vec<String>)>;
+/// What decides which connections should be there.
+type Seen = Vec<(ReservationId, Option<(ComputerName, Option<String>)>, String, Vec<String>)>;
 
 #[derive(Default)]
 struct Memory {
     seen: Option<Seen>,
     /// What this life has seen to, by name.
     known: BTreeMap<String, Wanted>,
+    /// What failed, by name, and when.
+    failed: BTreeMap<String, Instant>,
+    /// When everything that is there was last compared.
     looked: Option<Instant>,
-    /// Why the last look failed, and when.
-    trouble: Option<(String, Instant)>,
+    /// When Guacamole as a whole was last of no use.
+    useless: Option<Instant>,
+    /// Why the last look failed.
+    trouble: Option<String>,
+    /// The account may not end what users have open.
+    cuts_nobody: bool,
 }
 
 /// The Guacamole of the configuration.
@@ -56,6 +68,10 @@ pub struct Guacamole {
     client: Client,
     mark: String,
     memory: Mutex<Memory>,
+}
+
+fn recently(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() < AGAIN)
 }
 
 impl Guacamole {
@@ -74,56 +90,81 @@ impl Guacamole {
         Ok(Self { client, mark: gateway.mark.clone(), memory: Mutex::default() })
     }
 
+    /// What failed may be tried again.
+    #[cfg(test)]
+    pub(crate) fn a_minute_later(&self) {
+        let mut memory = self.memory();
+        memory.useless = None;
+        let before = Instant::now().checked_sub(AGAIN);
+        memory.failed.values_mut().for_each(|at| *at = before.unwrap_or(*at));
+    }
+
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has Guacamole have what it should, if something has changed or a whole look is due.
+    /// Has Guacamole have what it should, if something has changed, has to be tried again, or a whole look is due.
     ///
     /// # Errors
     /// The database does not answer, or Guacamole refuses something; the rest is done all the same.
     pub(crate) async fn look(&self, node: &Node) -> Result<(), Refusal> {
-        let rows: Vec<ReservationRow> = node
-            .queue
-            .reservations_open()
-            .await?
-            .into_iter()
-            .filter(|row| matches!(row.state, State::Ready | State::InUse))
-            .filter(|row| !matches!(row.purpose, Purpose::Direct | Purpose::Seat))
-            .collect();
-        let with = |row: &ReservationRow| row.asked.as_ref().map(|a| a.with.clone()).unwrap_or_default();
-        let seen: Seen =
-            rows.iter().map(|row| (row.id, row.computer.clone(), row.owner.clone(), with(row))).collect();
+        if recently(self.memory().useless) {
+            return Ok(());
+        }
+        let seen = node.to_open().await?.iter().map(Open::seen).collect::<Seen>();
         let whole = {
             let memory = self.memory();
             let whole = memory.looked.is_none_or(|at| at.elapsed() >= node.config.node.upkeep.look);
-            let again = memory.trouble.as_ref().is_some_and(|(_, at)| at.elapsed() >= AGAIN);
+            let again = memory.failed.values().any(|at| !recently(Some(*at)));
             if !whole && !again && memory.seen.as_ref() == Some(&seen) {
                 return Ok(());
             }
             whole
         };
-        let mut wanted = BTreeMap::new();
-        for row in &rows {
-            wanted.extend(node.wanted_of(row, &self.mark).await?);
-        }
-        let ended = self.see_to(&wanted, whole).await;
+        let ended = match tokio::time::timeout(LOOK, self.compare(node, whole)).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let why = format!("Guacamole has not answered all within {} s", LOOK.as_secs());
+                Err(Refusal::new(crate::node::RefusalKind::Unavailable, why))
+            }
+        };
         let mut memory = self.memory();
-        memory.seen = Some(seen);
-        memory.trouble = ended.as_ref().err().map(|why| (why.message.clone(), Instant::now()));
-        if whole && ended.is_ok() {
-            memory.looked = Some(Instant::now());
+        match ended {
+            Ok(failed) => {
+                memory.seen = Some(seen);
+                memory.looked = if whole { Some(Instant::now()) } else { memory.looked };
+                let waits = memory.failed.values().any(|at| recently(Some(*at)));
+                match failed {
+                    Some(refusal) => {
+                        memory.trouble = Some(refusal.message.clone());
+                        Err(refusal)
+                    }
+                    None if waits => Ok(()),
+                    None => {
+                        memory.trouble = None;
+                        Ok(())
+                    }
+                }
+            }
+            Err(refusal) => {
+                memory.useless = Some(Instant::now());
+                memory.trouble = Some(refusal.message.clone());
+                Err(refusal)
+            }
         }
-        ended
     }
 
-    async fn see_to(&self, wanted: &BTreeMap<String, Wanted>, whole: bool) -> Result<(), Refusal> {
-        let known = self.memory().known.clone();
-        if !whole && known == *wanted {
-            return Ok(());
-        }
+    /// One comparison. Answers what could not be done of it, if the rest could.
+    async fn compare(&self, node: &Node, whole: bool) -> Result<Option<Refusal>, Refusal> {
         let session = self.client.sign_in().await?;
-        let ended = self.exchange(&session, wanted, if whole { BTreeMap::new() } else { known }).await;
+        let there = session.connections(&self.mark).await;
+        let ended = match there {
+            Ok(there) => match node.connections_wanted(&self.mark).await {
+                Ok(wanted) => self.exchange(&session, &there, &wanted, whole).await,
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
         session.sign_out().await;
         ended
     }
@@ -131,33 +172,65 @@ impl Guacamole {
     async fn exchange(
         &self,
         session: &Session<'_>,
+        there: &BTreeMap<String, Vec<String>>,
         wanted: &BTreeMap<String, Wanted>,
-        known: BTreeMap<String, Wanted>,
-    ) -> Result<(), Refusal> {
-        let there = session.connections(&self.mark).await?;
-        let mut failed = Ok(());
-        // Whose time is over first.
-        for (name, id) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
-            match session.remove(id).await {
-                Ok(()) => drop(self.memory().known.remove(name)),
-                Err(why) => failed = Err(why),
+        whole: bool,
+    ) -> Result<Option<Refusal>, Refusal> {
+        let mut failed = None;
+        let mut note = |name: &str, ended: Result<Option<&Wanted>, Refusal>| {
+            let mut memory = self.memory();
+            match ended {
+                Ok(Some(want)) => {
+                    memory.failed.remove(name);
+                    memory.known.insert(name.to_owned(), want.clone());
+                }
+                Ok(None) => {
+                    memory.failed.remove(name);
+                    memory.known.remove(name);
+                }
+                Err(refusal) => {
+                    memory.known.remove(name);
+                    memory.failed.insert(name.to_owned(), Instant::now());
+                    failed = Some(refusal);
+                }
             }
-        }
-        for (name, want) in wanted {
-            let id = there.get(name);
-            if id.is_some() && known.get(name) == Some(want) {
-                continue;
-            }
-            match session.put(id.map(String::as_str), name, want).await {
-                Ok(()) => drop(self.memory().known.insert(name.clone(), want.clone())),
-                Err(why) => {
-                    self.memory().known.remove(name);
-                    failed = Err(why);
+        };
+        // Whose time is over first. Of one that two nodes have made at once the first stays.
+        for (name, ids) in there {
+            let over = if wanted.contains_key(name) { ids.get(1..).unwrap_or_default() } else { ids };
+            for id in over {
+                match session.remove(id).await {
+                    Ok(cut) => {
+                        self.memory().cuts_nobody |= !cut;
+                        if !wanted.contains_key(name) {
+                            note(name, Ok(None));
+                        }
+                    }
+                    Err(refusal) => note(name, Err(refusal)),
                 }
             }
         }
-        self.memory().known.retain(|name, _| wanted.contains_key(name));
-        failed
+        for (name, want) in wanted {
+            let id = there.get(name).and_then(|ids| ids.first());
+            let settled = {
+                let memory = self.memory();
+                let known = !whole && id.is_some() && memory.known.get(name) == Some(want);
+                known || recently(memory.failed.get(name).copied())
+            };
+            if settled {
+                continue;
+            }
+            match session.put(id.map(String::as_str), name, want).await {
+                Ok(Put::Done) => note(name, Ok(Some(want))),
+                // Another node was faster: looked at again, and nothing that anybody has to hear of.
+                Ok(Put::There) => drop(self.memory().failed.insert(name.clone(), Instant::now())),
+                Err(refusal) => note(name, Err(refusal)),
+            }
+        }
+        let mut memory = self.memory();
+        memory.known.retain(|name, _| wanted.contains_key(name));
+        memory.failed.retain(|name, _| wanted.contains_key(name) || there.contains_key(name));
+        Ok(failed)
     }
 }
 
@@ -169,24 +242,42 @@ pub(crate) async fn run(node: &Node) {
     let mut told: Option<String> = None;
     loop {
         ticks.tick().await;
-        let ended = tokio::time::timeout(LOOK, guacamole.look(node)).await;
-        let why = match ended {
-            Ok(Ok(())) => None,
-            Ok(Err(refusal)) => Some(refusal.message),
-            Err(_) => Some(format!("Guacamole has not answered all within {} s", LOOK.as_secs())),
-        };
+        let ended = guacamole.look(node).await;
         // The same once, not every minute.
-        if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(why)) {
-            node.queue.post_event("guacamole", None, None, why);
+        match ended {
+            Err(refusal) if told.as_ref() != Some(&refusal.message) => {
+                node.queue.post_event("guacamole", None, None, &refusal.message);
+                told = Some(refusal.message);
+            }
+            Err(_) => {}
+            Ok(()) if guacamole.memory().trouble.is_none() => told = None,
+            Ok(()) => {}
         }
-        told = why;
+    }
+}
+
+/// A reservation whose users may open its computer.
+struct Open {
+    row: ReservationRow,
+    loaded: Option<Loaded>,
+}
+
+impl Open {
+    fn seen(&self) -> (ReservationId, Option<(ComputerName, Option<String>)>, String, Vec<String>) {
+        let row = &self.row;
+        let with = row.asked.as_ref().map(|asked| asked.with.clone()).unwrap_or_default();
+        let endpoint = self
+            .loaded
+            .as_ref()
+            .map(|loaded| format!("{} {}:{}", loaded.image, loaded.endpoint.address, loaded.endpoint.port));
+        (row.id, row.computer.clone().map(|computer| (computer, endpoint)), row.owner.clone(), with)
     }
 }
 
 impl Node {
     /// What is to be open in a guest beside its users' own addresses: where the gateway comes from, whose users it knows.
     pub(crate) fn with_gateway(&self, mut access: Access) -> Access {
-        if let Some(gateway) = &self.config.guacamole {
+        if let (Some(gateway), Some(_)) = (&self.config.guacamole, self.gateway_of(&access)) {
             let nets = gateway.guacd.iter().map(|address| ipnet::IpNet::from(*address));
             match &mut access.from {
                 vcl_types::Reach::Everybody => {}
@@ -204,11 +295,43 @@ impl Node {
         has.then(|| format!("{}/", gateway.url))
     }
 
-    /// The connections of a reservation.
-    async fn wanted_of(&self, row: &ReservationRow, mark: &str) -> Result<BTreeMap<String, Wanted>, Refusal> {
+    /// The reservations whose computers can be used, or are loaded anew for who had them, with what is on each.
+    async fn to_open(&self) -> Result<Vec<Open>, Refusal> {
+        let usable = |row: &ReservationRow| match row.state {
+            State::Ready | State::InUse => true,
+            State::Loading => row.usable.is_some(),
+            _ => false,
+        };
+        let mut rows = self.queue.reservations_open().await?;
+        rows.retain(|row| usable(row) && !matches!(row.purpose, Purpose::Direct | Purpose::Seat));
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let computers = self.queue.computers().await?;
+        let mut on: HashMap<ComputerName, Loaded> =
+            computers.into_iter().filter_map(|row| Some((row.computer.name, row.loaded?))).collect();
+        let open = |row: ReservationRow| Open {
+            loaded: row.computer.as_ref().and_then(|computer| on.remove(computer)),
+            row,
+        };
+        Ok(rows.into_iter().map(open).collect())
+    }
+
+    /// Every connection that should be there.
+    async fn connections_wanted(&self, mark: &str) -> Result<BTreeMap<String, Wanted>, Refusal> {
         let mut wanted = BTreeMap::new();
-        let Some(computer) = &row.computer else { return Ok(wanted) };
-        let Some(loaded) = self.queue.computer(computer).await?.loaded else { return Ok(wanted) };
+        for open in self.to_open().await? {
+            wanted.extend(self.wanted_of(&open, mark).await?);
+        }
+        Ok(wanted)
+    }
+
+    /// The connections of a reservation.
+    async fn wanted_of(&self, open: &Open, mark: &str) -> Result<BTreeMap<String, Wanted>, Refusal> {
+        let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
+        let (row, Some(computer), Some(loaded)) = (&open.row, &open.row.computer, &open.loaded) else {
+            return Ok(wanted);
+        };
         let os = match self.queue.manifest(&loaded.image).await {
             Ok(manifest) => manifest.os,
             // It is being deleted under whoever had it.
@@ -217,8 +340,14 @@ impl Node {
         };
         let access = self.access_of(row, os).await?;
         let others = row.asked.as_ref().map(|asked| asked.with.as_slice()).unwrap_or_default();
-        for user in std::iter::once(&row.owner).chain(others) {
+        let users: BTreeSet<&String> = std::iter::once(&row.owner).chain(others).collect();
+        for user in users {
             let Some(account) = crate::lending::account_of(user) else { continue };
+            let known = match self.queue.user(user).await {
+                Ok(_) => true,
+                Err(e) if e.kind == Kind::NotFound => false,
+                Err(e) => return Err(e.into()),
+            };
             for method in access.methods.iter().filter(|m| PROTOCOLS.contains(&m.name.as_str())) {
                 let port = crate::flow::nat::port_there(method, &loaded.endpoint);
                 let mut parameters = BTreeMap::from([
@@ -232,8 +361,10 @@ impl Node {
                     parameters.insert("security", "any".to_owned());
                 }
                 let name = format!("{computer} {} {account} ({mark} {})", method.name, row.id);
-                let want = Wanted { user: user.clone(), protocol: method.name.clone(), parameters };
-                wanted.entry(name).or_insert(want);
+                let (users, protocol) = (BTreeMap::new(), method.name.clone());
+                // Two names can come to one account.
+                let want = wanted.entry(name).or_insert(Wanted { users, protocol, parameters });
+                want.users.insert(user.clone(), known);
             }
         }
         Ok(wanted)
@@ -249,8 +380,8 @@ impl Node {
             found,
             way_out: way_out.map(str::to_owned),
         };
-        vec![match (&memory.trouble, memory.looked) {
-            (Some((why, _)), _) => found(
+        let mut findings = vec![match (&memory.trouble, memory.looked) {
+            (Some(why), _) => found(
                 FindingLevel::Warning,
                 why.clone(),
                 Some("users come by their connect methods meanwhile; see [guacamole] and docs/guacamole.md"),
@@ -259,6 +390,15 @@ impl Node {
                 found(FindingLevel::Ok, format!("it has {} connections of vcld's", memory.known.len()), None)
             }
             (None, None) => found(FindingLevel::Ok, "it was not looked at yet".to_owned(), None),
-        }]
+        }];
+        if memory.cuts_nobody {
+            findings.push(found(
+                FindingLevel::Warning,
+                "vcld's account may not end what users have open; it ends with their account in the guest"
+                    .into(),
+                Some("let it administer the system, or leave it so"),
+            ));
+        }
+        findings
     }
 }

@@ -96,16 +96,22 @@ fn all(root: &Path) -> Result<Vec<Test>> {
     Ok(tests)
 }
 
+/// The tests of a binary, without those that are run only when they are asked for.
 fn of_binary(root: &Path, binary: PathBuf, of: &str) -> Result<Vec<Test>> {
-    let listed = Command::new(&binary)
-        .args(["--list", "--format", "terse"])
-        .current_dir(root.join("tests"))
-        .output()
-        .with_context(|| format!("failed to run {}", binary.display()))?;
-    ensure!(listed.status.success(), "{of} does not list its tests");
-    let listed = String::from_utf8(listed.stdout)?;
-    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(|name| Test { binary: binary.clone(), of: of.to_owned(), name: name.to_owned() }).collect())
+    let listed = |more: &[&str]| -> Result<Vec<String>> {
+        let listed = Command::new(&binary)
+            .args(["--list", "--format", "terse"])
+            .args(more)
+            .current_dir(root.join("tests"))
+            .output()
+            .with_context(|| format!("failed to run {}", binary.display()))?;
+        ensure!(listed.status.success(), "{of} does not list its tests");
+        let listed = String::from_utf8(listed.stdout)?;
+        Ok(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    };
+    let ignored = listed(&["--ignored"])?;
+    let names = listed(&[])?.into_iter().filter(|name| !ignored.contains(name));
+    Ok(names.map(|name| Test { binary: binary.clone(), of: of.to_owned(), name }).collect())
 }
 
 /// Runs one, tells how it ended, and answers whether it passed.

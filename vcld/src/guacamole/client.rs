@@ -54,6 +54,14 @@ struct Told {
     message: Option<String>,
 }
 
+/// What became of a connection.
+pub(super) enum Put {
+    /// It is there, and its users are let in.
+    Done,
+    /// One of that name has come to be there meanwhile.
+    There,
+}
+
 /// What it answered, and what it said if that was a no.
 enum Answer {
     Done(Vec<u8>),
@@ -77,6 +85,10 @@ impl Client {
             http = http.tls_certs_only([ca.with_context(|| format!("guacamole.ca = \"{path}\""))?]);
         }
         let base = Url::parse(&gateway.url).context("guacamole.url")?;
+        if base.scheme() == "http" {
+            // What is not encrypted stays on this machine.
+            http = http.no_proxy();
+        }
         Ok(Self {
             http: http.build().context("guacamole")?,
             base,
@@ -96,7 +108,8 @@ impl Client {
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Answer, Refusal> {
-        let trouble = |e: reqwest::Error| unavailable(chain(&e));
+        // The address of a sign-out holds the token.
+        let trouble = |e: reqwest::Error| unavailable(chain(&e.without_url()));
         let mut answer = request.send().await.map_err(trouble)?;
         let status = answer.status();
         let mut body = Vec::new();
@@ -166,13 +179,18 @@ impl Session<'_> {
         }
     }
 
-    /// The connections of a mark: what each is called, and what it is known by.
-    pub(super) async fn connections(&self, mark: &str) -> Result<BTreeMap<String, String>, Refusal> {
+    /// The connections of a mark: what each is called, and what it is known by, the oldest first. Names at the top are not kept
+    /// apart by all databases, so that two nodes can have made one each.
+    pub(super) async fn connections(&self, mark: &str) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
         match self.ask(Method::GET, &["connections"], None).await? {
             Answer::Done(body) => {
                 let all: BTreeMap<String, Listed> = parsed(&body)?;
-                let own = all.into_values().filter(|listed| is_ours(&listed.name, mark));
-                Ok(own.map(|listed| (listed.name, listed.identifier)).collect())
+                let mut own: BTreeMap<String, Vec<String>> = BTreeMap::new();
+                for listed in all.into_values().filter(|listed| is_ours(&listed.name, mark)) {
+                    own.entry(listed.name).or_default().push(listed.identifier);
+                }
+                own.values_mut().for_each(|ids| ids.sort_by_key(|id| (id.len(), id.clone())));
+                Ok(own)
             }
             Answer::No(StatusCode::NOT_FOUND, _) => Err(unavailable(format!(
                 "it has no data source `{}` that keeps connections; see guacamole.source",
@@ -184,19 +202,20 @@ impl Session<'_> {
         }
     }
 
-    /// Removes a connection, and cuts off whoever has it open. One that is gone already is fine.
-    pub(super) async fn remove(&self, id: &str) -> Result<(), Refusal> {
-        self.cut(id).await?;
+    /// Removes a connection, and cuts off whoever has it open; `false` if the account may not do the latter. One that is gone
+    /// already is fine.
+    pub(super) async fn remove(&self, id: &str) -> Result<bool, Refusal> {
+        let cut = self.cut(id).await?;
         match self.ask(Method::DELETE, &["connections", id], None).await? {
-            Answer::Done(_) | Answer::No(StatusCode::NOT_FOUND, _) => Ok(()),
+            Answer::Done(_) | Answer::No(StatusCode::NOT_FOUND, _) => Ok(cut),
             Answer::No(status, told) => {
                 Err(unavailable(format!("connection {id} is not removed: {}: {told}", status.as_u16())))
             }
         }
     }
 
-    /// Ends what is open of a connection.
-    async fn cut(&self, id: &str) -> Result<(), Refusal> {
+    /// Ends what is open of a connection. Only who administers the system may.
+    async fn cut(&self, id: &str) -> Result<bool, Refusal> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Active {
@@ -204,24 +223,21 @@ impl Session<'_> {
             connection_identifier: Option<String>,
         }
         let Answer::Done(body) = self.ask(Method::GET, &["activeConnections"], None).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let all: BTreeMap<String, Active> = parsed(&body)?;
         let open = all.into_values().filter(|one| one.connection_identifier.as_deref() == Some(id));
         let cut: Vec<Value> =
             open.map(|one| json!({"op": "remove", "path": format!("/{}", one.identifier)})).collect();
-        if !cut.is_empty() {
-            // What cannot be cut ends with the account in the guest.
-            let answer = self.ask(Method::PATCH, &["activeConnections"], Some(cut.into())).await?;
-            if let Answer::No(status, told) = answer {
-                tracing::debug!(status = status.as_u16(), told, "an open connection is not cut");
-            }
+        if cut.is_empty() {
+            return Ok(true);
         }
-        Ok(())
+        let answer = self.ask(Method::PATCH, &["activeConnections"], Some(cut.into())).await?;
+        Ok(matches!(answer, Answer::Done(_)))
     }
 
-    /// Makes a connection, or changes the one that is there, and lets its user open it.
-    pub(super) async fn put(&self, id: Option<&str>, name: &str, want: &Wanted) -> Result<(), Refusal> {
+    /// Makes a connection, or changes the one that is there, and lets its users open it.
+    pub(super) async fn put(&self, id: Option<&str>, name: &str, want: &Wanted) -> Result<Put, Refusal> {
         let body = json!({
             "parentIdentifier": "ROOT",
             "name": name,
@@ -236,10 +252,11 @@ impl Session<'_> {
         let id = match (made, id) {
             (Answer::Done(_), Some(id)) => id.to_owned(),
             (Answer::Done(body), None) => parsed::<Listed>(&body)?.identifier,
-            // Another node was faster; the next look finds it.
             (Answer::No(StatusCode::BAD_REQUEST, told), None) if told.contains("already exists") => {
-                return Err(unavailable(format!("`{name}` is made by another node just now")));
+                return Ok(Put::There);
             }
+            // It was removed meanwhile.
+            (Answer::No(StatusCode::NOT_FOUND, _), Some(_)) => return Ok(Put::There),
             (Answer::No(status, told), _) => {
                 let why = match status {
                     StatusCode::FORBIDDEN => "the account may not create connections".to_owned(),
@@ -248,31 +265,41 @@ impl Session<'_> {
                 return Err(unavailable(format!("`{name}` is not made: {why}")));
             }
         };
-        if self.permit(&id, want).await? {
-            return Ok(());
-        }
-        let user = json!({"username": want.user, "attributes": {}});
-        match self.ask(Method::POST, &["users"], Some(user)).await? {
-            Answer::Done(_) => {}
-            Answer::No(status, told) => {
-                let why = match status {
-                    StatusCode::FORBIDDEN => "and the account may not create users".to_owned(),
-                    _ => format!("and is not created: {}: {told}", status.as_u16()),
-                };
-                return Err(unavailable(format!("`{name}`: it does not know `{}`, {why}", want.user)));
+        let mut failed = Ok(Put::Done);
+        for (user, known) in &want.users {
+            if let Err(why) = self.let_in(&id, name, user, *known).await {
+                failed = Err(why);
             }
         }
-        match self.permit(&id, want).await? {
+        failed
+    }
+
+    async fn let_in(&self, id: &str, name: &str, user: &str, known: bool) -> Result<(), Refusal> {
+        if self.permit(id, user).await? {
+            return Ok(());
+        }
+        if !known {
+            return Err(unavailable(format!("`{name}`: neither it nor vcld knows a user `{user}`")));
+        }
+        let body = json!({"username": user, "attributes": {}});
+        if let Answer::No(status, told) = self.ask(Method::POST, &["users"], Some(body)).await? {
+            let why = match status {
+                StatusCode::FORBIDDEN => "and the account may not create users".to_owned(),
+                _ => format!("and they are not created: {}: {told}", status.as_u16()),
+            };
+            return Err(unavailable(format!("`{name}`: it does not know `{user}`, {why}")));
+        }
+        match self.permit(id, user).await? {
             true => Ok(()),
-            false => Err(unavailable(format!("it has created `{}` and does not know them", want.user))),
+            false => Err(unavailable(format!("it has created `{user}` and does not know them"))),
         }
     }
 
     /// Lets the user open it; `false` if there is no such user.
-    async fn permit(&self, id: &str, want: &Wanted) -> Result<bool, Refusal> {
+    async fn permit(&self, id: &str, user: &str) -> Result<bool, Refusal> {
         let path = format!("/connectionPermissions/{id}");
         let patch = json!([{"op": "add", "path": path, "value": "READ"}]);
-        match self.ask(Method::PATCH, &["users", &want.user, "permissions"], Some(patch)).await? {
+        match self.ask(Method::PATCH, &["users", user, "permissions"], Some(patch)).await? {
             Answer::Done(_) => Ok(true),
             Answer::No(StatusCode::NOT_FOUND, _) => Ok(false),
             Answer::No(status, told) => {
@@ -280,7 +307,7 @@ impl Session<'_> {
                     StatusCode::FORBIDDEN => "the account may not administer them".to_owned(),
                     _ => format!("{}: {told}", status.as_u16()),
                 };
-                Err(unavailable(format!("`{}` is not let in: {why}", want.user)))
+                Err(unavailable(format!("`{user}` is not let in: {why}")))
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::node::{Node, Refusal, RefusalKind, chain};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use vcl_queue::{ClassRow, ClassTimeRow, Kind, NewClass, NewReservation, ReservationRow};
+use vcl_queue::{ClassRow, ClassTimeRow, Ended, Kind, NewClass, NewReservation, ReservationRow};
 use vcl_types::lending::{
     Choice, ClassRequest, ClassTime, ClassView, Grabbed, Purpose, ReservationRequest, Wish,
 };
@@ -108,7 +108,11 @@ impl Node {
             }
             let over = stale.into_iter().map(|id| (id, "the class does not take place then"));
             for (id, because) in over.chain(other.into_iter().map(|id| (id, "the class was changed"))) {
-                self.finish(id, because, now, true, None).await?;
+                // Somebody may have taken it in this moment: then it is theirs.
+                if self.queue.end_seat(id, because, now).await? != Ended::Already {
+                    let message = format!("reservation {id} ends: {because}");
+                    self.queue.post_event("reservation-ends", None, None, &message);
+                }
                 sight.rows.retain(|row| row.id != id);
                 sight.seats.iter_mut().for_each(|seat| seat.booked.retain(|(booked, ..)| *booked != id));
                 changed = true;

@@ -59,6 +59,7 @@ impl Node {
         if many(&change.with) || many(&change.keys) {
             return Err(invalid(format!("`keys` and `with` may have {MOST} lines each")));
         }
+        super::requests::users(change.with.as_deref().unwrap_or_default())?;
         for key in change.keys.iter().flatten() {
             vcl_types::ssh_key(key).map_err(|e| invalid(format!("`keys`: {e}")))?;
         }

@@ -44,6 +44,21 @@ struct Settled {
     length: Option<u64>,
 }
 
+fn is_user(name: &str) -> bool {
+    !name.trim().is_empty() && name.len() <= 255 && !name.chars().any(char::is_control)
+}
+
+/// Whether all of these can be users.
+///
+/// # Errors
+/// One cannot.
+pub(super) fn users(with: &[String]) -> Result<(), Refusal> {
+    match with.iter().all(|name| is_user(name)) {
+        true => Ok(()),
+        false => Err(invalid("`with` has a line that is no user's name; a name has 1 to 255 characters")),
+    }
+}
+
 impl Node {
     /// Makes a reservation, or says what would come of it.
     ///
@@ -200,8 +215,9 @@ impl Node {
                 "`keys` and `with` may have {MOST} lines each, a key at most 8192 characters"
             )));
         }
+        users(&r.with)?;
         let owner = r.owner.clone().unwrap_or_else(|| requester.to_owned());
-        if owner.trim().is_empty() || owner.len() > 255 || owner.chars().any(char::is_control) {
+        if !is_user(&owner) {
             return Err(invalid("`owner` is no user's name"));
         }
         Ok(Settled { owner, times, later: start > now, start: start.max(now), length })

@@ -31,6 +31,8 @@ pub(crate) struct Sight {
     images: BTreeMap<ImageName, (ImageRef, Hardware)>,
     /// What nobody has and is being loaded.
     preparing: Vec<(ComputerName, ImageRef)>,
+    /// How many of each image whose pool grows are asked for in this hour of the week.
+    weekly: BTreeMap<ImageName, usize>,
     now: DateTime<Utc>,
     hours: OnceLock<HashMap<String, f64>>,
     /// What those that wait have to expect, in their order, once that was planned.
@@ -63,6 +65,7 @@ impl Node {
         let preparing = self.queue.preparing().await?;
         let computers = self.queue.computers().await?;
         let past = self.past().await?;
+        let weekly = self.weekly_demand(now).await?;
         let drained = self.queue.drained_hosts().await?;
         let windows = self.queue.maintenance_windows(now).await?;
         let full = self.full_gates().await?;
@@ -118,7 +121,7 @@ impl Node {
             }
         });
         let seats = seats.collect();
-        let mut sight = Sight { windows, preparing, ..Sight::new(seats, rows, past, images, now) };
+        let mut sight = Sight { windows, preparing, weekly, ..Sight::new(seats, rows, past, images, now) };
         sight.mark_warm(&self.config.lending, now);
         Ok(sight)
     }
@@ -210,6 +213,7 @@ impl Sight {
             windows,
             images,
             preparing: Vec::new(),
+            weekly: BTreeMap::new(),
             now,
             hours,
             outlooks,
@@ -222,7 +226,7 @@ impl Sight {
     }
     /// Marks the computers that the warm pools count.
     fn mark_warm(&mut self, lending: &Lending, now: DateTime<Utc>) {
-        for (name, count) in super::pools::wanted(lending, &self.rows, &self.past, now) {
+        for (name, count) in super::pools::wanted(lending, &self.rows, &self.past, &self.weekly, now) {
             let (Some((image, _)), Some(warm)) = (self.images.get(&name), lending.warm.get(&name)) else {
                 continue;
             };
@@ -375,7 +379,7 @@ impl Sight {
             seats: &self.seats,
             ahead: ahead.collect(),
             produced,
-            warm: super::pools::wanted(lending, &self.rows, &self.past, now),
+            warm: super::pools::wanted(lending, &self.rows, &self.past, &self.weekly, now),
             preparing: &self.preparing,
             past: &self.past,
             waiting,

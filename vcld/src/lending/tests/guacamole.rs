@@ -10,12 +10,17 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use vcl_types::api::NewUser;
+use vcl_types::people::Source;
 use vcl_types::{OsName, Reach, Secret};
 
 #[derive(Default)]
 struct Desk {
     away: bool,
     creates_users: bool,
+    /// Whether vcld's account administers the system, without which it ends nothing that is open.
+    administers: bool,
+    keeps_connections: bool,
     tokens: BTreeSet<String>,
     signed_in: usize,
     made: usize,
@@ -100,6 +105,9 @@ async fn answer(
             desk.connections.insert((*id).to_owned(), made);
             StatusCode::NO_CONTENT.into_response()
         }
+        (&Method::DELETE, ["connections", _]) if desk.keeps_connections => {
+            no(StatusCode::INTERNAL_SERVER_ERROR, "The database is read-only.")
+        }
         (&Method::DELETE, ["connections", id]) if desk.connections.contains_key(*id) => {
             desk.connections.remove(*id);
             desk.users.values_mut().for_each(|may| may.retain(|known| known.as_str() != *id));
@@ -112,6 +120,9 @@ async fn answer(
                 .map(|(id, of)| (id, json!({"identifier": id, "connectionIdentifier": of})))
                 .collect();
             axum::Json(all).into_response()
+        }
+        (&Method::PATCH, ["activeConnections"]) if !desk.administers => {
+            no(StatusCode::FORBIDDEN, "Permission Denied.")
         }
         (&Method::PATCH, ["activeConnections"]) => {
             for cut in said.as_array().unwrap() {
@@ -228,7 +239,20 @@ async fn a_connection_is_there_as_long_as_the_computer_may_be_used() {
     assert_eq!(site.desk.lock().unwrap().writes, before + 2);
     assert_eq!(site.names().len(), 3);
 
+    // Two nodes have made it at the same moment: the older one stays.
+    {
+        let mut desk = site.desk.lock().unwrap();
+        let mut second = desk.connections["1"].clone();
+        second["identifier"] = "950".into();
+        desk.connections.insert("950".into(), second);
+    }
+    site.forget();
+    site.look().await.unwrap();
+    assert_eq!(site.names().len(), 3);
+    assert!(site.desk.lock().unwrap().connections.contains_key("1"));
+
     // What is open is cut off with the end.
+    site.desk.lock().unwrap().administers = true;
     site.desk.lock().unwrap().open = [("o1".into(), "1".into()), ("o2".into(), "900".into())].into();
     site.scene.node.release(id, false, "alice").await.unwrap();
     site.scene.quiet().await;
@@ -252,18 +276,58 @@ async fn a_gateway_that_is_away_or_refuses_holds_up_nobody_and_is_told() {
     let why = site.look().await.unwrap_err();
     assert!(why.contains("502") && why.contains("the servlet container starts"), "{why}");
     site.desk.lock().unwrap().away = false;
+    // It is left alone for a while, whatever is asked for.
+    site.look().await.unwrap();
+    assert_eq!(site.desk.lock().unwrap().signed_in, 0);
 
-    // One that it does not know keeps out nobody else.
+    // One that it does not know keeps out nobody else, and not even is everything said again for them.
+    site.guacamole.a_minute_later();
+    let why = site.look().await.unwrap_err();
+    assert!(why.contains("neither it nor vcld knows a user `bob`"), "{why}");
+    assert_eq!(site.desk.lock().unwrap().users["alice"].len(), 1);
+    let writes = site.desk.lock().unwrap().writes;
+    site.look().await.unwrap();
+    assert_eq!(site.desk.lock().unwrap().writes, writes);
+    let (name, source) = ("bob".parse().unwrap(), Source::Local);
+    site.scene.node.queue.add_user(NewUser { name, source, full_name: None, mail: None }).await.unwrap();
+    site.guacamole.a_minute_later();
     let why = site.look().await.unwrap_err();
     assert!(why.contains("does not know `bob`, and the account may not create users"), "{why}");
-    assert_eq!(site.desk.lock().unwrap().users["alice"].len(), 1);
     site.desk.lock().unwrap().creates_users = true;
+    site.guacamole.a_minute_later();
     site.look().await.unwrap();
     let both = [format!("c1 ssh alice (vcld {id})"), format!("c1 ssh bob (vcld {id})")];
     let mut names = site.names();
     names.sort();
     assert_eq!(names, both);
     assert_eq!(site.desk.lock().unwrap().users["bob"].len(), 1);
+
+    // What could not be removed is not forgotten.
+    site.desk.lock().unwrap().keeps_connections = true;
+    site.scene.node.release(id, false, "alice").await.unwrap();
+    site.scene.quiet().await;
+    let why = site.look().await.unwrap_err();
+    assert!(why.contains("is not removed: 500: The database is read-only."), "{why}");
+    site.desk.lock().unwrap().keeps_connections = false;
+    site.guacamole.a_minute_later();
+    site.look().await.unwrap();
+    assert!(site.names().is_empty());
+    site.close().await;
+}
+
+#[tokio::test]
+async fn users_whose_names_come_to_one_account_have_one_connection() {
+    let site = Site::new().await;
+    site.desk.lock().unwrap().users.insert("alice@b".into(), BTreeSet::new());
+    let mut wish = site.scene.wish();
+    wish.with = vec!["alice@b".into()];
+    let id = site.scene.reserve(wish, "alice").await;
+    site.look().await.unwrap();
+    assert_eq!(site.names(), [format!("c1 ssh alice (vcld {id})")]);
+    let desk = site.desk.lock().unwrap();
+    assert_eq!(desk.users["alice"], desk.users["alice@b"]);
+    assert_eq!(desk.users["alice"].len(), 1);
+    drop(desk);
     site.close().await;
 }
 
@@ -285,5 +349,9 @@ async fn a_guest_lets_the_gateway_in_as_well() {
         access.from = from;
         assert_eq!(site.scene.node.with_gateway(access.clone()).from, opened);
     }
+    // By ways that it does not have nobody comes from there.
+    access.methods.iter_mut().for_each(|method| method.name = "jupyter".into());
+    access.from = Reach::Nobody;
+    assert_eq!(site.scene.node.with_gateway(access).from, Reach::Nobody);
     site.close().await;
 }
