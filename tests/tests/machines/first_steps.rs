@@ -82,7 +82,7 @@ impl Newcomer<'_> {
         }
         for (pattern, to) in [
             // Progress by bytes comes or not, as fast as the machine is.
-            (r"(?m)^.*\d+% .*\n", ""),
+            (r"(?m)^.*\d+ % .*\n", ""),
             // Whether these are seen hangs on who is faster.
             (r"(?m)^.* job \d+ (queued|.* is (ready on|published:) .*)\n", ""),
             (r"\d\d:\d\d:\d\d", "14:03:05"),
