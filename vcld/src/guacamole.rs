@@ -43,12 +43,20 @@ pub(crate) struct Wanted {
     parameters: BTreeMap<&'static str, String>,
 }
 
-/// What decides which connections should be there.
-type Seen = Vec<(ReservationId, Option<(ComputerName, Option<String>)>, String, Vec<String>)>;
+/// What of a reservation decides which connections should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    reservation: ReservationId,
+    computer: Option<ComputerName>,
+    /// What is on it, and where it answers.
+    holds: Option<String>,
+    owner: String,
+    with: Vec<String>,
+}
 
 #[derive(Default)]
 struct Memory {
-    seen: Option<Seen>,
+    seen: Option<Vec<Seen>>,
     /// What this life has seen to, by name.
     known: BTreeMap<String, Wanted>,
     /// What failed, by name, and when.
@@ -111,7 +119,7 @@ impl Guacamole {
         if recently(self.memory().useless) {
             return Ok(());
         }
-        let seen = node.to_open().await?.iter().map(Open::seen).collect::<Seen>();
+        let seen = node.to_open().await?.iter().map(Open::seen).collect::<Vec<Seen>>();
         let whole = {
             let memory = self.memory();
             let whole = memory.looked.is_none_or(|at| at.elapsed() >= node.config.node.upkeep.look);
@@ -263,14 +271,18 @@ struct Open {
 }
 
 impl Open {
-    fn seen(&self) -> (ReservationId, Option<(ComputerName, Option<String>)>, String, Vec<String>) {
+    fn seen(&self) -> Seen {
         let row = &self.row;
-        let with = row.asked.as_ref().map(|asked| asked.with.clone()).unwrap_or_default();
-        let endpoint = self
-            .loaded
-            .as_ref()
-            .map(|loaded| format!("{} {}:{}", loaded.image, loaded.endpoint.address, loaded.endpoint.port));
-        (row.id, row.computer.clone().map(|computer| (computer, endpoint)), row.owner.clone(), with)
+        let holds = |loaded: &Loaded| {
+            format!("{} {}:{}", loaded.image, loaded.endpoint.address, loaded.endpoint.port)
+        };
+        Seen {
+            reservation: row.id,
+            computer: row.computer.clone(),
+            holds: self.loaded.as_ref().map(holds),
+            owner: row.owner.clone(),
+            with: row.asked.as_ref().map(|asked| asked.with.clone()).unwrap_or_default(),
+        }
     }
 }
 

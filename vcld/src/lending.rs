@@ -38,7 +38,7 @@ mod watch;
 
 use crate::node::{Node, Refusal, chain};
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,7 +47,7 @@ use vcl_queue::{Assignment, Ended, Kind, ReservationRow, UsageRow};
 use vcl_types::lending::{Due, agenda, due};
 use vcl_types::notices::NoticeKind;
 use vcl_types::state::reservation::State;
-use vcl_types::{ComputerName, ImageName, ImageRef, ReservationId};
+use vcl_types::{ComputerName, ImageRef, ReservationId};
 
 pub(crate) use access::account_of;
 use turns::Outlook;
@@ -70,7 +70,7 @@ pub(crate) struct Memory {
     /// When each reservation's connections were last looked at.
     pub(crate) watched: Mutex<HashMap<ReservationId, DateTime<Utc>>>,
     /// How many are asked for in this hour of the week, and when that was looked up.
-    weekly: Mutex<Option<(DateTime<Utc>, BTreeMap<ImageName, usize>)>>,
+    weekly: Mutex<Option<pools::Weekly>>,
     /// What ended of late, the newest first.
     pub(crate) past: Mutex<Arc<Vec<UsageRow>>>,
     /// What is to be said on consoles: whoever looks who is connected says it, because a guest may be slow to listen.

@@ -22,6 +22,9 @@ const FRESH: TimeDelta = TimeDelta::minutes(10);
 /// A wish for this soon is one for now.
 const AT_ONCE: TimeDelta = TimeDelta::minutes(5);
 
+/// When it was looked up how many are asked for in this hour of the week, and what was found.
+pub(super) type Weekly = (DateTime<Utc>, BTreeMap<ImageName, usize>);
+
 /// How many are to be kept of each image now. `weekly` is how many were asked for on average in this hour of past weeks.
 pub(super) fn wanted(
     lending: &Lending,
@@ -78,8 +81,7 @@ impl Node {
         }
         let memory = &self.insight.lending.weekly;
         let known = memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((at, weekly)) = known.filter(|(at, _)| *at <= now && now < *at + FRESH) {
-            let _: DateTime<Utc> = at;
+        if let Some((_, weekly)) = known.filter(|(at, _)| *at <= now && now < *at + FRESH) {
             return Ok(weekly);
         }
         // Weeks of which nothing is known say nothing.

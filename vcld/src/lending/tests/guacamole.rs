@@ -258,10 +258,11 @@ async fn a_connection_is_there_as_long_as_the_computer_may_be_used() {
     site.scene.quiet().await;
     site.look().await.unwrap();
     assert_eq!(site.names(), ["somebody's (vcld)", "c2 ssh bob (other 1)"]);
-    let desk = site.desk.lock().unwrap();
-    assert_eq!(desk.open.keys().collect::<Vec<_>>(), ["o2"]);
-    assert!(desk.users["alice"].is_empty());
-    drop(desk);
+    {
+        let desk = site.desk.lock().unwrap();
+        assert_eq!(desk.open.keys().collect::<Vec<_>>(), ["o2"]);
+        assert!(desk.users["alice"].is_empty());
+    }
     site.close().await;
 }
 
@@ -324,10 +325,11 @@ async fn users_whose_names_come_to_one_account_have_one_connection() {
     let id = site.scene.reserve(wish, "alice").await;
     site.look().await.unwrap();
     assert_eq!(site.names(), [format!("c1 ssh alice (vcld {id})")]);
-    let desk = site.desk.lock().unwrap();
-    assert_eq!(desk.users["alice"], desk.users["alice@b"]);
-    assert_eq!(desk.users["alice"].len(), 1);
-    drop(desk);
+    {
+        let desk = site.desk.lock().unwrap();
+        assert_eq!(desk.users["alice"], desk.users["alice@b"]);
+        assert_eq!(desk.users["alice"].len(), 1);
+    }
     site.close().await;
 }
 
