@@ -77,6 +77,10 @@ fn options(path: &Path) -> Result<AnyConnectOptions> {
     Ok(options.disable_statement_logging())
 }
 
+/// For how long a lock that somebody has is tried for: so many times, so far apart.
+const TRIES: u32 = 25;
+const TRY: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Takes `<db>.lock`. Two daemons on one SQLite file would each think that they are alone.
 fn lock(path: &Path) -> Result<std::fs::File> {
     let mut name = path.as_os_str().to_owned();
@@ -92,7 +96,17 @@ fn lock(path: &Path) -> Result<std::fs::File> {
         .mode(0o600)
         .open(&name)
         .map_err(failed)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    let mut tries = TRIES;
+    let taken = loop {
+        let taken = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if taken != Err(rustix::io::Errno::WOULDBLOCK) || tries == 0 {
+            break taken;
+        }
+        tries -= 1;
+        // A program that a daemon was starting as it ended has the lock as well until it runs. Nothing tells when.
+        std::thread::sleep(TRY);
+    };
+    match taken {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
