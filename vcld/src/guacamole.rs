@@ -7,7 +7,7 @@
 //! reservation waits for none of it. Each connection asks its user for their password and leads to the computer itself: what
 //! guards it is the guest's account, which ends with the reservation.
 //!
-//! What failed is tried again after [`AGAIN`], by itself; where Guacamole as a whole does not answer or does not take the
+//! What failed is tried again after a minute, by itself; where Guacamole as a whole does not answer or does not take the
 //! account nothing at all is said to it until then.
 
 mod client;
