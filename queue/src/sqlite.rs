@@ -31,7 +31,7 @@ pub(crate) struct Opened {
 pub(crate) async fn open(path: &Path, migrations: &'static [Migration]) -> Result<Opened> {
     sqlx::any::install_default_drivers();
     let shown = path.display().to_string();
-    let lock = lock(path)?;
+    let lock = lock(path).await?;
     let unusable =
         |e: std::io::Error| Error::caused(Kind::Unavailable, format!("opening the database {shown}"), e);
     std::fs::OpenOptions::new()
@@ -79,10 +79,10 @@ fn options(path: &Path) -> Result<AnyConnectOptions> {
 
 /// For how long a lock that somebody has is tried for: so many times, so far apart.
 const TRIES: u32 = 25;
-const TRY: std::time::Duration = std::time::Duration::from_millis(20);
+const TRY: Duration = Duration::from_millis(20);
 
 /// Takes `<db>.lock`. Two daemons on one SQLite file would each think that they are alone.
-fn lock(path: &Path) -> Result<std::fs::File> {
+async fn lock(path: &Path) -> Result<std::fs::File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -103,8 +103,8 @@ fn lock(path: &Path) -> Result<std::fs::File> {
             break taken;
         }
         tries -= 1;
-        // A program that a daemon was starting as it ended has the lock as well until it runs. Nothing tells when.
-        std::thread::sleep(TRY);
+        // why: a child that has not begun its program yet has the lock of whoever started it, and nothing tells when it does
+        tokio::time::sleep(TRY).await;
     };
     match taken {
         Ok(()) => {}
@@ -149,4 +149,25 @@ fn way_out(error: Error, path: &str) -> Error {
         _ => format!("opening the database {path}"),
     };
     Error::caused(error.kind, what, error)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+mod tests {
+    use super::lock;
+    use std::process::{Command, Stdio};
+
+    /// As a child has it between the fork and its program.
+    #[tokio::test]
+    async fn a_lock_that_a_child_has_for_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vcl.db");
+        let held = lock(&path).await.unwrap();
+        let mut child = Command::new("sleep").arg("0.2").stdin(Stdio::from(held)).spawn().unwrap();
+        lock(&path).await.unwrap();
+        assert!(child.wait().unwrap().success());
+        let _held = lock(&path).await.unwrap();
+        let refused = lock(&path).await.unwrap_err().context;
+        assert!(refused.contains("one SQLite database serves one vcld"), "{refused}");
+    }
 }
