@@ -217,7 +217,7 @@ fn an_osimage_is_installed_by_xcat() -> Result<()> {
 #[test]
 fn a_load_that_goes_wrong_at_the_node_is_said_and_leaves_nothing() -> Result<()> {
     let test = "a_load_that_goes_wrong_at_the_node_is_said_and_leaves_nothing";
-    let Some(case) = Case::with(test, "contact = \"15s\"", little)? else { return Ok(()) };
+    let Some(case) = Case::with(test, "contact = \"1m\"", little)? else { return Ok(()) };
     case.import("guest")?;
     let node = || "n1".to_owned();
     let refused = "ERROR: Insufficient privilege level";
