@@ -169,13 +169,14 @@ fn a_capture_survives_a_stubborn_guest_and_a_killed_daemon() -> Result<()> {
     let forced = events.iter().find(|e| e.kind == "forced-off").context("no event about it")?;
     assert!(forced.message.contains("8 s"), "{}", forced.message);
 
-    // Killed in the middle of the copy, of the digests, and of waiting: it goes on and completes.
-    for step in [
+    // Killed in the middle of the copy, and in the whole run also of the digests and of waiting: it goes on and completes.
+    let steps = [
+        "capture/copy disk[0]",
         "capture/pre_capture/generalise",
         "capture/wait for power off",
-        "capture/copy disk[0]",
         "verify and digest",
-    ] {
+    ];
+    for step in if crate::full() { &steps[..] } else { &steps[..1] } {
         let id = daemon.queue(&["capture", "a", "--power-on", "--after", "keep-off"])?;
         daemon
             .wait_job(id, LONG, |job| running(job, step) || job.steps.iter().any(|s| s.name == "publish"))?;
