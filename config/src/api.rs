@@ -282,14 +282,14 @@ pub struct Proxy {
 pub(crate) fn read(table: &Section<'_>) -> Option<Api> {
     let socket = socket(table, "socket");
     let group = table.text("group");
-    let users_group = optional(table, "users_group", |table| table.text("users_group"));
+    let users_group = table.optional("users_group", |table| table.text("users_group"));
     let files = table.path("files");
     let tls = tls(table);
     let sign_in = table.duration("sign_in");
     let audit_days = table.integer("audit_days");
-    let ldap = optional(table, "ldap", |table| table.section("ldap").and_then(|table| ldap(&table)));
-    let oidc = optional(table, "oidc", |table| table.section("oidc").and_then(|table| oidc(&table)));
-    let proxy = optional(table, "proxy", |table| table.section("proxy").and_then(|table| proxy(&table)));
+    let ldap = table.optional("ldap", |table| table.section("ldap").and_then(|table| ldap(&table)));
+    let oidc = table.optional("oidc", |table| table.section("oidc").and_then(|table| oidc(&table)));
+    let proxy = table.optional("proxy", |table| table.section("proxy").and_then(|table| proxy(&table)));
     Some(Api {
         socket: socket?,
         group: group?,
@@ -302,15 +302,6 @@ pub(crate) fn read(table: &Section<'_>) -> Option<Api> {
         oidc: oidc?,
         proxy: proxy?,
     })
-}
-
-/// What a key that may be left out comes to; `None` when it is there and wrong, which was reported.
-fn optional<T>(
-    table: &Section<'_>,
-    name: &str,
-    read: impl FnOnce(&Section<'_>) -> Option<T>,
-) -> Option<Option<T>> {
-    if table.has(name) { read(table).map(Some) } else { Some(None) }
 }
 
 fn socket(table: &Section<'_>, name: &str) -> Option<Utf8PathBuf> {
@@ -361,13 +352,13 @@ fn ldap(table: &Section<'_>) -> Option<Ldap> {
         }
         good
     });
-    let text = |name: &'static str| optional(table, name, |table| table.text(name));
+    let text = |name: &'static str| table.optional(name, |table| table.text(name));
     let (template, bind_dn, base) = (text("user_dn"), text("bind_dn"), text("base"));
-    let password = optional(table, "bind_password", |table| table.credential("bind_password"));
+    let password = table.optional("bind_password", |table| table.credential("bind_password"));
     let (filter, group_filter) =
         (holding(table, "filter", &["{}"]), holding(table, "group_filter", &["{}", "{dn}"]));
     let (attribute, group_base, uid) = (text("group_attribute"), text("group_base"), text("uid"));
-    let ca = optional(table, "ca", |table| table.path("ca"));
+    let ca = table.optional("ca", |table| table.path("ca"));
     let [group_name, full_name, mail] = ["group_name", "full_name", "mail"].map(|key| table.text(key));
     let people = match (template?, base?) {
         (Some(_), Some(_)) => {
@@ -435,9 +426,9 @@ fn oidc(table: &Section<'_>) -> Option<Oidc> {
         good
     });
     let client_id = table.text("client_id");
-    let audience = optional(table, "audience", |table| table.text("audience"));
-    let secret = optional(table, "client_secret", |table| table.credential("client_secret"));
-    let ca = optional(table, "ca", |table| table.path("ca"));
+    let audience = table.optional("audience", |table| table.text("audience"));
+    let secret = table.optional("client_secret", |table| table.credential("client_secret"));
+    let ca = table.optional("ca", |table| table.path("ca"));
     let [user_claim, groups_claim, scopes] =
         ["user_claim", "groups_claim", "scopes"].map(|key| table.text(key));
     let client_id = client_id?;
@@ -454,10 +445,10 @@ fn oidc(table: &Section<'_>) -> Option<Oidc> {
 }
 
 fn proxy(table: &Section<'_>) -> Option<Proxy> {
-    let path = optional(table, "socket", |table| socket(table, "socket"));
-    let account = optional(table, "account", |table| table.text("account"));
-    let listen = optional(table, "listen", |table| address(table, "listen", "127.0.0.1:8480"));
-    let secret = optional(table, "secret", |table| table.credential("secret"));
+    let path = table.optional("socket", |table| socket(table, "socket"));
+    let account = table.optional("account", |table| table.text("account"));
+    let listen = table.optional("listen", |table| address(table, "listen", "127.0.0.1:8480"));
+    let secret = table.optional("secret", |table| table.credential("secret"));
     let header = |name: &'static str| {
         let text = table.text(name)?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';

@@ -314,6 +314,8 @@ impl Lending {
         let mut times = self.site.clone();
         let rules = [self.images.get(image), group.and_then(|name| self.groups.get(name))];
         rules.into_iter().flatten().for_each(|rules| rules.over.lay_over(&mut times));
+        // Who says nothing gets what may be had.
+        times.length_s = times.length_s.min(times.longest_s);
         times
     }
     /// How many computers one user of this group may have at once, and all of the group, and all with this image.
@@ -379,27 +381,28 @@ fn methods(table: &Section<'_>) -> Option<Vec<ConnectMethod>> {
         let some = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(str::to_owned);
         let (service, script, rest) = (some(parts.next()), some(parts.next()), parts.next());
         let method = port.map(|port| ConnectMethod { name: name.to_owned(), port, service, script });
-        match method.filter(|method| rest.is_none() && method.check().is_ok()) {
-            Some(method) => all.push(method),
-            None => {
-                let message = format!("`{}` is not a way to connect", shown(word));
-                table.report(
-                    "methods",
-                    message,
-                    "write NAME:PORT:SERVICE:SCRIPT, as in \"ssh:22 rdp:3389:xrdp\"",
-                );
-                return None;
+        let (what, way_out) = match method.filter(|method| rest.is_none() && method.check().is_ok()) {
+            // Public ports are known by their methods' names.
+            Some(method) if all.iter().any(|other: &ConnectMethod| other.name == method.name) => {
+                ("is there twice", "give each way to connect a name of its own")
             }
-        }
+            Some(method) => {
+                all.push(method);
+                continue;
+            }
+            None => {
+                ("is not a way to connect", "write NAME:PORT:SERVICE:SCRIPT, as in \"ssh:22 rdp:3389:xrdp\"")
+            }
+        };
+        table.report("methods", format!("`{}` {what}", shown(word)), way_out);
+        return None;
     }
     Some(all)
 }
 
 fn networks(table: &Section<'_>) -> Option<Vec<IpNet>> {
-    if !table.has("management_networks") {
-        return Some(Vec::new());
-    }
-    let text = table.text("management_networks")?;
+    let key = "management_networks";
+    let text = table.optional(key, |table| table.text(key))?.unwrap_or_default();
     let read = |word: &str| {
         let alone = || word.parse::<std::net::IpAddr>().ok().map(IpNet::from);
         word.parse::<IpNet>().ok().or_else(alone).ok_or_else(|| word.to_owned())
@@ -408,18 +411,14 @@ fn networks(table: &Section<'_>) -> Option<Vec<IpNet>> {
         Ok(all) => Some(all),
         Err(bad) => {
             let message = format!("`{}` is not a network", shown(&bad));
-            table.report(
-                "management_networks",
-                message,
-                "write networks, as in \"10.0.0.0/24 192.0.2.7/32\"",
-            );
+            table.report(key, message, "write networks, as in \"10.0.0.0/24 192.0.2.7/32\"");
             None
         }
     }
 }
 
 fn optional(table: &Section<'_>, key: &str) -> Option<Option<u32>> {
-    if table.has(key) { table.integer(key).map(Some) } else { Some(None) }
+    table.optional(key, |table| table.integer(key))
 }
 
 pub(crate) fn read(root: &Section<'_>) -> Option<Lending> {
@@ -439,7 +438,7 @@ pub(crate) fn read(root: &Section<'_>) -> Option<Lending> {
     });
     let promote_needs_test = table.boolean("promote_needs_test");
     let servers = table.boolean("servers");
-    let tests = if table.has("tests") { table.path("tests").map(Some) } else { Some(None) };
+    let tests = table.optional("tests", |table| table.path("tests"));
     let mut site = Times::default();
     over?.lay_over(&mut site);
     let mut lending = Lending {

@@ -108,13 +108,10 @@ fn address(table: &Section<'_>, key: &str) -> Option<Ipv4Addr> {
     address
 }
 
-fn optional(table: &Section<'_>, key: &str) -> Option<Option<Ipv4Addr>> {
-    if table.has(key) { address(table, key).map(Some) } else { Some(None) }
-}
-
 fn read_one(table: &Section<'_>) -> Option<NatHost> {
-    let (public, ssh) = (address(table, "address"), optional(table, "ssh"));
-    let (outside, inside) = (optional(table, "outside"), optional(table, "inside"));
+    let optional = |key| table.optional(key, |table| address(table, key));
+    let (public, ssh) = (address(table, "address"), optional("ssh"));
+    let (outside, inside) = (optional("outside"), optional("inside"));
     let ports = table.text("ports").and_then(|text| {
         let ports = text.parse::<PortRanges>();
         ports

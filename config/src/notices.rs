@@ -147,14 +147,6 @@ pub struct Webhook {
     pub ca: Option<Utf8PathBuf>,
 }
 
-fn optional<T>(
-    table: &Section<'_>,
-    name: &str,
-    read: impl FnOnce(&Section<'_>) -> Option<T>,
-) -> Option<Option<T>> {
-    if table.has(name) { read(table).map(Some) } else { Some(None) }
-}
-
 /// Whether a text may be an address. What a server takes only the server knows.
 fn is_address(text: &str) -> bool {
     let bare = text.rsplit_once('<').map_or(text, |(_, rest)| rest.trim_end().trim_end_matches('>'));
@@ -177,10 +169,10 @@ pub(crate) fn is_safe(url: &str) -> bool {
 
 fn smtp(table: &Section<'_>) -> Option<Smtp> {
     let (server, security) = (table.text("server"), table.choice::<Security>("security"));
-    let port = optional(table, "port", |table| table.integer("port"));
-    let ca = optional(table, "ca", |table| table.path("ca"));
-    let user = optional(table, "user", |table| table.text("user"));
-    let password = optional(table, "password", |table| table.credential("password"));
+    let port = table.optional("port", |table| table.integer("port"));
+    let ca = table.optional("ca", |table| table.path("ca"));
+    let user = table.optional("user", |table| table.text("user"));
+    let password = table.optional("password", |table| table.credential("password"));
     let from = table.text("from").filter(|from| {
         let good = is_address(from);
         if !good {
@@ -231,15 +223,15 @@ fn webhook(table: &Section<'_>) -> Option<Webhook> {
         good
     });
     let secret = table.credential("secret");
-    let ca = optional(table, "ca", |table| table.path("ca"));
+    let ca = table.optional("ca", |table| table.path("ca"));
     Some(Webhook { url: url?, secret: secret?, ca: ca? })
 }
 
 pub(crate) fn read(table: &Section<'_>) -> Option<Notices> {
-    let smtp = optional(table, "smtp", |table| table.section("smtp").and_then(|table| smtp(&table)));
+    let smtp = table.optional("smtp", |table| table.section("smtp").and_then(|table| smtp(&table)));
     let webhook =
-        optional(table, "webhook", |table| table.section("webhook").and_then(|table| webhook(&table)));
-    let admins = optional(table, "admins", |table| {
+        table.optional("webhook", |table| table.section("webhook").and_then(|table| webhook(&table)));
+    let admins = table.optional("admins", |table| {
         let all: Vec<String> = table.text("admins")?.split_whitespace().map(str::to_owned).collect();
         if let Some(wrong) = all.iter().find(|text| !is_address(text)) {
             let message = format!("`{}` is not a mail address", shown(wrong));
@@ -248,8 +240,8 @@ pub(crate) fn read(table: &Section<'_>) -> Option<Notices> {
         }
         Some(all)
     });
-    let templates = optional(table, "templates", |table| table.path("templates"));
-    let leave_out = optional(table, "leave_out", |table| {
+    let templates = table.optional("templates", |table| table.path("templates"));
+    let leave_out = table.optional("leave_out", |table| {
         let mut all = BTreeSet::new();
         for word in table.text("leave_out")?.split_whitespace() {
             match word.parse::<NoticeKind>() {
@@ -275,7 +267,7 @@ pub(crate) fn read(table: &Section<'_>) -> Option<Notices> {
 
 /// The address that answers for metrics, which has to be this machine's alone.
 pub(crate) fn metrics(table: &Section<'_>) -> Option<Option<std::net::SocketAddr>> {
-    optional(table, "listen", |table| {
+    table.optional("listen", |table| {
         let text = table.text("listen")?;
         let address = text.parse::<std::net::SocketAddr>().ok().filter(|address| address.ip().is_loopback());
         if address.is_none() {

@@ -205,6 +205,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// What a key that may be left out comes to; `None` when it is there and wrong, which was reported.
+    pub(crate) fn optional<T>(&self, name: &str, read: impl FnOnce(&Self) -> Option<T>) -> Option<Option<T>> {
+        if self.has(name) { read(self).map(Some) } else { Some(None) }
+    }
+
     /// Text: also the kinds [`Kind::Account`], [`Kind::HostName`] and [`Kind::Word`].
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use vcl_types::{Accelerator, AddressSource, NicRole};
 
 mod database;
+mod lending;
 
 const EXAMPLES: [(&str, &str); 5] = [
     ("minimal.toml", include_str!("../examples/minimal.toml")),
