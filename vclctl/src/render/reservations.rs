@@ -19,14 +19,15 @@ fn seconds(s: u64) -> String {
     took(TimeDelta::try_seconds(i64::try_from(s).unwrap_or(i64::MAX / 1000)).unwrap_or(TimeDelta::MAX))
 }
 
-/// `number 3 in the queue; such ones usually wait 5 min 00 s to 20 min 00 s`.
+/// `number 3 in the queue; such ones usually wait 5 min 00 s to 20 min 00 s`, and what it waits for where that is known.
 #[must_use]
 pub fn waiting(waiting: &Waiting) -> String {
     let usual = match (waiting.p10_s, waiting.p90_s) {
         (Some(low), Some(high)) => format!("; such ones usually wait {} to {}", seconds(low), seconds(high)),
         _ => "; how long is not known yet".to_owned(),
     };
-    format!("number {} in the queue{usual}", waiting.position)
+    let because = waiting.because.as_deref().map(|why| format!("; {}", one_line(why))).unwrap_or_default();
+    format!("number {} in the queue{usual}{because}", waiting.position)
 }
 
 /// All of them, a line each.
@@ -114,4 +115,19 @@ pub fn rdp(c: &Connection) -> Option<String> {
         "full address:s:{address}:{}\r\nusername:s:{}\r\nprompt for credentials:i:1\r\nauthentication level:i:2\r\n",
         way.port, c.account
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_is_told_what_for() {
+        let mut wait = Waiting { position: 3, p10_s: Some(300), p90_s: Some(1200), because: None };
+        let usual = "number 3 in the queue; such ones usually wait 5 min 00 s to 20 min 00 s";
+        assert_eq!(waiting(&wait), usual);
+        wait.because = Some("alice has 2 of 2 computers\nat once".into());
+        assert_eq!(waiting(&wait), format!("{usual}; {}", one_line("alice has 2 of 2 computers\nat once")));
+        assert!(waiting(&wait).contains("alice has 2 of 2 computers"));
+    }
 }

@@ -137,6 +137,7 @@ fn exit_codes_tell_refused_from_mistyped_from_unreachable() {
     assert_eq!(run(directory.path(), &["load", "b"]).0, 2);
     assert_eq!(run(directory.path(), &["image", "delete", "debian@1"]).0, 2, "nobody can be asked");
     assert_eq!(run(directory.path(), &["frobnicate"]).0, 2);
+    assert_eq!(run(directory.path(), &["report", "usage", "--csv", "--json"]).0, 2, "not both");
     assert_eq!(run(directory.path(), &["--help"]).0, 0);
 }
 
