@@ -119,7 +119,7 @@ impl Queue {
         row.map(|row| Ok(TokenRow { view: read(&row)?, digest: row.try_get("digest")? })).transpose()
     }
 
-    /// Tokens, of one user or of all, newest first, those before `before`, at most so many.
+    /// Tokens, of one user or of all, by their ids, those after `after`, at most so many.
     ///
     /// # Errors
     /// When the database cannot be read.

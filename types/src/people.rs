@@ -404,7 +404,7 @@ pub struct NewKey {
     pub key: String,
 }
 
-/// A password to be set, or a name and password to sign in with. It has no `Debug`.
+/// A password to be set. It has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NewPassword {

@@ -1,6 +1,6 @@
 //! Times of the week: `Mon 10-12`, `Tue,Thu 14:00-15:30`, `Mon-Fri 8-18`; several are separated by `;`.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeZone, Utc, Weekday};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -154,13 +154,6 @@ impl Weekly {
         let next = at + chrono::TimeDelta::milliseconds(1);
         self.between(zone, at, next).iter().any(|(from, to)| *from <= at && at < *to)
     }
-    /// The days it has something on, for people.
-    #[must_use]
-    pub fn days(&self) -> Vec<Weekday> {
-        let mut days: Vec<u8> = self.spans.iter().map(|span| span.day).collect();
-        days.dedup();
-        days.into_iter().filter_map(|day| Weekday::try_from(day).ok()).collect()
-    }
 }
 
 #[cfg(test)]
@@ -185,7 +178,6 @@ mod tests {
     #[test]
     fn ranges_of_days_may_go_over_sunday_and_a_day_may_end_at_24() {
         let rule: Weekly = "Fri-Mon 22-24".parse().unwrap();
-        assert_eq!(rule.days(), [Weekday::Mon, Weekday::Fri, Weekday::Sat, Weekday::Sun]);
         let found = rule.between(&Utc, utc("2026-11-27T23:59:00Z"), utc("2026-11-28T00:00:00Z"));
         assert_eq!(found, [(utc("2026-11-27T22:00:00Z"), utc("2026-11-28T00:00:00Z"))]);
     }
