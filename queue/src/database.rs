@@ -275,7 +275,15 @@ impl Queue {
 pub(crate) fn now() -> i64 {
     Utc::now().timestamp_millis()
 }
-/// A time as the database stores it.
+/// A time, as the database stores it.
+pub(crate) fn millis(at: DateTime<Utc>) -> i64 {
+    at.timestamp_millis()
+}
+/// So many seconds, as the database stores them.
+pub(crate) fn seconds(s: u64) -> i64 {
+    i64::try_from(s).unwrap_or(i64::MAX)
+}
+/// What the database stores as a time.
 pub(crate) fn time(millis: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(millis).unwrap_or_default()
 }

@@ -1,10 +1,11 @@
 //! What stands in the way of giving a computer out, asked inside the transaction that gives it: another's reservation of it,
 //! and how many computers and hours may be had.
 
-use crate::database::Db;
+use crate::database::{Db, millis, seconds};
 use crate::reservations::ReservationRow;
 use crate::{Error, Kind, Result};
 use chrono::{DateTime, Utc};
+use vcl_types::state::reservation::State;
 use vcl_types::{ComputerName, ReservationId};
 
 /// How many may be had at once. A limit is left out where there is none.
@@ -16,13 +17,6 @@ pub struct Places {
     pub group: Option<u32>,
     /// Computers that may hold its image for somebody at once: licences.
     pub image: Option<u32>,
-}
-
-fn millis(at: DateTime<Utc>) -> i64 {
-    at.timestamp_millis()
-}
-fn seconds(s: u64) -> i64 {
-    i64::try_from(s).unwrap_or(i64::MAX)
 }
 
 /// Another reservation that has the computer, or has it booked, at a time that overlaps.
@@ -129,9 +123,14 @@ pub(crate) async fn within_hours(
         match row.usable {
             Some(usable) => {
                 had += (millis(now) - millis(usable).max(week)).max(0);
+                // Its computer is being taken back: nobody has it for longer, whenever it was to end.
+                if row.state == State::Ending {
+                    continue;
+                }
                 let left = row.end.map_or(WEEK_S * 1000, |end| (end - now).num_milliseconds().max(0));
                 coming = coming.saturating_add(left);
             }
+            None if row.state == State::Ending => {}
             None => coming = coming.saturating_add(row.length_s.map_or(WEEK_S, seconds).saturating_mul(1000)),
         }
     }

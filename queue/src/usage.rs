@@ -1,7 +1,7 @@
 //! A row for each reservation that has ended, written by the transaction that ends it: what reports are made of, and from
 //! which waiting times are foretold.
 
-use crate::database::{Db, DbRow, parsed, parsed_or_null, time};
+use crate::database::{Db, DbRow, millis, parsed, parsed_or_null, seconds, time};
 use crate::engine::number_or_null;
 use crate::reservations::ReservationRow;
 use crate::{Error, Queue, Result};
@@ -71,8 +71,6 @@ fn read(row: &DbRow) -> Result<UsageRow> {
 }
 
 pub(crate) async fn write(db: &mut Db, r: &ReservationRow, because: &str, at: i64) -> Result<()> {
-    let millis = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_millis());
-    let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
     // The row's own is moved to the moment it gets its computer; what was waited for is what was asked.
     let begin = r.asked.as_ref().and_then(|asked| asked.start).or(r.start);
     let insert = sqlx::query(
@@ -89,11 +87,11 @@ pub(crate) async fn write(db: &mut Db, r: &ReservationRow, because: &str, at: i6
         .bind(r.image.name.as_str())
         .bind(r.image.revision.map(i64::from))
         .bind(r.computer.as_ref().map(|c| c.as_str()))
-        .bind(r.since.timestamp_millis())
-        .bind(millis(begin))
-        .bind(millis(r.assigned))
-        .bind(millis(r.usable))
-        .bind(millis(r.connected))
+        .bind(millis(r.since))
+        .bind(begin.map(millis))
+        .bind(r.assigned.map(millis))
+        .bind(r.usable.map(millis))
+        .bind(r.connected.map(millis))
         .bind(at)
         .bind(r.length_s.map(seconds))
         .bind(r.shown.map(|(low, _)| seconds(low)))
