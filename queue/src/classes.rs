@@ -1,11 +1,11 @@
 //! Classes: so many seats of an image at times of the week.
 //!
 //! A seat is a reservation of the class, and its owner's until somebody takes it. Which seats a time needs is found out
-//! from the seats there are, in the transaction that adds them: any number of nodes may do it. `class_times` says what was
-//! done about a time, and which were called off.
+//! from the seats there are, in the transaction that adds them: any number of nodes may do it. `class_times` says which
+//! times were called off.
 
-use crate::database::{Db, DbRow, json, parsed, time, to_json};
-use crate::engine::{exclusive, flag, insert, number, number_or_null, numbered};
+use crate::database::{Db, DbRow, json, millis, parsed, time, to_json};
+use crate::engine::{exclusive, flag, insert, locked, number, number_or_null, numbered};
 use crate::lending::{NewReservation, take_in};
 use crate::notices::{self, NewNotice};
 use crate::{Error, Kind, Queue, Result};
@@ -40,20 +40,16 @@ pub struct ClassRow {
     pub until: Option<DateTime<Utc>>,
 }
 
-/// A class to be kept; the numbers of seats and computers are what was asked for.
+/// A class to be kept; its number is not looked at.
 pub type NewClass = ClassRow;
 
-/// What was done about a time of a class.
+/// A time of a class for which something was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassTimeRow {
     /// Which class.
     pub class: i64,
     /// When it begins.
     pub start: DateTime<Utc>,
-    /// When it ends.
-    pub end: DateTime<Utc>,
-    /// Seats that a computer was found for when they were made.
-    pub booked: u32,
     /// Whether it was called off.
     pub called_off: bool,
 }
@@ -77,14 +73,8 @@ fn class_time(row: &DbRow) -> Result<ClassTimeRow> {
     Ok(ClassTimeRow {
         class: row.try_get("class_id")?,
         start: time(row.try_get("start_at")?),
-        end: time(row.try_get("end_at")?),
-        booked: number(row, "booked")?,
         called_off: flag(row, "called_off")?,
     })
-}
-
-fn millis(at: DateTime<Utc>) -> i64 {
-    at.timestamp_millis()
 }
 
 fn unknown(name: &str) -> Error {
@@ -93,6 +83,12 @@ fn unknown(name: &str) -> Error {
 
 async fn by_name(db: &mut Db, name: &str) -> Result<Option<ClassRow>> {
     let row = sqlx::query("SELECT * FROM classes WHERE name = ? AND ended_at IS NULL").bind(name);
+    row.fetch_optional(db).await?.as_ref().map(class).transpose()
+}
+
+/// A class that is not over, by its number.
+async fn by_id(db: &mut Db, id: i64) -> Result<Option<ClassRow>> {
+    let row = sqlx::query(locked!(db, "SELECT * FROM classes WHERE id = ? AND ended_at IS NULL")).bind(id);
     row.fetch_optional(db).await?.as_ref().map(class).transpose()
 }
 
@@ -108,28 +104,6 @@ async fn there(db: &mut Db, id: i64, start: DateTime<Utc>, end: DateTime<Utc>) -
     .fetch_one(db)
     .await?;
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-async fn mark(
-    db: &mut Db,
-    id: i64,
-    start: DateTime<Utc>,
-    end: DateTime<Utc>,
-    booked: u32,
-    off: bool,
-) -> Result<()> {
-    let set = sqlx::query(
-        "UPDATE class_times SET booked = booked + ?, called_off = CASE WHEN ? = 1 THEN 1 ELSE called_off END, end_at = ? WHERE class_id = ? AND start_at = ?",
-    );
-    let set = set.bind(i64::from(booked)).bind(i64::from(off)).bind(millis(end)).bind(id).bind(millis(start));
-    if set.execute(&mut *db).await?.rows_affected() == 0 {
-        let add = sqlx::query(
-            "INSERT INTO class_times (class_id, start_at, end_at, booked, called_off) VALUES (?, ?, ?, ?, ?)",
-        );
-        let add = add.bind(id).bind(millis(start)).bind(millis(end)).bind(i64::from(booked));
-        add.bind(i64::from(off)).execute(db).await?;
-    }
-    Ok(())
 }
 
 /// Tells the administrators that a time of a class has fewer computers than seats.
@@ -216,7 +190,7 @@ impl Queue {
         row.as_ref().map(class).transpose()?.ok_or_else(|| unknown(name))
     }
 
-    /// What was done about times of classes that are not over at that moment.
+    /// Times of classes that something was settled for and that are not over at that moment.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -247,6 +221,8 @@ impl Queue {
         self.write(move |db| {
             let name = name.clone();
             Box::pin(async move {
+                // Who adds seats of it has done so before, or sees that it is over.
+                exclusive(&mut *db).await?;
                 let class = by_name(&mut *db, &name).await?.ok_or_else(|| unknown(&name))?;
                 // Its name is free for another one; the number keeps what was.
                 let set = sqlx::query("UPDATE classes SET ended_at = ?, name = ? WHERE id = ?");
@@ -266,7 +242,17 @@ impl Queue {
         self.write(move |db| {
             Box::pin(async move {
                 exclusive(&mut *db).await?;
-                mark(db, class, start, end, 0, true).await
+                let set = sqlx::query(
+                    "UPDATE class_times SET called_off = 1, end_at = ? WHERE class_id = ? AND start_at = ?",
+                );
+                let set = set.bind(millis(end)).bind(class).bind(millis(start));
+                if set.execute(&mut *db).await?.rows_affected() == 0 {
+                    let add = sqlx::query(
+                        "INSERT INTO class_times (class_id, start_at, end_at, called_off) VALUES (?, ?, ?, 1)",
+                    );
+                    add.bind(class).bind(millis(start)).bind(millis(end)).execute(db).await?;
+                }
+                Ok(())
             })
         })
         .await
@@ -297,6 +283,8 @@ impl Queue {
                 let (class, offered, lacking) = (class.clone(), offered.clone(), lacking.clone());
                 Box::pin(async move {
                     exclusive(&mut *db).await?;
+                    // Who offers them has read the class before: it may have ended since.
+                    let Some(class) = by_id(&mut *db, class.id).await? else { return Ok((0, 0)) };
                     if is_off(&mut *db, class.id, start).await? {
                         return Ok((0, 0));
                     }
@@ -306,7 +294,6 @@ impl Queue {
                         booked += u32::from(seat(&mut *db, &class, new).await?);
                         added += 1;
                     }
-                    mark(&mut *db, class.id, start, end, booked, false).await?;
                     if booked < added {
                         short(db, &class, start, end, lacking).await?;
                     }
@@ -318,17 +305,16 @@ impl Queue {
         .await
     }
 
-    /// Seats of a class that nobody has taken, at a time or at all, the first of them first.
+    /// Seats of a class that nobody has taken, the first of them first.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn free_seats(&self, class: i64, at: Option<DateTime<Utc>>) -> Result<Vec<ReservationId>> {
+    pub async fn free_seats(&self, class: i64) -> Result<Vec<ReservationId>> {
         let rows = sqlx::query_scalar::<_, i64>(
             "SELECT id FROM reservations WHERE class_id = ? AND purpose = 'seat' AND state NOT IN ('ending', 'ended') \
-             AND (? = 0 OR (start_at <= ? AND end_at > ?)) ORDER BY id",
+             ORDER BY id",
         );
-        let (any, at) = (i64::from(at.is_some()), at.map_or(0, millis));
-        let ids = rows.bind(class).bind(any).bind(at).bind(at).fetch_all(self.readers()).await?;
+        let ids = rows.bind(class).fetch_all(self.readers()).await?;
         Ok(ids.into_iter().map(ReservationId).collect())
     }
 }

@@ -2,7 +2,7 @@
 ALTER TABLE reservations MODIFY computer VARCHAR(63) NULL;
 ALTER TABLE reservations MODIFY job_id BIGINT NULL;
 ALTER TABLE reservations MODIFY attempt BIGINT NULL;
-ALTER TABLE reservations ADD COLUMN group_name VARCHAR(63);
+ALTER TABLE reservations ADD COLUMN group_name VARCHAR(120);
 ALTER TABLE reservations ADD COLUMN purpose VARCHAR(16) NOT NULL DEFAULT 'direct';
 ALTER TABLE reservations ADD COLUMN class_id BIGINT;
 ALTER TABLE reservations ADD COLUMN booked VARCHAR(63);
@@ -21,6 +21,7 @@ ALTER TABLE reservations ADD COLUMN told MEDIUMTEXT;
 ALTER TABLE reservations ADD COLUMN tries BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE reservations ADD COLUMN avoid MEDIUMTEXT;
 ALTER TABLE reservations ADD COLUMN discard BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE reservations ADD COLUMN retry_at BIGINT;
 ALTER TABLE reservations ADD COLUMN p10_s BIGINT;
 ALTER TABLE reservations ADD COLUMN p90_s BIGINT;
 UPDATE reservations SET start_at = since WHERE start_at IS NULL;
@@ -34,7 +35,7 @@ ALTER TABLE computers ADD COLUMN tainted BIGINT NOT NULL DEFAULT 0;
 CREATE TABLE usage_rows (
     reservation_id BIGINT      NOT NULL PRIMARY KEY,
     owner          VARCHAR(255) NOT NULL,
-    group_name     VARCHAR(63),
+    group_name     VARCHAR(120),
     purpose        VARCHAR(16)  NOT NULL,
     class_id       BIGINT,
     image          VARCHAR(63)  NOT NULL,
@@ -63,7 +64,7 @@ CREATE TABLE classes (
     seats      BIGINT      NOT NULL,
     weekly     VARCHAR(400) NOT NULL,
     wish       MEDIUMTEXT         NOT NULL,
-    group_name VARCHAR(63),
+    group_name VARCHAR(120),
     owner      VARCHAR(255) NOT NULL,
     from_at    BIGINT       NOT NULL,
     until_at   BIGINT,
@@ -74,7 +75,6 @@ CREATE TABLE class_times (
     class_id  BIGINT NOT NULL,
     start_at  BIGINT  NOT NULL,
     end_at    BIGINT  NOT NULL,
-    booked    BIGINT NOT NULL,
     called_off BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (class_id, start_at)
 );

@@ -5,7 +5,7 @@ DROP INDEX reservations_computer;
 CREATE TABLE reservations (
     id              INTEGER      NOT NULL PRIMARY KEY AUTOINCREMENT,
     owner           VARCHAR(255) NOT NULL,
-    group_name      VARCHAR(63),              -- whose times and limits it has
+    group_name      VARCHAR(120),             -- whose times and limits it has
     purpose         VARCHAR(16)  NOT NULL DEFAULT 'direct',
     class_id        INTEGER,                  -- of a seat
     computer        VARCHAR(63),              -- null until it has one
@@ -28,9 +28,10 @@ CREATE TABLE reservations (
     seen_at         BIGINT,
     address         VARCHAR(63),              -- where its user comes from
     told            TEXT,                     -- JSON: the notices that were given
-    tries           INTEGER      NOT NULL DEFAULT 0, -- loads that failed for it
+    tries           INTEGER      NOT NULL DEFAULT 0, -- loads that failed for it; while it is ending, captures
     avoid           TEXT,                     -- JSON: computers whose loads failed for it
     discard         INTEGER      NOT NULL DEFAULT 0, -- 1: an imaging one that is not captured at its end
+    retry_at        BIGINT,                   -- when capturing it is tried again; null: nothing has failed since
     p10_s           BIGINT,                   -- the waiting time that was shown when it was asked for
     p90_s           BIGINT,
     ended_at        BIGINT,
@@ -52,7 +53,7 @@ ALTER TABLE computers ADD COLUMN tainted INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE usage_rows (
     reservation_id INTEGER      NOT NULL PRIMARY KEY,
     owner          VARCHAR(255) NOT NULL,
-    group_name     VARCHAR(63),
+    group_name     VARCHAR(120),
     purpose        VARCHAR(16)  NOT NULL,
     class_id       INTEGER,
     image          VARCHAR(63)  NOT NULL,
@@ -82,18 +83,17 @@ CREATE TABLE classes (
     seats      INTEGER      NOT NULL,
     weekly     VARCHAR(400) NOT NULL,
     wish       TEXT         NOT NULL, -- JSON: Wish
-    group_name VARCHAR(63),           -- whose members take the seats; null: anybody
+    group_name VARCHAR(120),          -- whose members take the seats; null: anybody
     owner      VARCHAR(255) NOT NULL,
     from_at    BIGINT       NOT NULL,
     until_at   BIGINT,
     ended_at   BIGINT
 );
--- The times of a class for which its seats were booked, so that they are booked once.
+-- Times of classes, which were called off.
 CREATE TABLE class_times (
     class_id  INTEGER NOT NULL,
     start_at  BIGINT  NOT NULL,
     end_at    BIGINT  NOT NULL,
-    booked    INTEGER NOT NULL, -- seats that a computer was found for
     called_off INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (class_id, start_at)
 );

@@ -546,7 +546,7 @@ impl Node {
     pub async fn end_class(&self, name: &str, who: &str) -> Result<(), Refusal> {
         let now = self.clock.now();
         let class = self.queue.end_class(name, now).await?;
-        for id in self.queue.free_seats(class.id, None).await? {
+        for id in self.queue.free_seats(class.id).await? {
             self.finish(id, "the class is over", now, true, None).await?;
         }
         self.queue.post_event("class-ended", None, None, &format!("class {name} is over, says {who}"));
