@@ -1,8 +1,8 @@
 //! People who come to their reservations: they say so, are let in, are seen, take a seat, bring others along.
 
-use crate::database::{Db, to_json};
+use crate::database::{Db, millis, to_json};
 use crate::engine::exclusive;
-use crate::lending::{has, host_of, millis, work};
+use crate::lending::{has, host_of, work};
 use crate::lent::tainted;
 use crate::reservations::{self, ReservationRow, set_state};
 use crate::{Error, Kind, Queue, Result, computers, jobs};
@@ -63,10 +63,11 @@ impl Queue {
         self.write(move |db| Box::pin(seen(db, id, connected, now))).await
     }
 
-    /// Makes a seat of a class somebody's.
+    /// Makes a seat of a class somebody's. Its image, which computers will do for it and when it begins stay the class's;
+    /// it is waited for from now on.
     ///
     /// # Errors
-    /// [`Kind::Busy`] when somebody has it already.
+    /// [`Kind::Busy`] when somebody has it already, or they have another seat of the class at that time.
     pub async fn take_seat(
         &self,
         id: ReservationId,
@@ -81,23 +82,8 @@ impl Queue {
         };
         self.write_map(
             move |db| {
-            let (owner, asked) = (owner.clone(), asked.clone());
-            Box::pin(async move {
-                let row = reservations::get(&mut *db, id).await?;
-                if row.purpose != Purpose::Seat || !matches!(row.state, State::Scheduled | State::Queued | State::Loading | State::Ready) {
-                    return Err(Error::new(Kind::Busy, format!("seat {id} is taken or over")));
-                }
-                let set = sqlx::query(
-                    "UPDATE reservations SET owner = ?, purpose = 'use', asked = ?, acknowledged_at = ?, address = ? \
-                     WHERE id = ?",
-                );
-                let set = set.bind(&owner).bind(to_json(&asked)?).bind(millis(now));
-                set.bind(asked.from.map(|a| a.to_string())).bind(id.0).execute(&mut *db).await?;
-                match row.state {
-                    State::Ready => admit(db, &row).await.map(Some),
-                    _ => Ok(None),
-                }
-            })
+                let (owner, asked) = (owner.clone(), asked.clone());
+                Box::pin(async move { take_seat(db, id, &owner, asked, now).await })
             },
             after,
         )
@@ -144,6 +130,59 @@ impl Queue {
             after,
         )
         .await
+    }
+}
+
+async fn take_seat(
+    db: &mut Db,
+    id: ReservationId,
+    owner: &str,
+    asked: ReservationRequest,
+    now: DateTime<Utc>,
+) -> Result<Option<JobId>> {
+    // Whether they have another is read, and must be true when this is written.
+    exclusive(&mut *db).await?;
+    let row = reservations::get(&mut *db, id).await?;
+    let free = matches!(row.state, State::Scheduled | State::Queued | State::Loading | State::Ready);
+    if row.purpose != Purpose::Seat || !free {
+        return Err(Error::new(Kind::Busy, format!("seat {id} is taken or over")));
+    }
+    // One that is loaded ahead has its start moved to that moment.
+    let start = row.asked.as_ref().and_then(|asked| asked.start).or(row.start);
+    let other: Option<i64> = sqlx::query_scalar(
+        "SELECT MIN(id) FROM reservations WHERE class_id = ? AND owner = ? AND purpose <> 'seat' \
+         AND state NOT IN ('ending', 'ended') AND start_at < ? AND (end_at IS NULL OR end_at > ?)",
+    )
+    .bind(row.class)
+    .bind(owner)
+    .bind(row.end.map_or(i64::MAX, millis))
+    .bind(start.map_or(i64::MIN, millis))
+    .fetch_one(&mut *db)
+    .await?;
+    if let Some(other) = other {
+        let message = format!("{owner} has a seat of the class at that time: reservation {other}");
+        return Err(Error::new(Kind::Busy, message));
+    }
+    let asked = match &row.asked {
+        // What is looked for when its load fails is what the class needs.
+        Some(seat) => ReservationRequest {
+            image: seat.image.clone(),
+            wish: seat.wish.clone(),
+            start: seat.start,
+            ..asked
+        },
+        None => asked,
+    };
+    let set = sqlx::query(
+        "UPDATE reservations SET owner = ?, purpose = 'use', asked = ?, since = ?, acknowledged_at = ?, address = ? \
+         WHERE id = ?",
+    );
+    let set = set.bind(owner).bind(to_json(&asked)?).bind(millis(now)).bind(millis(now));
+    set.bind(asked.from.map(|a| a.to_string())).bind(id.0).execute(&mut *db).await?;
+    let row = reservations::get(&mut *db, id).await?;
+    match row.state {
+        State::Ready => admit(db, &row).await.map(Some),
+        _ => Ok(None),
     }
 }
 
