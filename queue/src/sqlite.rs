@@ -163,9 +163,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vcl.db");
         let held = lock(&path).await.unwrap();
-        let mut child = Command::new("sleep").arg("0.2").stdin(Stdio::from(held)).spawn().unwrap();
-        lock(&path).await.unwrap();
+        // It has the lock as its output, and ends with its input.
+        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::from(held)).spawn();
+        let mut child = child.unwrap();
+        let waits = lock(&path);
+        tokio::pin!(waits);
+        assert!(futures::poll!(waits.as_mut()).is_pending(), "the child has it");
+        drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
+        waits.await.unwrap();
         let _held = lock(&path).await.unwrap();
         let refused = lock(&path).await.unwrap_err().context;
         assert!(refused.contains("one SQLite database serves one vcld"), "{refused}");
