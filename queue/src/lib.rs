@@ -22,9 +22,11 @@
 //! | `limits` | what stands in the way of it: others' reservations, limits |
 //! | `arrivals` | people who come to their reservations |
 //! | `lent` | what the jobs that work for them change |
+//! | `forsaken` | going on with reservations that a job has left |
 //! | `classes` | `classes`, `class_times`: seats of an image at times of the week |
 //! | `closures` | maintenance windows, drained hosts |
 //! | `usage` | `usage_rows`: a row for each reservation that has ended |
+//! | `notices` | `notices`: what people are to be told by mail and webhook |
 //! | `events` | `events`, and the stream of what happens |
 //! | `evidence` | `evidence`: what was kept of a failure |
 //! | `timings` | `timings`: how long steps took in jobs that ended well |

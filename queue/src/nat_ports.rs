@@ -1,8 +1,9 @@
 //! Public ports of NAT hosts: which are given out, to which reservation, and where they lead.
 //!
-//! A port is given out before its rule is made and free again when its rule is known to be gone, so that no rule ever leads to
-//! the computer of somebody else. In between it may be leaving: its reservation needs it no more, and whoever reaches the host
-//! takes its rule away.
+//! A port is given out before its rule is made and free again when its rule is known to be gone, so that no port is two
+//! reservations' at once. In between it may be leaving: its reservation needs it no more, and whoever reaches the host takes its
+//! rule away. A host that did not answer when its reservation ended has the rule until somebody reaches it, and the rule leads to
+//! the computer, whoever has that by then.
 
 use crate::database::{Db, DbRow, now, parsed, time};
 use crate::engine::{exclusive, number};
