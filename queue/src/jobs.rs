@@ -195,18 +195,6 @@ pub(crate) async fn holder_of(db: &mut Db, computer: &ComputerName) -> Result<Op
 }
 
 impl Queue {
-    /// How many jobs of a kind are not over and not stuck.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn jobs_under_way(&self, kind: Option<vcl_types::JobKind>) -> Result<u32> {
-        let count = sqlx::query_scalar::<_, i64>(
-            "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'waiting', 'running') AND (? = 0 OR kind = ?)",
-        );
-        let count = count.bind(i64::from(kind.is_some())).bind(kind.map_or("", |kind| kind.as_str()));
-        Ok(u32::try_from(count.fetch_one(self.readers()).await?).unwrap_or(u32::MAX))
-    }
-
     /// The computers that nobody has and that are being loaded, each with what.
     ///
     /// # Errors

@@ -174,14 +174,6 @@ pub(crate) async fn of_reservation(
 }
 
 impl Queue {
-    /// Has somebody told something that no transaction of the queue makes true.
-    ///
-    /// # Errors
-    /// When the database cannot be used.
-    pub async fn tell_by_notice(&self, new: NewNotice) -> Result<()> {
-        self.write(move |db| Box::pin(put(db, new.clone()))).await
-    }
-
     /// Takes notices that are due, the oldest first, at most `limit`. For so long as `hold` nobody else takes them. One that
     /// cannot be read is looked at again an hour later.
     ///
@@ -371,11 +363,15 @@ mod tests {
         NewNotice { kind: NoticeKind::Ready, to: Some(owner.into()), group: None, facts }
     }
 
+    async fn tell(queue: &Queue, new: NewNotice) -> Result<()> {
+        queue.write(move |db| Box::pin(put(db, new.clone()))).await
+    }
+
     #[tokio::test]
     async fn a_notice_is_one_nodes_until_it_is_settled_or_its_time_is_over() {
         let (queue, _dir) = queue().await;
         for owner in ["a", "b", "c"] {
-            queue.tell_by_notice(new(owner)).await.unwrap();
+            tell(&queue, new(owner)).await.unwrap();
         }
         let hold = TimeDelta::minutes(1);
         let ours = queue.take_notices("n1", hold, 2).await.unwrap();
@@ -414,14 +410,14 @@ mod tests {
     async fn where_nobody_sends_what_nobody_tried_is_forgotten() {
         let (queue, _dir) = queue().await;
         let forget = async || queue.forget_untold(Utc::now() + TimeDelta::seconds(1)).await.unwrap();
-        queue.tell_by_notice(new("untold")).await.unwrap();
+        tell(&queue, new("untold")).await.unwrap();
         forget().await;
         assert_eq!(queue.outbox().await.unwrap(), Outbox::default());
         // Another node sends, and has been away since.
-        queue.tell_by_notice(new("told")).await.unwrap();
+        tell(&queue, new("told")).await.unwrap();
         let told = queue.take_notices("n1", TimeDelta::zero(), 9).await.unwrap();
         queue.notice_sending(told[0].id, Sending::Sent).await.unwrap();
-        queue.tell_by_notice(new("untold")).await.unwrap();
+        tell(&queue, new("untold")).await.unwrap();
         forget().await;
         assert_eq!(queue.outbox().await.unwrap().waiting, 1);
         queue.close().await;
@@ -431,7 +427,7 @@ mod tests {
     async fn a_notice_that_cannot_be_read_keeps_none_from_being_sent() {
         let (queue, _dir) = queue().await;
         for owner in ["a", "b", "c"] {
-            queue.tell_by_notice(new(owner)).await.unwrap();
+            tell(&queue, new(owner)).await.unwrap();
         }
         let spoil = queue.write(|db| {
             Box::pin(async move {

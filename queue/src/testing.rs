@@ -41,6 +41,16 @@ impl Queue {
     pub fn on_change(&self, hook: Hook) {
         *self.0.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
+    /// How many jobs are not over and not stuck.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn jobs_under_way(&self) -> Result<u32> {
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'waiting', 'running')",
+        );
+        Ok(u32::try_from(count.fetch_one(self.readers()).await?).unwrap_or(u32::MAX))
+    }
     pub(crate) async fn told(&self, moment: Moment) -> Result<()> {
         if vcl_job::doing().is_none() {
             return Ok(());

@@ -32,8 +32,8 @@ async fn a_reservation_lives_from_its_load_to_its_unload() {
     let ended = world.queue.reservation(id).await.unwrap();
     assert_eq!((ended.state, ended.ended_because.as_deref()), (State::Ended, Some("given back")));
     assert_eq!(world.queue.computer(&a).await.unwrap().reservation, None);
-    assert_eq!(world.queue.reservations(true, 10).await.unwrap(), []);
-    assert_eq!(world.queue.reservations(false, 10).await.unwrap(), [ended]);
+    assert_eq!(world.queue.reservations_of(None, true, None, 10).await.unwrap(), []);
+    assert_eq!(world.queue.reservations_of(None, false, None, 10).await.unwrap(), [ended]);
     let next = world.queue.open_reservation(&claim, "bob", &a, &image).await.unwrap();
     assert_eq!(next, ReservationId(2));
 }

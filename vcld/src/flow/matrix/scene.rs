@@ -125,7 +125,7 @@ impl Lab {
             json!([row.computer.name, row.state.as_str(), row.reason, loaded, row.reservation.is_some()])
         });
         let computers: Vec<_> = computers.collect();
-        let open = queue.reservations(true, 100).await.unwrap();
+        let open = queue.reservations_of(None, true, None, 100).await.unwrap();
         let open = open.into_iter().map(|r| json!([r.owner, r.computer, r.image, r.state.to_string()]));
         let open: Vec<_> = open.collect();
         let images = queue.images().await.unwrap();

@@ -60,7 +60,7 @@ impl Scene {
                 "{name}"
             );
         }
-        assert_eq!(self.node.queue.reservations(true, 10).await.unwrap(), []);
+        assert_eq!(self.node.queue.reservations_of(None, true, None, 10).await.unwrap(), []);
         assert_eq!(self.world.refusals().unwrap(), []);
     }
     async fn last(&self) -> vcl_types::api::JobView {

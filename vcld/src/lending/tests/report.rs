@@ -282,7 +282,7 @@ impl Report {
             let queue = Queue::open(directory.join("vcld.db")).await.unwrap();
             let usage = queue.last_usage(1_000_000).await.unwrap();
             let open = queue.reservations_open().await.unwrap();
-            let rows = queue.reservations(false, 1_000_000).await.unwrap();
+            let rows = queue.reservations_of(None, false, None, 1_000_000).await.unwrap();
             queue.close().await;
             (usage, open, rows)
         });

@@ -87,7 +87,7 @@ impl Driver {
             driver.first_day(directory).await;
         }
         let node = &driver.built.node;
-        let rows = node.queue.reservations(false, 100_000).await.unwrap();
+        let rows = node.queue.reservations_of(None, false, None, 100_000).await.unwrap();
         let asked = rows.iter().filter_map(marked).max();
         items.sort_by_key(|item| item.n);
         driver.next = asked.map_or(0, |n| n as usize + 1);
@@ -125,7 +125,7 @@ impl Driver {
             let mut changes = self.built.node.queue.submitted();
             loop {
                 changes.borrow_and_update();
-                if self.built.node.queue.jobs_under_way(None).await.unwrap() == 0 {
+                if self.built.node.queue.jobs_under_way().await.unwrap() == 0 {
                     return;
                 }
                 changes.changed().await.unwrap();
@@ -142,9 +142,7 @@ impl Driver {
             let began = Instant::now();
             let next = self.built.node.look_at_reservations().await.unwrap();
             self.looks = (self.looks.0 + 1, self.looks.1 + began.elapsed());
-            if !changes.has_changed().unwrap()
-                && self.built.node.queue.jobs_under_way(None).await.unwrap() == 0
-            {
+            if !changes.has_changed().unwrap() && self.built.node.queue.jobs_under_way().await.unwrap() == 0 {
                 return next;
             }
             self.jobs().await;
