@@ -3,14 +3,18 @@
 //! The undo of a lending puts its reservation back by itself; what ends before it has given anything has nothing to undo.
 //! Without somebody who looks, such a reservation would wait for ever for a load that nobody does, or never be over.
 
-use crate::database::{Db, DbRow};
+use crate::computers::{self, ComputerRow};
+use crate::database::{Db, DbRow, millis};
 use crate::engine::exclusive;
-use crate::lending::{host_of, work};
-use crate::lent::turned_away;
-use crate::reservations::{self, finish, set_state};
-use crate::{Queue, Result, computers, jobs};
-use chrono::{DateTime, Utc};
+use crate::jobs::{self, JobRow};
+use crate::lending::{has, return_it, work};
+use crate::lent::{come_again, turned_away};
+use crate::notices::{self, NewNotice};
+use crate::reservations::{self, ReservationRow, finish, set_state};
+use crate::{Queue, Result};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::Row;
+use vcl_types::notices::NoticeKind;
 use vcl_types::state::computer;
 use vcl_types::state::job;
 use vcl_types::state::reservation::{Event, State};
@@ -27,9 +31,16 @@ pub enum TakenUp {
     Over,
     /// This job does it again.
     Again(JobId),
-    /// Nothing: somebody has taken it up already.
+    /// It could not be captured too often: its computer is in maintenance with everything on it.
+    GivenUp,
+    /// Nothing: somebody has taken it up already, or it is too early to try it again.
     Nothing,
 }
+
+/// After so many captures that failed a computer is left to somebody who looks at it.
+const CAPTURES: u32 = 6;
+/// How long a capture that failed once is not tried again; after each further one that fails it is twice as long.
+const REST: TimeDelta = TimeDelta::minutes(2);
 
 /// In the first two states a job works for a reservation; in the others one may have failed to let its user in. A job that
 /// is stuck waits for somebody, and has the computer until then.
@@ -52,7 +63,8 @@ impl Queue {
 
     /// Goes on with a reservation that `job` has left. One that was being loaded waits for another computer; one whose
     /// computer was to be loaded anew keeps it as it is, if nothing was done to it yet; one that is ending has its computer
-    /// taken back by another job, or is over when somebody has taken that out of service.
+    /// taken back by another job, or is over when somebody has taken that out of service. Capturing one for imaging is tried
+    /// again later and later, and given up in the end: its computer goes to maintenance, which the administrators are told.
     ///
     /// # Errors
     /// [`Kind::NotFound`](crate::Kind::NotFound), or when the database cannot be written.
@@ -78,19 +90,17 @@ async fn take_up(db: &mut Db, id: ReservationId, left_by: JobId, now: DateTime<U
     let its = seat.is_lent_for(id) && seat.loaded.is_some();
     match row.state {
         State::Loading if its && seat.state != computer::State::Available && row.usable.is_some() => {
-            set_state(db, id, row.after(Event::Loaded)?).await?;
+            set_state(&mut *db, id, row.after(Event::Loaded)?).await?;
+            come_again(db, id, now).await?;
             Ok(TakenUp::Kept)
         }
         State::Loading => {
             turned_away(db, &row, &name, now).await?;
             Ok(TakenUp::Waits)
         }
-        State::Ending if its => {
-            let host = host_of(&mut *db, &name).await?;
-            work(db, &row, JobRequest::Return { reservation: id, computer: name }, host)
-                .await
-                .map(TakenUp::Again)
-        }
+        State::Ending if its && row.is_to_be_captured() => capture_again(db, &row, &left, now).await,
+        State::Ending if its => return_it(db, &row).await.map(TakenUp::Again),
+        State::Ending if captures_given_up(&row, &seat) => Ok(TakenUp::Nothing),
         State::Ending => {
             finish(db, &row, "its computer was taken out of service", now.timestamp_millis()).await?;
             Ok(TakenUp::Over)
@@ -103,4 +113,59 @@ async fn take_up(db: &mut Db, id: ReservationId, left_by: JobId, now: DateTime<U
         },
         _ => Ok(TakenUp::Nothing),
     }
+}
+
+/// Whether captures of it failed so often that its computer was put into maintenance, where it still is.
+pub(crate) fn captures_given_up(row: &ReservationRow, seat: &ComputerRow) -> bool {
+    row.tries >= CAPTURES && seat.state == computer::State::Maintenance
+}
+
+/// What its user made is there still: taking its computer back with a capture is tried again when it is time, or given up.
+async fn capture_again(
+    db: &mut Db,
+    row: &ReservationRow,
+    left: &JobRow,
+    now: DateTime<Utc>,
+) -> Result<TakenUp> {
+    let retry: Option<i64> = sqlx::query_scalar("SELECT retry_at FROM reservations WHERE id = ?")
+        .bind(row.id.0)
+        .fetch_one(&mut *db)
+        .await?;
+    match retry {
+        Some(at) if at > millis(now) => Ok(TakenUp::Nothing),
+        Some(_) => {
+            let again = sqlx::query("UPDATE reservations SET retry_at = NULL WHERE id = ?");
+            again.bind(row.id.0).execute(&mut *db).await?;
+            return_it(db, row).await.map(TakenUp::Again)
+        }
+        None => {
+            let tries = row.tries + 1;
+            let at = (tries < CAPTURES).then(|| millis(now + REST * 2_i32.pow(tries - 1)));
+            let failed = sqlx::query("UPDATE reservations SET tries = ?, retry_at = ? WHERE id = ?");
+            failed.bind(i64::from(tries)).bind(at).bind(row.id.0).execute(&mut *db).await?;
+            if at.is_some() {
+                return Ok(TakenUp::Nothing);
+            }
+            give_captures_up(db, row, tries, left).await.map(|()| TakenUp::GivenUp)
+        }
+    }
+}
+
+async fn give_captures_up(db: &mut Db, row: &ReservationRow, tries: u32, left: &JobRow) -> Result<()> {
+    let (id, name) = (row.id, has(row)?);
+    let why = left.reason.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let reason = format!(
+        "reservation {id} is over, and what is on it could not be captured {tries} times{why}; to try it again: \
+         vclctl release {id}; to throw it away: vclctl release {id} --discard"
+    );
+    computers::set_state(&mut *db, &name, computer::State::Maintenance).await?;
+    computers::set_reason(&mut *db, &name, Some(reason.clone())).await?;
+    let facts = notices::facts([
+        ("computer", Some(name.to_string())),
+        ("job", Some(left.id.to_string())),
+        ("title", Some(left.request.to_string())),
+        ("owner", Some(row.owner.clone())),
+        ("because", Some(reason)),
+    ]);
+    notices::put(db, NewNotice { kind: NoticeKind::Maintenance, to: None, group: None, facts }).await
 }

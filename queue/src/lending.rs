@@ -6,9 +6,11 @@
 //! hold. So any number of nodes may decide at the same time, and a decision that came too late is refused as
 //! [`Kind::Busy`] and taken anew.
 
-use crate::database::{Db, to_json};
+use crate::database::{Db, millis, seconds, to_json};
 use crate::engine::{exclusive, insert, numbered};
+use crate::forsaken::captures_given_up;
 use crate::jobs::{self, holder_of};
+use crate::lent::tainted;
 use crate::limits::{Places, in_the_way, taken, within, within_hours};
 use crate::reservations::{self, ReservationRow, finish, set_state};
 use crate::submit::submit;
@@ -79,13 +81,6 @@ pub enum Ended {
     Ending(JobId),
     /// It was ending or had ended already.
     Already,
-}
-
-pub(crate) fn millis(at: DateTime<Utc>) -> i64 {
-    at.timestamp_millis()
-}
-fn seconds(s: u64) -> i64 {
-    i64::try_from(s).unwrap_or(i64::MAX)
 }
 
 impl Queue {
@@ -199,38 +194,38 @@ impl Queue {
         self.write_map(move |db| Box::pin(assign(db, assignment.clone())), after).await
     }
 
-    /// Ends a reservation: one that has no computer is over; of one that has, a job takes the computer back, after whatever
-    /// job has it now, and the job that lends it is called off.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Refused`] for a load that an admin asked for, which is unloaded instead.
-    pub async fn end(
-        &self,
-        id: ReservationId,
-        because: &str,
-        now: DateTime<Utc>,
-        discard: bool,
-    ) -> Result<Ended> {
-        self.end_telling(id, because, now, discard, Some(NoticeKind::Ended)).await
-    }
-
-    /// Ends a class's seat that its class needs no more, unless somebody has taken it or it is being loaded.
+    /// Ends a class's seat that its class needs no more, wherever it is, unless somebody has taken it: then that is theirs,
+    /// and the answer [`Ended::Already`].
     ///
     /// # Errors
     /// [`Kind::NotFound`], or when the database cannot be written.
     pub async fn end_seat(&self, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<Ended> {
-        let because = because.to_owned();
-        self.write(move |db| {
-            let because = because.clone();
-            Box::pin(async move { end_seat(db, id, &because, now).await })
-        })
+        let (queue, because) = (self.clone(), because.to_owned());
+        let after = move |ended| queue.ends(ended);
+        self.write_map(
+            move |db| {
+                let because = because.clone();
+                Box::pin(async move { end_seat(db, id, &because, now).await })
+            },
+            after,
+        )
         .await
     }
 
-    /// As [`end`](Self::end), with what its user is told; `None` tells nothing.
+    /// Whoever waits for a computer looks again, and so does the job that lends this one, whether it is called off.
+    fn ends(&self, ended: Ended) -> Ended {
+        self.wake();
+        self.0.cancelled.send_modify(|n| *n = n.wrapping_add(1));
+        ended
+    }
+
+    /// Ends a reservation: one that has no computer is over; of one that has, a job takes the computer back, after whatever
+    /// job has it now, and the job that lends it is called off. One that is ending and is to be captured is not captured
+    /// any more with `discard`; without, capturing it is tried again where that was given up. `told` is what its user is
+    /// told; `None` tells nothing.
     ///
     /// # Errors
-    /// As [`end`](Self::end).
+    /// [`Kind::NotFound`]; [`Kind::Refused`] for a load that an admin asked for, which is unloaded instead.
     pub async fn end_telling(
         &self,
         id: ReservationId,
@@ -240,11 +235,7 @@ impl Queue {
         told: Option<NoticeKind>,
     ) -> Result<Ended> {
         let (queue, because) = (self.clone(), because.to_owned());
-        let after = move |ended| {
-            queue.wake();
-            queue.0.cancelled.send_modify(|n| *n = n.wrapping_add(1));
-            ended
-        };
+        let after = move |ended| queue.ends(ended);
         self.write_map(
             move |db| {
                 let because = because.clone();
@@ -288,7 +279,7 @@ impl Queue {
         .await
     }
 
-    /// Gives a reservation another end; `None` for none. `hours` is how many its owner may have in seven days.
+    /// Gives a reservation another end. `hours` is how many its owner may have in seven days.
     ///
     /// # Errors
     /// [`Kind::Busy`] when its computer is somebody else's by then, naming them; [`Kind::Refused`] when it is ending or
@@ -296,7 +287,7 @@ impl Queue {
     pub async fn extend(
         &self,
         id: ReservationId,
-        end: Option<DateTime<Utc>>,
+        end: DateTime<Utc>,
         now: DateTime<Utc>,
         hours: Option<u32>,
     ) -> Result<()> {
@@ -439,8 +430,10 @@ async fn end(
 ) -> Result<Ended> {
     exclusive(&mut *db).await?;
     let row = reservations::get(&mut *db, id).await?;
-    if matches!(row.state, State::Ending | State::Ended) {
-        return Ok(Ended::Already);
+    match row.state {
+        State::Ending => return end_again(db, &row, discard).await,
+        State::Ended => return Ok(Ended::Already),
+        _ => {}
     }
     if row.purpose == Purpose::Direct {
         let on = row.computer.map(|c| c.to_string()).unwrap_or_default();
@@ -448,44 +441,75 @@ async fn end(
             format!("reservation {id} is a load by {}; take it back: vclctl unload {on}", row.owner);
         return Err(Error::new(Kind::Refused, message));
     }
-    let Some(computer) = row.computer.clone() else {
+    if row.computer.is_none() {
         finish(db, &row, because, millis(now)).await?;
         return Ok(Ended::Over);
-    };
-    let set = sqlx::query("UPDATE reservations SET state = ?, ended_because = ?, discard = ? WHERE id = ?");
-    set.bind(row.after(Event::End)?.as_str())
-        .bind(because)
-        .bind(i64::from(discard))
-        .bind(id.0)
-        .execute(&mut *db)
-        .await?;
-    // What still lends it, or lets somebody in, need not go on.
-    if let Some(job) = row.job {
-        let job = jobs::get(&mut *db, job).await?;
-        let lends = matches!(job.request, JobRequest::Lend { .. } | JobRequest::Admit { .. });
-        if lends && !job.state.is_final() && job.state != job::State::Stuck {
-            claim::cancel(&mut *db, job.id).await?;
-        }
     }
-    let host = host_of(&mut *db, &computer).await?;
-    work(db, &row, JobRequest::Return { reservation: id, computer }, host).await.map(Ended::Ending)
+    let set = sqlx::query("UPDATE reservations SET discard = ? WHERE id = ?");
+    set.bind(i64::from(discard)).bind(id.0).execute(&mut *db).await?;
+    // What still lends it, or lets somebody in, need not go on.
+    call_off(&mut *db, &row).await?;
+    take_back(db, &row, because).await.map(Ended::Ending)
 }
 
-/// Ends a seat that nobody has taken and that is not loaded yet.
-async fn end_seat(db: &mut Db, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<Ended> {
-    exclusive(&mut *db).await?;
-    let row = reservations::get(&mut *db, id).await?;
-    if row.purpose != Purpose::Seat || row.state != State::Scheduled {
+/// Calls off the job that works for a reservation, unless it is over or stuck.
+async fn call_off(db: &mut Db, row: &ReservationRow) -> Result<()> {
+    let Some(job) = row.job else { return Ok(()) };
+    let job = jobs::get(&mut *db, job).await?;
+    if !job.state.is_final() && job.state != job::State::Stuck {
+        claim::cancel(db, job.id).await?;
+    }
+    Ok(())
+}
+
+/// Ends a reservation that has a computer: a job takes that back, after whatever job has it now.
+pub(crate) async fn take_back(db: &mut Db, row: &ReservationRow, because: &str) -> Result<JobId> {
+    // What counted loads that failed counts captures from now on.
+    let set = sqlx::query("UPDATE reservations SET state = ?, ended_because = ?, tries = 0 WHERE id = ?");
+    set.bind(row.after(Event::End)?.as_str()).bind(because).bind(row.id.0).execute(&mut *db).await?;
+    return_it(db, row).await
+}
+
+/// Queues the job that takes back the computer of a reservation that is ending.
+pub(crate) async fn return_it(db: &mut Db, row: &ReservationRow) -> Result<JobId> {
+    let computer = has(row)?;
+    let host = host_of(&mut *db, &computer).await?;
+    work(db, row, JobRequest::Return { reservation: row.id, computer }, host).await
+}
+
+/// Ends one that is ending already. Who does so may not want it captured any more; and where capturing it was given up it
+/// is tried again. Anything else is on its way.
+async fn end_again(db: &mut Db, row: &ReservationRow, discard: bool) -> Result<Ended> {
+    let (Some(name), true) = (&row.computer, row.is_to_be_captured()) else { return Ok(Ended::Already) };
+    let given_up = captures_given_up(row, &computers::get(&mut *db, name).await?);
+    if !given_up && !discard {
         return Ok(Ended::Already);
     }
-    finish(db, &row, because, millis(now)).await?;
-    Ok(Ended::Over)
+    if given_up {
+        // Its machine is the reservation's still, and nobody else gets it.
+        computers::set_state(&mut *db, name, computer::State::Available).await?;
+        computers::set_reason(&mut *db, name, None).await?;
+        tainted(&mut *db, name, true).await?;
+    }
+    let set = sqlx::query("UPDATE reservations SET discard = ?, tries = 0, retry_at = NULL WHERE id = ?");
+    set.bind(i64::from(discard)).bind(row.id.0).execute(&mut *db).await?;
+    call_off(&mut *db, row).await?;
+    return_it(db, row).await.map(Ended::Ending)
+}
+
+/// Ends a seat that nobody has taken.
+async fn end_seat(db: &mut Db, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<Ended> {
+    exclusive(&mut *db).await?;
+    if reservations::get(&mut *db, id).await?.purpose != Purpose::Seat {
+        return Ok(Ended::Already);
+    }
+    end(db, id, because, now, true).await
 }
 
 async fn extend(
     db: &mut Db,
     id: ReservationId,
-    until: Option<DateTime<Utc>>,
+    until: DateTime<Utc>,
     now: DateTime<Utc>,
     hours: Option<u32>,
 ) -> Result<()> {
@@ -498,11 +522,12 @@ async fn extend(
         ));
     }
     if let Some(computer) = row.computer.as_ref().or(row.booked.as_ref())
-        && let Some(other) = in_the_way(&mut *db, computer, Some(id), row.start.unwrap_or(now), until).await?
+        && let Some(other) =
+            in_the_way(&mut *db, computer, Some(id), row.start.unwrap_or(now), Some(until)).await?
     {
         return Err(taken(computer, &other));
     }
-    if let (Some(most), Some(until), Some(end), None) = (hours, until, row.end, row.class)
+    if let (Some(most), Some(end), None) = (hours, row.end, row.class)
         && until > end
     {
         let whole = match row.usable {
@@ -514,11 +539,11 @@ async fn extend(
         within_hours(&mut *db, &row.owner, most, Some(whole), now, Some(id)).await?;
     }
     // Of what lies ahead again they are told again.
-    let ahead = |s: &u64| until.is_none_or(|end| end - chrono::TimeDelta::seconds(seconds(*s)) > now);
+    let ahead = |s: &u64| until - chrono::TimeDelta::seconds(seconds(*s)) > now;
     let told: Vec<u64> = row.told.iter().copied().filter(|s| !ahead(s)).collect();
     let from = row.usable.or(row.start).unwrap_or(now);
-    let length = until.map(|until| (until - from).num_seconds().max(0));
+    let length = (until - from).num_seconds().max(0);
     let set = sqlx::query("UPDATE reservations SET end_at = ?, length_s = ?, told = ? WHERE id = ?");
-    set.bind(until.map(millis)).bind(length).bind(to_json(&told)?).bind(id.0).execute(db).await?;
+    set.bind(millis(until)).bind(length).bind(to_json(&told)?).bind(id.0).execute(db).await?;
     Ok(())
 }

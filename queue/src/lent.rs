@@ -1,16 +1,16 @@
 //! What the jobs that work for a reservation change here: a transaction for each of their steps, in which the step's claim
 //! is checked, computer and reservation change together, and what the step has done before is not done again.
 
-use crate::database::{Db, to_json};
+use crate::database::{Db, millis, to_json};
 use crate::engine::exclusive;
-use crate::lending::{host_of, work};
+use crate::lending::take_back;
 use crate::reservations::{self, ReservationRow, finish, happen};
 use crate::{Claim, Error, Kind, Queue, Result, computers, guard, notices};
 use chrono::{DateTime, Utc};
 use vcl_types::notices::NoticeKind;
 use vcl_types::state::computer;
 use vcl_types::state::reservation::{Event, State};
-use vcl_types::{ComputerName, JobRequest, Loaded, ReservationId};
+use vcl_types::{ComputerName, Loaded, ReservationId};
 
 /// How a computer comes to a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,31 +120,26 @@ impl Queue {
                 happen(&mut *db, &claim, &key, &row, Event::Loaded).await?;
                 if again.is_some() {
                     if state == State::Loading {
-                        // Its user could not be there meanwhile; they have the usual time to come again.
-                        let anew = sqlx::query(
-                            "UPDATE reservations SET acknowledged_at = ?, \
-                             seen_at = CASE WHEN connected_at IS NULL THEN NULL ELSE ? END WHERE id = ?",
-                        );
-                        let at = at.timestamp_millis();
-                        anew.bind(at).bind(at).bind(id.0).execute(db).await?;
+                        come_again(db, id, at).await?;
                     }
                     return Ok(());
                 }
                 let set = sqlx::query("UPDATE reservations SET usable_at = ? WHERE id = ?");
-                set.bind(at.timestamp_millis()).bind(id.0).execute(&mut *db).await?;
+                set.bind(millis(at)).bind(id.0).execute(&mut *db).await?;
                 if let (Some(length), Some(computer), false) = (row.length_s, &row.computer, row.is_fixed()) {
                     let wanted = i64::try_from(length).unwrap_or(i64::MAX / 2).saturating_mul(1000);
-                    let wanted = at.timestamp_millis().saturating_add(wanted);
+                    let wanted = millis(at).saturating_add(wanted);
                     let next: Option<i64> = sqlx::query_scalar(
                         "SELECT MIN(start_at) FROM reservations WHERE state <> 'ended' AND id <> ? AND booked = ? \
-                         AND start_at > ?",
+                         AND (end_at IS NULL OR end_at > ?)",
                     )
                     .bind(id.0)
                     .bind(computer.as_str())
-                    .bind(at.timestamp_millis())
+                    .bind(millis(at))
                     .fetch_one(&mut *db)
                     .await?;
-                    let end = next.map_or(wanted, |next| wanted.min(next));
+                    // One that began during the load has waited for this computer: its time is now.
+                    let end = next.map_or(wanted, |next| wanted.min(next.max(millis(at))));
                     let set = sqlx::query("UPDATE reservations SET end_at = ? WHERE id = ?");
                     set.bind(end).bind(id.0).execute(&mut *db).await?;
                 }
@@ -156,7 +151,7 @@ impl Queue {
     }
 
     /// The undo of a lending: the computer is nobody's, and the reservation waits for another, unless it is ending or has
-    /// been given up. `key` is the step's.
+    /// been given up; one that was handed over ends. `key` is the step's.
     ///
     /// # Errors
     /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the computer.
@@ -197,10 +192,16 @@ impl Queue {
                         computers::set_loaded(&mut *db, &name, None).await?;
                     }
                     let row = reservations::get(&mut *db, id).await?;
-                    if row.state != State::Loading || row.computer.as_ref() != Some(&name) {
-                        return Ok(());
+                    match row.state {
+                        _ if row.computer.as_ref() != Some(&name) => Ok(()),
+                        State::Loading => turned_away(db, &row, &name, at).await,
+                        // It was handed over, and a life that died did not come to know it: what its user has is gone.
+                        State::Ready | State::InUse => {
+                            give_up(db, &row, format!("{name} was taken back: its lending was called off"))
+                                .await
+                        }
+                        _ => Ok(()),
                     }
-                    turned_away(db, &row, &name, at).await
                 })
             },
             after,
@@ -240,7 +241,7 @@ impl Queue {
                         tainted(&mut *db, &name, false).await?;
                     }
                     let row = reservations::get(&mut *db, id).await?;
-                    finish(db, &row, "given back", at.timestamp_millis()).await
+                    finish(db, &row, "given back", millis(at)).await
                 })
             },
             after,
@@ -260,23 +261,14 @@ pub(crate) async fn turned_away(
     let id = row.id;
     let tries = row.tries + 1;
     if row.usable.is_some() {
-        // What its user had may still be on it, and is taken off.
-        let because = format!("{name} could not be loaded anew");
-        let ending = sqlx::query("UPDATE reservations SET state = ?, ended_because = ? WHERE id = ?");
-        ending.bind(row.after(Event::End)?.as_str()).bind(&because).bind(id.0).execute(&mut *db).await?;
-        notices::of_reservation(&mut *db, NoticeKind::GivenUp, row, [("because", because)]).await?;
-        let host = host_of(&mut *db, name).await?;
-        let request = JobRequest::Return { reservation: id, computer: name.clone() };
-        return work(db, row, request, host).await.map(drop);
+        return give_up(db, row, format!("{name} could not be loaded anew")).await;
     }
     if tries >= TRIES {
         let because = format!("{tries} loads for it failed, the last of {name}");
-        let ending = sqlx::query("UPDATE reservations SET state = ?, tries = ? WHERE id = ?");
-        let ending = ending.bind(row.after(Event::End)?.as_str()).bind(i64::from(tries));
-        ending.bind(id.0).execute(&mut *db).await?;
-        let row = reservations::get(&mut *db, id).await?;
-        finish(&mut *db, &row, &because, at.timestamp_millis()).await?;
-        return notices::of_reservation(db, NoticeKind::GivenUp, &row, [("because", because)]).await;
+        let failed = sqlx::query("UPDATE reservations SET tries = ? WHERE id = ?");
+        failed.bind(i64::from(tries)).bind(id.0).execute(&mut *db).await?;
+        finish(&mut *db, row, &because, millis(at)).await?;
+        return notices::of_reservation(db, NoticeKind::GivenUp, row, [("because", because)]).await;
     }
     let mut avoid = row.avoid.clone();
     avoid.push(name.clone());
@@ -299,6 +291,23 @@ pub(crate) async fn turned_away(
         .bind(id.0)
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Ends a reservation whose user had its computer and has it no more. What they had may still be on it, and is taken off.
+async fn give_up(db: &mut Db, row: &ReservationRow, because: String) -> Result<()> {
+    take_back(&mut *db, row, &because).await?;
+    notices::of_reservation(db, NoticeKind::GivenUp, row, [("because", because)]).await
+}
+
+/// The user of a reservation could not be on its computer while that was to be loaded anew: they have the usual time to
+/// come again.
+pub(crate) async fn come_again(db: &mut Db, id: ReservationId, at: DateTime<Utc>) -> Result<()> {
+    let anew = sqlx::query(
+        "UPDATE reservations SET acknowledged_at = ?, \
+         seen_at = CASE WHEN connected_at IS NULL THEN NULL ELSE ? END WHERE id = ?",
+    );
+    anew.bind(millis(at)).bind(millis(at)).bind(id.0).execute(db).await?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ pub struct ReservationRow {
     pub from: Option<IpAddr>,
     /// How long before its end its user was told of it, in seconds.
     pub told: Vec<u64>,
-    /// How many loads failed for it.
+    /// How many loads failed for it; of one that is ending, how often capturing it failed.
     pub tries: u32,
     /// Computers whose loads failed for it.
     pub avoid: Vec<ComputerName>,
@@ -166,6 +166,10 @@ impl ReservationRow {
     /// Whether its end does not depend on when its computer becomes usable: a seat's, and one's that was asked for a time.
     pub(crate) fn is_fixed(&self) -> bool {
         self.class.is_some() || self.asked.as_ref().is_some_and(|asked| asked.start.is_some())
+    }
+    /// Whether what its user made is to be captured before its computer is taken back.
+    pub(crate) fn is_to_be_captured(&self) -> bool {
+        self.purpose == Purpose::Imaging && !self.discard && self.connected.is_some()
     }
     /// The event, or why it cannot happen.
     pub(crate) fn after(&self, event: Event) -> Result<State> {
@@ -278,18 +282,6 @@ impl Queue {
         let row = row.fetch_optional(self.readers()).await?;
         let unknown = || Error::new(Kind::NotFound, format!("there is no reservation {id}"));
         ReservationRow::read(&row.ok_or_else(unknown)?)
-    }
-
-    /// Reservations, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn reservations(&self, open_only: bool, limit: u32) -> Result<Vec<ReservationRow>> {
-        let rows = sqlx::query(
-            "SELECT * FROM reservations WHERE ? = 0 OR state <> 'ended' ORDER BY id DESC LIMIT ?",
-        );
-        let rows = rows.bind(i64::from(open_only)).bind(i64::from(limit)).fetch_all(self.readers()).await?;
-        rows.iter().map(ReservationRow::read).collect()
     }
 }
 

@@ -1,9 +1,16 @@
-use super::world::{World, import, load, loaded, manifest, name};
+use super::world::{World, class, import, load, loaded, manifest, name, reserved};
+use chrono::{TimeDelta, Utc};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vcl_job::Record;
 use vcl_queue::testing::MariaDbServer;
-use vcl_queue::{JobFilter, Kind, NewNode, PROTOCOL, Part, Process, Queue, Sight};
+use vcl_queue::{
+    Allotment, Claim, Deed, JobFilter, Kind, NewNode, PROTOCOL, Part, Process, Queue, Sight, TokenToKeep,
+    WayIn,
+};
+use vcl_types::api::{NewGroup, NewUser};
+use vcl_types::notices::NoticeKind;
+use vcl_types::people::{Source, Via};
 use vcl_types::state::computer::Event;
 
 /// What people see of a database.
@@ -15,7 +22,7 @@ async fn seen(queue: &Queue) -> String {
     }
     let (computers, images) = (queue.computers().await.unwrap(), queue.images().await.unwrap());
     let (events, reservations) =
-        (queue.events(0, 999).await.unwrap(), queue.reservations(false, 99).await.unwrap());
+        (queue.events(0, 999).await.unwrap(), queue.reservations_of(None, false, None, 99).await.unwrap());
     format!("{jobs:#?} {steps:#?} {computers:#?} {images:#?} {events:#?} {reservations:#?}")
 }
 
@@ -61,7 +68,67 @@ async fn busy() -> World {
     world.queue.promote(&"gis@1".parse().unwrap(), "ann").await.unwrap();
     world.queue.hold("one", &"gis@1".parse().unwrap()).await.unwrap();
     world.queue.join(&node()).await.unwrap();
+    lent(&world, &claim).await;
+    known(&world.queue).await;
     world
+}
+
+/// What lending keeps.
+async fn lent(world: &World, claim: &Claim) {
+    let (queue, now, a) = (&world.queue, Utc::now(), name("a"));
+    let id = reserved(world, now).await;
+    queue.end_telling(id, "another plan", now, false, Some(NoticeKind::Ended)).await.unwrap();
+    let (start, end) = (now + TimeDelta::days(1), now + TimeDelta::days(2));
+    let class = queue.keep_class(class(now)).await.unwrap();
+    queue.call_off(class, start, end).await.unwrap();
+    queue.add_maintenance(&[name("c")], start, Some(end), "new fans", "bob").await.unwrap();
+    queue.drain_host(&"kvm1".parse().unwrap(), true, "bob", Some("new disks"), now).await.unwrap();
+    let ways = vec![WayIn { method: "ssh".into(), port: 22 }];
+    let wanted = Allotment {
+        nat: "campus".parse().unwrap(),
+        address: "192.0.2.7".parse().unwrap(),
+        ports: "100-102".parse().unwrap(),
+        reservation: id,
+        computer: a,
+        to: "10.9.0.11".parse().unwrap(),
+        ways,
+    };
+    queue.allot_ports(claim, &wanted).await.unwrap();
+    let test = serde_json::json!({
+        "job": claim.id(), "at": now, "passed": true, "computers": ["b", "c"],
+    });
+    let test = serde_json::from_value(test).unwrap();
+    queue.record_image_test(claim, &"debian@1".parse().unwrap(), &test).await.unwrap();
+}
+
+/// Who there is, what they may and what they did.
+async fn known(queue: &Queue) {
+    let (user, group) = ("alice".parse().unwrap(), "geo".parse().unwrap());
+    let new = NewUser { name: "alice".parse().unwrap(), source: Source::Local, full_name: None, mail: None };
+    queue.add_user(new).await.unwrap();
+    queue.add_group(NewGroup { name: "geo".parse().unwrap(), note: None }).await.unwrap();
+    queue.set_member(&group, &user, true).await.unwrap();
+    queue.add_image_group(NewGroup { name: "maps".parse().unwrap(), note: None }).await.unwrap();
+    queue.set_image_in_group(&"maps".parse().unwrap(), &"gis*".parse().unwrap(), true).await.unwrap();
+    let grant = serde_json::json!({ "group": "geo", "verb": "reserve", "scope": "images:maps" });
+    queue.add_grant(serde_json::from_value(grant).unwrap(), "bob").await.unwrap();
+    let (id, digest) = ("t1".to_owned(), "digest".to_owned());
+    let token = TokenToKeep { id, digest, owner: user, label: "x".into(), scopes: None, expires: None };
+    queue.keep_token(token).await.unwrap();
+    queue
+        .record_deed(Deed {
+            who: "alice".into(),
+            via: Via::Token,
+            from: None,
+            action: "POST /v1/reservations".into(),
+            subject: "reservation:1".into(),
+            status: 201,
+            request: "r1".into(),
+        })
+        .await
+        .unwrap();
+    queue.begin_answer("alice", "key", "digest").await.unwrap();
+    queue.end_answer("alice", "key", Some((201, "{}".into()))).await.unwrap();
 }
 
 fn table(line: &str) -> String {
@@ -88,7 +155,7 @@ async fn a_copy_fills_an_empty_database_of_either_engine_and_its_jobs_go_on() {
     let before = seen(&world.queue).await;
     let copy = dump(&world.queue).await;
     let tables: BTreeSet<String> = rows(&copy).iter().map(|row| table(row)).collect();
-    assert_eq!(tables.len(), 14, "something in each: {tables:?}");
+    assert_eq!(tables.len(), 31, "something in each: {tables:?}");
     let dir = tempfile::tempdir().unwrap();
     let file = Queue::open(dir.path().join("restored.db")).await.unwrap();
     let server = Queue::connect(&MariaDbServer::shared().database().await).await.unwrap();

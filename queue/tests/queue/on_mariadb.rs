@@ -29,6 +29,8 @@ mod jobs;
 mod journal;
 #[path = "kill.rs"]
 mod kill;
+#[path = "lending.rs"]
+mod lending;
 #[path = "lives.rs"]
 mod lives;
 #[path = "model.rs"]

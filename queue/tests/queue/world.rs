@@ -1,12 +1,17 @@
 //! A database of its own for each test, with three computers and an image, on the engine of the suite.
 
 use super::ENGINE;
+use chrono::{DateTime, Utc};
 use vcl_queue::testing::MariaDbServer;
-use vcl_queue::{Claim, ClaimLimits, Engine, MariaDb, NewJob, Queue, Result};
+use vcl_queue::{
+    Assignment, Claim, ClaimLimits, ClassRow, Engine, Lending, MariaDb, NewJob, NewReservation, Places,
+    Queue, Result,
+};
+use vcl_types::lending::{Purpose, ReservationRequest, Times, Wish};
 use vcl_types::state::job::Event;
 use vcl_types::{
     After, CaptureInto, Computer, ComputerName, DiskRecord, Hardware, JobId, JobRequest, Loaded, Manifest,
-    OsName,
+    OsName, ReservationId,
 };
 
 pub const NODE: &str = "node-1";
@@ -166,4 +171,85 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = e.source();
     }
     text
+}
+
+/// A reservation of an hour, for Ann, from now on.
+pub fn new(now: DateTime<Utc>) -> NewReservation {
+    let asked: ReservationRequest = serde_json::from_value(serde_json::json!({ "image": "debian" })).unwrap();
+    NewReservation {
+        owner: "ann".into(),
+        group: None,
+        purpose: Purpose::Use,
+        class: None,
+        asked,
+        times: Times::default(),
+        now,
+        start: now,
+        end: None,
+        length_s: Some(3600),
+        booked: None,
+        shown: None,
+        hours: None,
+    }
+}
+
+/// A class of three seats on a Monday; anybody may take them.
+pub fn class(now: DateTime<Utc>) -> ClassRow {
+    ClassRow {
+        id: 0,
+        name: "maps".into(),
+        image: "debian".parse().unwrap(),
+        seats: 3,
+        weekly: "Mon 10-12".parse().unwrap(),
+        wish: Wish { cpus: Some(4), ..Wish::default() },
+        group: None,
+        owner: "teacher".into(),
+        from: now,
+        until: None,
+    }
+}
+
+pub async fn reserved(world: &World, now: DateTime<Utc>) -> ReservationId {
+    world.queue.reserve(new(now)).await.unwrap()
+}
+
+pub async fn assigned(
+    world: &World,
+    id: ReservationId,
+    computer: &ComputerName,
+    now: DateTime<Utc>,
+) -> JobId {
+    let assignment = Assignment {
+        reservation: id,
+        computer: computer.clone(),
+        image: "debian@1".parse().unwrap(),
+        now,
+        end: world.queue.reservation(id).await.unwrap().end,
+        places: Places::default(),
+        host: None,
+    };
+    world.queue.assign(assignment).await.unwrap()
+}
+
+pub async fn claimed(world: &World, job: JobId) -> Claim {
+    let claim = world.claim().await.unwrap();
+    assert_eq!(claim.id(), job);
+    claim
+}
+
+/// Its computer is loaded for it and usable; the job that did it is not over.
+pub async fn ready(world: &World, id: ReservationId, computer: &ComputerName, now: DateTime<Utc>) -> Claim {
+    let claim = loading(world, id, computer, now).await;
+    world.queue.usable(&claim, "usable", id, now).await.unwrap();
+    claim
+}
+
+/// Its computer is loaded for it, and not handed over yet.
+pub async fn loading(world: &World, id: ReservationId, computer: &ComputerName, now: DateTime<Utc>) -> Claim {
+    let queue = &world.queue;
+    let claim = claimed(world, assigned(world, id, computer, now).await).await;
+    queue.begin_lending(&claim, "give", id, computer, Lending::Load).await.unwrap();
+    queue.filled(&claim, "fill", computer, &loaded("debian@1"), false).await.unwrap();
+    queue.taint(&claim, computer).await.unwrap();
+    claim
 }

@@ -41,6 +41,9 @@ impl Node {
                 Ok(TakenUp::Over) => {
                     (left_by, "it is over; its computer stays out of service as it is".to_owned())
                 }
+                Ok(TakenUp::GivenUp) => {
+                    (left_by, "capturing it is given up; its computer is in maintenance as it is".to_owned())
+                }
                 Ok(TakenUp::Again(job)) => (job, format!("job {job} does it again")),
                 Err(e) => {
                     tracing::warn!(reservation = id.0, error = chain(&e), "it is not taken up yet");

@@ -357,9 +357,9 @@ impl Node {
             )));
         }
         let hours = self.config.lending.hours_per_week(row.group.as_deref());
-        match self.queue.extend(id, Some(until), now, hours).await {
+        match self.queue.extend(id, until, now, hours).await {
             Err(e) if e.kind == vcl_queue::Kind::Busy && self.make_way(&row, until, now).await? => {
-                self.queue.extend(id, Some(until), now, hours).await?;
+                self.queue.extend(id, until, now, hours).await?;
             }
             done => done?,
         }
