@@ -67,7 +67,10 @@ impl<O> Steps<O> {
     pub(crate) fn plan(&self) -> Vec<(&'static str, &'static str)> {
         vec![
             (self.find.name(), "look which of the site's reserve.d and method.d are to be run"),
-            (self.grant.name(), "make the accounts, and open the firewall if there are no hooks to wait for"),
+            (
+                self.grant.name(),
+                "make the accounts, and open the firewall; shut it before where there are hooks to wait for",
+            ),
             (self.hooks.name(), "run the site's reserve.d and method.d in it"),
             (self.open.name(), "open the firewall"),
         ]
@@ -81,7 +84,7 @@ pub(crate) trait Lets: Undo + Sized + 'static {
     fn list(&self, hooks: Option<&Utf8Path>, stage: &str, told: &dyn Fn(String)) -> Result<Vec<String>>;
     /// The files that a connect method's `script` may be, the first that is there counting.
     fn files(&self, script: &str) -> Vec<String>;
-    /// Has the guest do `what`: `accounts`, `open`, or both. Answers what was changed.
+    /// Has the guest do `what`: `accounts`, with `shut` before it or `open` after it, or `open` alone. Answers what was changed.
     async fn apply(
         &self,
         guest: Guest<'_>,
@@ -110,8 +113,8 @@ pub(crate) async fn grant<O: Lets>(
         reservation: access.reservation,
         accounts: access.accounts.iter().map(|a| a.name.clone()).collect(),
     };
-    // Nobody is let in before the site's hooks have done what they do.
-    let first = if hooks.is_empty() { "accounts open" } else { "accounts" };
+    // Nobody is let in before the site's hooks have done what they do: its ports are shut before there are accounts.
+    let first = if hooks.is_empty() { "accounts open" } else { "shut accounts" };
     job.step(on, &steps.grant, granted.clone())
         .run(async |_, cx: Cx| on.apply(guest, access, first, steps.grant.name(), &cx).await)
         .await?;

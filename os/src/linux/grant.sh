@@ -1,7 +1,7 @@
 # Makes a guest what a reservation says: its accounts, their keys and rights, its services, its firewall. Running it again
 # with something else makes it that.
 #
-# DO           `accounts`, `open`, or both
+# DO           `accounts`, with `shut` before it or `open` after it, or `open` alone
 # ACCOUNTS     a line each: NAME SUDO UID, with `yes` or `no`, and `-` where any will do
 # KEYS_1 …     the ssh keys of the account on that line
 # METHODS      a line each: NAME PORT
@@ -236,9 +236,22 @@ systemctl --no-block start $t_name"; done <"$LEDGER/services"
     fi
 }
 
+# Where hooks have to run before anybody comes, the ports are shut before there is an account. Whoever was let in by an earlier
+# grant is not cut off by the next.
+shut_first() {
+    [ ! -s "$LEDGER/rules" ] || return 0
+    # What is said here of whom to let in goes no further.
+    (
+        FROM=nobody ALLOW4=$KEEP4 ALLOW6=$KEEP6
+        keep_managers
+        [ -z "$PORTS$SSH_PORT" ] || fw_open
+    ) || exit
+}
+
 main() {
     umask 077
     mkdir -p "$LEDGER" && chmod 700 "$LEDGER" || fail "cannot make $LEDGER"
+    case $DO in *shut*) shut_first ;; esac
     case $DO in *accounts*)
         grant_accounts
         printf '%s\n' "$METHODS" >"$LEDGER/methods"
@@ -248,8 +261,9 @@ main() {
     case $DO in *open*)
         keep_managers
         if [ -n "$PORTS$SSH_PORT" ]; then fw_open; else fw_remove; fi
-        stay_over_boots
         ;;
     esac
+    # A hook may boot it.
+    case $DO in *open* | *shut*) stay_over_boots ;; esac
 }
 main

@@ -1,7 +1,7 @@
 # Makes a guest what a reservation says: its accounts, their keys and rights, its services, its firewall. Running it again
 # with something else makes it that.
 #
-# do           `accounts`, `open`, or both
+# do           `accounts`, with `shut` before it or `open` after it, or `open` alone
 # reservation  its number
 # accounts     of each: name, sudo, keys
 # methods      of each: name, port
@@ -98,13 +98,13 @@ function Set-Services {
 # Windows lets nobody in unless a rule says so, so keeping out is taking away what others' rules say of these ports. The port
 # that vcld comes by is one of them: for vcld alone where ssh is no connect method, or the users' keys would open it to the
 # whole world.
-function Set-Firewall {
+function Set-Firewall([string]$From, [string[]]$Nets) {
     $words = @("$env:SSH_CONNECTION" -split ' ')
     $peer = $words[0] -replace '%.*$', ''
     if ($peer -match '^[0-9a-fA-F.:]+$') { Add-Ledger 'managers' $peer }
     $managers = @(Get-Ledger 'managers')
-    $allow = @($P.allow) + $managers
-    if ($P.from -eq 'everybody') { $allow = @('Any') }
+    $allow = @($Nets) + $managers
+    if ($From -eq 'everybody') { $allow = @('Any') }
     $ports = @($P.methods | ForEach-Object { "$($_.port)" } | Sort-Object -Unique)
     $way = Get-NetFirewallRule -Name 'vcld-ssh' -ErrorAction SilentlyContinue
     $own = ''
@@ -140,17 +140,20 @@ function Set-Firewall {
         }
     }
     Set-Ledger 'rules' @($rules)
-    Changed 'firewall rules' $P.from
+    Changed 'firewall rules' $From
 }
 
 function Grant-Access {
     New-Home
     if (-not (Test-Path -LiteralPath $Ledger)) { $null = New-Item -ItemType Directory -Path $Ledger -Force }
+    # Where hooks have to run before anybody comes, the ports are shut before there is an account. Whoever was let in by an
+    # earlier grant is not cut off by the next.
+    if ($P.do -like '*shut*' -and @(Get-Ledger 'rules').Count -eq 0) { Set-Firewall 'nobody' @($P.keep) }
     if ($P.do -like '*accounts*') {
         Set-Accounts
         Set-Services
     }
-    if ($P.do -like '*open*') { Set-Firewall }
+    if ($P.do -like '*open*') { Set-Firewall $P.from @($P.allow) }
     # Its server is restarted by this where it has to know of other accounts.
     if ($P.do -like '*accounts*') { Set-SshServer @($P.accounts | ForEach-Object { $_.name }) }
 }

@@ -1,7 +1,7 @@
 //! The site's hooks of a reservation, those that are shipped included: what they are told, and that what they did is undone.
 
-use crate::namespace::{Namespace, USER, around};
-use crate::{Bench, access, program};
+use crate::namespace::{MANAGER, Namespace, STRANGER, USER, around, until};
+use crate::{Bench, access, only, program};
 use camino::Utf8PathBuf;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -112,6 +112,7 @@ fn nobody_is_let_in_by_a_reservation_whose_hook_fails() {
     let failure = bench.try_grant(&access(&bench.guest, &[("alice", true)], Reach::Everybody));
     let Outcome::RolledBack(failure) = failure else { panic!("{failure:?}") };
     assert!(failure.message.contains("10-no failed with status 5") && failure.message.contains("no licence"));
+    assert!(bench.guest.path("/home/alice").exists() && !bench.guest.reaches(USER, 22));
     // What was begun is undone by whoever gives up.
     assert!(bench.sanitize().contains("account"));
     let mut wanted = access(&bench.guest, &[("alice", true)], Reach::Everybody);
@@ -128,6 +129,41 @@ fn nobody_is_let_in_by_a_reservation_whose_hook_fails() {
     assert!(failure.message.contains("an account bob of its own"), "{}", failure.message);
     bench.sanitize();
     assert_eq!(bench.guest.inside("cat /home/bob/file"), "mine\n");
+}
+
+/// The account is there, with its keys, while they run: what keeps her out is the firewall.
+#[test]
+fn nobody_is_let_in_while_hooks_run_and_whoever_is_in_is_not_cut_off() {
+    if !around("hooks::nobody_is_let_in_while_hooks_run_and_whoever_is_in_is_not_cut_off") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let waits = "#!/bin/sh\n[ \"$1\" != undo ] || exit 0\n: >/run/begun\nuntil [ -e /run/go-on ]; do sleep 0.05; done\n\
+                 rm /run/begun /run/go-on\n";
+    site(&mut bench.guest, &[("reserve.d/10-waits", waits)]);
+    let guest = &bench.guest;
+    let wanted = access(guest, &[("alice", true)], only(&["10.99.0.2/32"]));
+    assert!(guest.reaches(USER, 22), "nothing is shut before");
+    for first in [true, false] {
+        let (outcome, there) = std::thread::scope(|scope| {
+            let grant = scope.spawn(|| bench.try_grant(&wanted));
+            until("its hook runs", || guest.path("/run/begun").exists());
+            let there = (
+                guest.path("/home/alice/.ssh/authorized_keys").exists(),
+                guest.login(USER, "alice", "true").is_ok(),
+                guest.reaches(STRANGER, 22),
+                guest.reaches(MANAGER, 22),
+            );
+            std::fs::write(guest.path("/run/go-on"), "").unwrap();
+            (grant.join().unwrap(), there)
+        });
+        assert_eq!(outcome, Outcome::Done(()));
+        assert_eq!(there, (true, !first, false, true), "first: {first}");
+        assert_eq!(guest.login(USER, "alice", "id -un").unwrap(), "alice");
+        assert!(!guest.reaches(STRANGER, 22));
+    }
+    bench.sanitize();
+    assert!(guest.reaches(STRANGER, 22), "what was open before is open again");
 }
 
 /// Whatever becomes of the directory while the daemon is away.
@@ -207,7 +243,7 @@ fn homes_of_a_file_server_come_and_go_and_keep_what_is_in_them() {
 
     // Somebody stands in it to the last.
     let mut stays = guest.ssh(USER, "alice", "bob", &["sleep 1000"]).spawn().unwrap();
-    crate::until("she stands there", || guest.inside("ps -eo args").contains("sleep 1000"));
+    until("she stands there", || guest.inside("ps -eo args").contains("sleep 1000"));
     bench.sanitize();
     stays.wait().unwrap();
     assert_eq!(

@@ -57,7 +57,7 @@ async fn a_hook_that_fails_keeps_the_firewall_shut() {
     assert!(failure.message.contains("desk.cmd failed with status 5"), "{}", failure.message);
     assert!(failure.message.contains("no licence"), "{}", failure.message);
     assert_eq!(world.fake.log(), ["grant", "access-hook"]);
-    assert_eq!(world.fake.sent("grant")[0]["do"], "accounts");
+    assert_eq!(world.fake.sent("grant")[0]["do"], "shut accounts");
     let sent = world.fake.sent("access-hook");
     assert_eq!((&sent[0]["name"], &sent[0]["secret"]), (&"1.10-a.ps1".into(), &"cGFzcw==".into()));
     assert_eq!((&sent[1]["name"], &sent[1]["stage"]), (&"2.rdp.desk.cmd".into(), &"method".into()));
