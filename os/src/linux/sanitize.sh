@@ -36,6 +36,8 @@ end_processes() {
         name=${stat#*\(} name=${name%\)*}
         # shellcheck disable=SC2086
         set -- ${stat##*) }
+        # One whose name has a line end in it goes by whose it is.
+        [ $# -ge 5 ] || set -- - - - - 0
         case $((($5 >> 8) & 4095)) in 136 | 137 | 138 | 139 | 140 | 141 | 142 | 143) pts=yes ;; *) pts='' ;; esac
         [ -n "$uid" ] || continue
         if [ -n "$pts" ] || { [ "$uid" -ge 1000 ] && [ "$uid" -lt 65534 ] && [ "$uid" -ne "$self" ]; }; then

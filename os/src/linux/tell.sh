@@ -9,6 +9,8 @@ main() {
         # State, parent, group, session, terminal.
         # shellcheck disable=SC2086
         set -- ${stat##*) }
+        # One whose name has a line end in it.
+        [ $# -ge 5 ] || continue
         major=$((($5 >> 8) & 4095)) minor=$((($5 & 255) | (($5 >> 12) & 1048320)))
         case $major in
             136 | 137 | 138 | 139 | 140 | 141 | 142 | 143) terminal=/dev/pts/$(((major - 136) * 1048576 + minor)) ;;

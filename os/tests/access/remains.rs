@@ -7,6 +7,7 @@
 use crate::namespace::{Namespace, USER, around};
 use crate::{Bench, access, program};
 use vcl_job::Outcome;
+use vcl_os::{Linux, Os as _};
 use vcl_types::Reach;
 
 /// Has a directory of the guest come from a file server. Answers where the server has it.
@@ -98,6 +99,31 @@ fn a_home_that_is_not_ours_stays_without_our_keys() {
     bench.sanitize();
     assert_eq!(guest.inside("cat /home/dora/file /var/spool/dora/file"), "work\nwork\n");
     assert!(!guest.path("/tmp/hers").exists());
+}
+
+/// Anybody may name a program as he likes, and the kernel shows the name as it is.
+#[test]
+fn a_name_with_a_line_end_in_it_stops_nobody() {
+    if !around("remains::a_name_with_a_line_end_in_it_stops_nobody") {
+        return;
+    }
+    let bench = Bench::new();
+    let guest = &bench.guest;
+    bench.grant(&access(guest, &[("alice", false)], Reach::Everybody));
+    let begun = guest.inside(
+        "f=\"/run/a\nb\"; cp /bin/sleep \"$f\"; \"$f\" 1000 >/dev/null 2>&1 & echo $!
+        f=\"/run/a\nb\"; setpriv --reuid 4711 --clear-groups \"$f\" 1000 >/dev/null 2>&1 & echo $!",
+    );
+    let of: Vec<&str> = begun.lines().collect();
+    let runs = |pid: &str| guest.try_inside(&format!("kill -0 {pid}")).status.success();
+    let named = || guest.inside(&format!("head -n 1 /proc/{}/stat", of[1])).trim().ends_with("(a");
+    crate::namespace::until("they have their names", named);
+    bench.runtime.block_on(Linux.tell(guest.guest(), "ten minutes left")).unwrap();
+    let changed = bench.sanitize();
+    assert!(changed.contains("process"), "{changed}");
+    assert!(runs(of[0]), "root's are the system's");
+    crate::namespace::until("a user's is ended", || !runs(of[1]));
+    assert_eq!(bench.sanitize(), "[]");
 }
 
 /// Each tool that a grant uses, cut off after each of its uses.
