@@ -6,10 +6,12 @@
 mod waits;
 
 use crate::node::{Node, Refusal};
+use crate::rights::Who;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use vcl_queue::{ComputerRow, History, JobRow};
 use vcl_types::api::{PowerState, ReservationView, StepState, StepView, Usual, Why};
+use vcl_types::people::Verb;
 use vcl_types::state::{computer, job, reservation};
 use vcl_types::{ComputerName, JobId, ReservationId};
 
@@ -198,7 +200,7 @@ fn running(s: &JobSituation, named: &str, now: DateTime<Utc>, why: &mut Why) {
     }
 }
 
-/// Why a computer is where it is. `held` is what is to say of the job that has it.
+/// Why a computer is where it is. `held` is what is to say of the job that has it, to whoever may see that job.
 pub(crate) fn of_computer(
     row: &ComputerRow,
     power: Option<PowerState>,
@@ -220,6 +222,11 @@ pub(crate) fn of_computer(
         why.sentence = format!("{name} is {} and waits for a job: {}", row.state, held.sentence);
         (why.waits_for, why.since) = (Some(held.about.clone()), held.since);
         (why.usual, why.next, why.ways) = (held.usual, held.next.clone(), held.ways.clone());
+        return why;
+    }
+    if let Some(job) = row.job {
+        why.sentence = format!("{name} is {}, and job {job} has it", row.state);
+        (why.waits_for, why.since) = (Some(format!("job {job}")), None);
         return why;
     }
     let reason = row.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
@@ -388,18 +395,24 @@ impl Node {
         Ok(full(format!("node {}", self.name), self.config.node.max_jobs as u64, mine))
     }
 
-    /// Why a computer is where it is.
+    /// Why a computer is where it is. Of a job that `who` may not see only its number is told; without one, all that there is.
     ///
     /// # Errors
     /// There is no such computer, or the database does not answer.
-    pub async fn why_computer(&self, name: &ComputerName) -> Result<Why, Refusal> {
+    pub async fn why_computer(&self, name: &ComputerName, who: Option<&Who>) -> Result<Why, Refusal> {
         let row = self.queue.computer(name).await?;
-        let held = match row.job {
-            Some(job) => Some(self.why_job(job).await?),
-            None => None,
-        };
+        let mut held = None;
+        if let Some(job) = row.job {
+            let told = match who {
+                Some(who) => who.can(Verb::Look, &self.job_touched(job).await?),
+                None => true,
+            };
+            if told {
+                held = Some(self.why_job(job).await?);
+            }
+        }
         let mut power = None;
-        if held.is_none() && row.loaded.is_some() {
+        if row.job.is_none() && row.loaded.is_some() {
             // A backend that does not answer is no reason to say nothing.
             if let Ok(backend) = self.backend(&row.computer.backend) {
                 let asked = tokio::time::timeout(Duration::from_secs(10), backend.state(&row.computer)).await;
@@ -416,7 +429,7 @@ impl Node {
     pub async fn why_reservation(&self, id: ReservationId) -> Result<Why, Refusal> {
         let row = self.reservation(id).await?;
         let computer = match &row.computer {
-            Some(name) => Some(self.why_computer(name).await?),
+            Some(name) => Some(self.why_computer(name, None).await?),
             None => None,
         };
         Ok(of_reservation(&row, computer.as_ref(), self.clock.now()))

@@ -59,8 +59,17 @@ pub(super) async fn computers(State(node): Daemon, who: Who, uri: Uri, Query(pag
 /// One computer, with its power state.
 #[utoipa::path(get, path = "/v1/computers/{name}", params(("name" = String, Path, description = "The computer")),
     responses((status = 200, body = ComputerView), (status = 404, body = Problem)))]
-pub(super) async fn computer(State(node): Daemon, Path(name): Path<ComputerName>) -> Answer<ComputerView> {
-    node.computer(&name).await.into()
+pub(super) async fn computer(
+    State(node): Daemon,
+    who: Who,
+    Path(name): Path<ComputerName>,
+) -> Answer<ComputerView> {
+    let result = async {
+        let mut computer = node.computer(&name).await?;
+        seen::cut_lease(&node, &who, &mut computer.lease).await?;
+        Ok::<_, crate::node::Refusal>(computer)
+    };
+    result.await.into()
 }
 
 /// Change a computer's power, outside of any job.

@@ -62,8 +62,12 @@ pub(super) async fn why_job(State(node): Daemon, Path(id): Path<JobId>) -> Answe
 /// Why a computer is where it is.
 #[utoipa::path(get, path = "/v1/computers/{name}/why", params(("name" = String, Path, description = "The computer")),
     responses((status = 200, body = Why), (status = 404, body = Problem)))]
-pub(super) async fn why_computer(State(node): Daemon, Path(name): Path<ComputerName>) -> Answer<Why> {
-    node.why_computer(&name).await.into()
+pub(super) async fn why_computer(
+    State(node): Daemon,
+    who: Who,
+    Path(name): Path<ComputerName>,
+) -> Answer<Why> {
+    node.why_computer(&name, Some(&who)).await.into()
 }
 
 /// Why a reservation is where it is.

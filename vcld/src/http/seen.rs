@@ -53,6 +53,16 @@ pub(super) async fn cut_image(node: &Node, who: &Who, image: &mut ImageView) -> 
             |name: &vcl_types::ComputerName| who.can(Verb::Look, &Subject::Computer(Tagged::of(name, &tags)));
         revision.used_by.retain(seen);
     }
+    cut_lease(node, who, &mut image.lease).await
+}
+
+/// Leaves out what a job has a thing for where he may not see the job: that he may use the thing says nothing of it.
+pub(super) async fn cut_lease(node: &Node, who: &Who, lease: &mut Option<LeaseView>) -> Result<(), Refusal> {
+    if let Some(held) = lease
+        && !who.can(Verb::Look, &node.job_touched(held.job).await?)
+    {
+        *lease = None;
+    }
     Ok(())
 }
 

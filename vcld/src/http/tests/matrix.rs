@@ -6,7 +6,7 @@
 use super::*;
 use axum::http::Method;
 use std::collections::BTreeMap;
-use vcl_types::api::{ComputerView, EventView, ImageView, JobView, Status};
+use vcl_types::api::{ComputerView, EventView, ImageView, JobView, Status, Why};
 
 /// The kinds of scope: everything, the images and the computers that are asked for, and others.
 const SCOPES: [&str; 5] = ["all", "images:gis", "computers:b12", "images:others", "computers:c3"];
@@ -260,9 +260,21 @@ async fn lists_hold_what_one_may_see_and_nothing_else() {
     assert_eq!(names(of(&student, "/v1/computers").await), ["a"]);
     assert_eq!(jobs(of(&student, "/v1/jobs").await), 0);
     assert_eq!(site.with(&student, Method::GET, "/v1/jobs/3", "").await.0, StatusCode::FORBIDDEN);
+    let flatten = r#"{"kind":"flatten","image":"gis-1"}"#;
+    assert_eq!(site.as_root(Method::POST, "/v1/jobs", flatten).await.0, StatusCode::ACCEPTED);
+    for (token, told) in [(&student, false), (&room, true)] {
+        let computer: ComputerView = serde_json::from_str(&of(token, "/v1/computers/a").await).unwrap();
+        let why: Why = serde_json::from_str(&of(token, "/v1/computers/a/why").await).unwrap();
+        assert_eq!((computer.lease.is_some(), why.sentence.contains("(load")), (told, told), "{why:?}");
+        assert!(why.sentence.contains("job 3") && !why.sentence.contains("no job"), "{why:?}");
+    }
+    for (token, told) in [(&student, false), (&gis, true)] {
+        let image: ImageView = serde_json::from_str(&of(token, "/v1/images/gis-1").await).unwrap();
+        assert_eq!(image.lease.is_some(), told);
+    }
 
     let all = site.user("all", &[(Verb::Look, "all")]).await;
-    assert_eq!((names(of(&all, "/v1/computers").await).len(), jobs(of(&all, "/v1/jobs").await)), (2, 3));
+    assert_eq!((names(of(&all, "/v1/computers").await).len(), jobs(of(&all, "/v1/jobs").await)), (2, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
