@@ -1,7 +1,8 @@
 //! Paths about classes, maintenance windows and hosts.
 //!
 //! What a class or a window touches stands in the body or in the database, so these handlers ask for the right themselves:
-//! a class takes `classes` on its image and on computers, or that it is one's own; a window `operate` on each of its computers.
+//! a class takes `classes` on its image and on computers; another's is changed and ended with `classes` on everything, one's own
+//! without it; a window `operate` on each of its computers.
 
 use super::problem::{Answer, Body, Path};
 use super::reservations::narrow;
@@ -20,7 +21,8 @@ use vcl_types::{BackendName, ComputerName};
 
 type Daemon = State<Arc<Node>>;
 
-/// Whether the caller may do that to a class: his own is his.
+/// Whether the caller may do that to a class: his own is his. Whoever may see its image sees it; who may make classes of that
+/// image alone ends none of others'.
 fn may(who: &Who, verb: Verb, class: &ClassView) -> Result<(), Refusal> {
     let own = Subject::Reservation {
         owner: class.owner.clone(),
@@ -32,7 +34,10 @@ fn may(who: &Who, verb: Verb, class: &ClassView) -> Result<(), Refusal> {
     if who.name == class.owner && who.can(as_owner, &own) {
         return Ok(());
     }
-    who.may(verb, &Subject::Image(class.image.name.clone()))
+    match verb {
+        Verb::Look => who.may(verb, &Subject::Image(class.image.name.clone())),
+        _ => who.may(verb, &Subject::Nothing),
+    }
 }
 
 async fn of_one(node: &Node, who: &Who, verb: Verb, name: &str) -> Result<ClassView, Refusal> {

@@ -37,8 +37,7 @@ const SEEN: &str = "only what the caller may see is in it";
 const REQUEST: &str = "by the kind of job, its computer and its image";
 const ACTION: &str = "as the action itself";
 const OWN: &str = "one's own; others' take `people`";
-const CLASS: &str =
-    "`classes` on its image and on computers; one's own can be called off and ended without it";
+const CLASS: &str = "`classes` on its image and on computers; another's takes it on everything; one's own is called off and ended without";
 const WINDOW: &str = "`operate` on each of its computers";
 const GIVE: &str = "`people`, and nobody gives or touches more than he has";
 

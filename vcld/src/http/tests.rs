@@ -84,12 +84,7 @@ impl Site {
         let now = site.node.clock.now();
         let things = [("bob", "gis-1", "a"), ("alice", "debian", "b")];
         for (owner, image, _) in things {
-            // So far away that no seat is booked.
-            let class = serde_json::json!({
-                "name": format!("class of {owner}"), "image": image, "seats": 1, "weekly": "Mon 10-12",
-                "from": now + chrono::TimeDelta::days(99)
-            });
-            site.node.add_class(serde_json::from_value(class).unwrap(), owner).await.unwrap();
+            site.class(&format!("class of {owner}"), owner, image).await;
         }
         for (owner, image, computer) in things {
             for booked in [Some(computer.parse().unwrap()), None] {
@@ -117,6 +112,14 @@ impl Site {
             }
         }
         (site, tokens)
+    }
+    /// A class of somebody's, so far away that no seat is booked.
+    pub(super) async fn class(&self, name: &str, owner: &str, image: &str) {
+        let class = serde_json::json!({
+            "name": name, "image": image, "seats": 1, "weekly": "Mon 10-12",
+            "from": self.node.clock.now() + chrono::TimeDelta::days(99)
+        });
+        self.node.add_class(serde_json::from_value(class).unwrap(), owner).await.unwrap();
     }
     pub(super) async fn ask(&self, peer: Option<Peer>, mut request: Request<Body>) -> Said {
         if let Some(peer) = peer {
