@@ -189,17 +189,21 @@ impl Jobs {
         Ok(seen)
     }
 
-    /// Whether he may see an item of the stream. What cannot be found out is not seen.
-    pub(super) async fn has_item(&mut self, node: &Node, who: &Who, item: &StreamItem) -> bool {
+    /// What he sees of an item of the stream. Where that cannot be found out, that he missed something.
+    pub(super) async fn seen(&mut self, node: &Node, who: &Who, item: StreamItem) -> Option<StreamItem> {
         if who.sees_all() {
-            return true;
+            return Some(item);
         }
-        let has = match item {
+        let has = match &item {
             StreamItem::Event(event) => self.has_event(node, who, event).await,
             StreamItem::Progress { job, .. } | StreamItem::Changed { job } => self.has(node, who, *job).await,
             StreamItem::Missed => Ok(true),
         };
-        has.unwrap_or(false)
+        match has {
+            Ok(true) => Some(item),
+            Ok(false) => None,
+            Err(_) => Some(StreamItem::Missed),
+        }
     }
 }
 
