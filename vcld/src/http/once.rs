@@ -9,7 +9,7 @@ use super::problem::respond;
 use crate::node::{Node, Refusal, RefusalKind};
 use crate::people::tokens;
 use crate::rights::Who;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -76,23 +76,38 @@ pub(super) async fn once(node: Arc<Node>, who: &Who, key: &str, request: Request
 /// Keeps what was answered, and frees the key where nothing was done. What failed in the middle stays begun.
 async fn keep(node: &Node, (who, key): (&str, &str), answer: Response) -> Response {
     let (parts, body) = answer.into_parts();
-    let bytes = axum::body::to_bytes(body, LARGEST_ANSWER).await.unwrap_or_default();
-    let kept = match std::str::from_utf8(&bytes) {
+    // One that is larger, or may be, is not gathered at all: it would be lost to who waits for it.
+    let small = body.size_hint().upper().is_some_and(|most| most <= LARGEST_ANSWER as u64);
+    let (text, body) = if small {
+        match axum::body::to_bytes(body, LARGEST_ANSWER).await {
+            Ok(bytes) => (String::from_utf8(bytes.to_vec()).ok(), Body::from(bytes)),
+            Err(e) => {
+                let message = format!("the answer broke off: {e}");
+                return Refusal::new(RefusalKind::Internal, message).into_response();
+            }
+        }
+    } else {
+        (None, body)
+    };
+    let done = |message: &str| {
+        let told = serde_json::json!({ "kind": "refused", "message": message });
+        Some((StatusCode::CONFLICT.as_u16(), told.to_string()))
+    };
+    let kept = match text {
         // Refused before anything was looked at.
         _ if parts.status == StatusCode::TOO_MANY_REQUESTS => None,
         _ if parts.extensions.get::<ToldOnce>().is_some() => {
-            let message = "it was done, and the secret in its answer was told once";
-            let told = serde_json::json!({ "kind": "refused", "message": message });
-            Some((StatusCode::CONFLICT.as_u16(), told.to_string()))
+            done("it was done, and the secret in its answer was told once")
         }
-        Ok(text) if !parts.status.is_server_error() => Some((parts.status.as_u16(), text.to_owned())),
+        Some(text) if !parts.status.is_server_error() => Some((parts.status.as_u16(), text)),
+        None if parts.status.is_success() => done("it was done, and its answer was too large to keep"),
         // It may have been done all the same.
-        _ => return Response::from_parts(parts, Body::from(bytes)),
+        _ => return Response::from_parts(parts, body),
     };
     if let Err(e) = node.queue.end_answer(who, key, kept).await {
         tracing::error!(error = vcl_job::chain(&e), key, "an answer could not be kept");
     }
-    Response::from_parts(parts, Body::from(bytes))
+    Response::from_parts(parts, body)
 }
 
 fn again(status: u16, body: String) -> Response {
@@ -128,6 +143,23 @@ mod tests {
             let answer = keep(&site.node, ("alice", &key), answer).await;
             assert_eq!(answer.status().as_u16(), status);
             assert_eq!(queue.begin_answer("alice", &key, "x").await.unwrap(), before, "{status}");
+        }
+    }
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_to_keep_is_answered_whole() {
+        let site = Site::new().await;
+        for (key, length) in [("small", LARGEST_ANSWER), ("large", LARGEST_ANSWER + 1)] {
+            site.node.queue.begin_answer("alice", key, "x").await.unwrap();
+            let answer = (StatusCode::OK, "x".repeat(length)).into_response();
+            let answer = keep(&site.node, ("alice", key), answer).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            let told = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+            assert_eq!(told.len(), length, "{key}");
+            let again = site.node.queue.begin_answer("alice", key, "x").await.unwrap();
+            let Before::Answered(status, text) = again else { panic!("{again:?}") };
+            let kept = if key == "small" { (200, length) } else { (409, text.len()) };
+            assert_eq!((status, text.len()), kept);
+            assert_eq!(text.contains("it was done"), key == "large");
         }
     }
     #[tokio::test]
