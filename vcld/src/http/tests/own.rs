@@ -104,6 +104,15 @@ async fn a_password_is_set_by_whoever_knows_the_one_before_and_ends_what_came_by
         said.push(set(&token, "another horse battery", Some("wrong")).await);
     }
     assert_eq!(said, [403, 403, 403, 403, 403, 403, 409, 409]);
+    // Where it cannot be looked up, nobody has guessed.
+    site.user("carol", &[]).await;
+    site.node.queue.set_password("carol", Some("no digest".into()), None).await.unwrap();
+    let carol = site.token("carol", None).await;
+    let body = serde_json::json!({ "password": PASSWORD, "old": "wrong" }).to_string();
+    for _ in 0..8 {
+        let said = site.with(&carol, Method::PUT, "/v1/users/carol/password", &body).await;
+        assert_eq!(said.0, StatusCode::INTERNAL_SERVER_ERROR, "{}", said.1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
