@@ -238,7 +238,8 @@ pub(crate) async fn serve(node: Arc<Node>, doors: Doors, closing: CancellationTo
     let (router, config) = (router(node.clone()), &node.config);
     let (group, users) = (config.api.group.clone(), config.api.users_group.clone());
     let local = move |credentials| Peer::local(credentials, &group, users.as_deref());
-    let unix = serve::unix(router.clone(), doors.unix, local, closing.clone());
+    let unix =
+        serve::unix(router.clone(), doors.unix, local, |uid| !access::of_the_machine(uid), closing.clone());
     let tls = async {
         if let Some((table, listener, identity)) = doors.tls {
             tls::serve(router.clone(), (config.clone(), table), listener, identity, closing.clone()).await;
@@ -250,7 +251,8 @@ pub(crate) async fn serve(node: Arc<Node>, doors: Doors, closing: CancellationTo
                 Some((peer, _)) if peer == uid => Peer::Proxy { secret: None },
                 _ => Peer::Local { name: "somebody".into(), standing: access::Local::Stranger },
             };
-            serve::unix(router.clone(), listener, who, closing.clone()).await;
+            // It brings everybody.
+            serve::unix(router.clone(), listener, who, move |peer| peer != uid, closing.clone()).await;
         }
     };
     let proxy_address = async {

@@ -80,7 +80,7 @@ fn within(name: Option<&str>, gid: u32, group: &str) -> bool {
 }
 
 /// Whether the kernel's word that it is this machine's own: root, or the account that the daemon has.
-fn of_the_machine(uid: u32) -> bool {
+pub(super) fn of_the_machine(uid: u32) -> bool {
     uid == 0 || uid == uzers::get_current_uid()
 }
 

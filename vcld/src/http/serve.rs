@@ -8,9 +8,11 @@ use axum::Router;
 use axum::extract::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,6 +29,8 @@ pub(super) const HEAD: Duration = Duration::from_secs(if cfg!(test) { 1 } else {
 const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 /// How many connections one listener has at once.
 pub(super) const CONNECTIONS: usize = 1024;
+/// How many connections one account has at once.
+const PER_ACCOUNT: usize = 128;
 /// How much of a head is kept.
 const BUFFER: usize = 64 * 1024;
 /// How long those under way may take to end when the daemon does.
@@ -34,14 +38,17 @@ const ENDING: Duration = Duration::from_secs(3);
 /// How long the name service may take to say who is at the other end.
 const NAMING: Duration = Duration::from_secs(10);
 
-/// Answers requests of this machine's accounts until told to stop; `who` says what an account is by its user and group.
+/// Answers requests of this machine's accounts until told to stop; `who` says what an account is by its user and group, `limited`
+/// of which users one has no more than [`PER_ACCOUNT`] connections: whoever takes all that he gets takes them from nobody else.
 pub(super) async fn unix(
     router: Router,
     listener: UnixListener,
     who: impl Fn(Option<(u32, u32)>) -> Peer + Clone + Send + 'static,
+    limited: impl Fn(u32) -> bool,
     closing: CancellationToken,
 ) {
     let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
+    let accounts = Seats::default();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { break };
         let stream = tokio::select! {
@@ -55,10 +62,13 @@ pub(super) async fn unix(
             },
             () = closing.cancelled() => break,
         };
+        let credentials = stream.peer_cred().ok().map(|c| (c.uid(), c.gid()));
+        let uid = credentials.map(|(uid, _)| uid);
+        let most = if uid.is_none_or(&limited) { PER_ACCOUNT } else { CONNECTIONS };
+        let Some(seat) = accounts.enter(uid, most) else { continue };
         let (router, closing, who) = (router.clone(), closing.clone(), who.clone());
         tasks.spawn(async move {
-            let _place = place;
-            let credentials = stream.peer_cred().ok().map(|c| (c.uid(), c.gid()));
+            let _kept = (place, seat);
             let naming = tokio::task::spawn_blocking(move || who(credentials));
             match tokio::time::timeout(NAMING, naming).await {
                 Ok(Ok(peer)) => connection(router, stream, peer, closing).await,
@@ -68,6 +78,44 @@ pub(super) async fn unix(
     }
     tasks.close();
     let _ = tokio::time::timeout(ENDING, tasks.wait()).await;
+}
+
+/// How many connections each has: each address, or each account.
+#[derive(Clone)]
+pub(super) struct Seats<K: Eq + Hash>(Arc<Mutex<HashMap<K, usize>>>);
+
+/// One of them. It is free again when this is dropped.
+pub(super) struct Seat<K: Eq + Hash>(Seats<K>, K);
+
+impl<K: Eq + Hash> Default for Seats<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Seats<K> {
+    /// Another one, unless there are so many already.
+    pub(super) fn enter(&self, whose: K, most: usize) -> Option<Seat<K>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(whose.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Seat(self.clone(), whose))
+    }
+}
+
+impl<K: Eq + Hash> Drop for Seat<K> {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// Answers the requests of one connection.
@@ -159,5 +207,50 @@ impl<S: AsyncWrite> AsyncWrite for Stalling<S> {
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::Local;
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    /// Whether a connection is kept, by what comes of a request.
+    async fn answered(stream: &mut UnixStream) -> bool {
+        // One that was shut takes no request, or answers none.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: vcld\r\n\r\n").await;
+        stream.read_u8().await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn one_account_has_no_more_connections_than_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        for (limited, kept) in [(true, false), (false, true)] {
+            let path = directory.path().join(limited.to_string());
+            let listener = UnixListener::bind(&path).unwrap();
+            let who = |_| Peer::Local { name: "eve".into(), standing: Local::Stranger };
+            let closing = CancellationToken::new();
+            let served = tokio::spawn(unix(Router::new(), listener, who, move |_| limited, closing.clone()));
+            let mut streams = Vec::new();
+            for _ in 0..PER_ACCOUNT {
+                streams.push(UnixStream::connect(&path).await.unwrap());
+            }
+            assert!(answered(streams.last_mut().unwrap()).await);
+            let mut more = UnixStream::connect(&path).await.unwrap();
+            assert_eq!(answered(&mut more).await, kept, "limited: {limited}");
+            closing.cancel();
+            drop((streams, more));
+            served.await.unwrap();
+        }
+    }
+    #[test]
+    fn a_seat_is_free_again_when_it_is_left() {
+        let seats = Seats::default();
+        let first = seats.enter("eve", 1).unwrap();
+        assert!(seats.enter("eve", 1).is_none() && seats.enter("bob", 1).is_some());
+        drop(first);
+        assert!(seats.enter("eve", 1).is_some());
     }
 }

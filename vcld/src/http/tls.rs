@@ -4,7 +4,7 @@
 //! cannot be read leaves the old one in place, and says so.
 
 use super::access::Peer;
-use super::serve::{CONNECTIONS, connection};
+use super::serve::{CONNECTIONS, Seats, connection};
 use anyhow::Context as _;
 use axum::Router;
 use camino::Utf8Path;
@@ -130,7 +130,7 @@ async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
-    let addresses = Addresses::default();
+    let addresses = Seats::default();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { break };
         let (stream, address) = tokio::select! {
@@ -154,34 +154,4 @@ async fn accept<F>(
     }
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(3), tasks.wait()).await;
-}
-
-/// How many connections each address has.
-#[derive(Clone, Default)]
-struct Addresses(Arc<std::sync::Mutex<std::collections::HashMap<std::net::IpAddr, usize>>>);
-
-struct Seat(Addresses, std::net::IpAddr);
-
-impl Addresses {
-    fn enter(&self, address: std::net::IpAddr, most: usize) -> Option<Seat> {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let count = all.entry(address).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Seat(self.clone(), address))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut all = self.0.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.1);
-            }
-        }
-    }
 }
