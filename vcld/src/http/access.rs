@@ -125,7 +125,8 @@ impl<S: Sync> FromRequestParts<S> for Who {
     }
 }
 
-/// What a changing request was about, where the path does not say; a handler puts it into its answer.
+/// What a changing request was about, where the path does not say; a handler puts it into its answer. One that has it is
+/// recorded whatever its method.
 #[derive(Debug, Clone)]
 pub(super) struct About(pub(super) String);
 
@@ -176,11 +177,10 @@ pub(super) async fn door(State(node): State<Arc<Node>>, request: Request, next: 
     }
     let status = answer.status().as_u16();
     node.insight.metrics.answered(method.as_str(), template.as_deref(), status, began.elapsed());
-    if method != Method::GET
-        && method != Method::HEAD
+    let about = answer.extensions().get::<About>().map(|About(about)| about.clone());
+    if (about.is_some() || (method != Method::GET && method != Method::HEAD))
         && let Some(template) = template
     {
-        let about = answer.extensions().get::<About>().map(|About(about)| about.clone());
         // Whoever is nobody fills the record with nothing but tries to sign in, and of these no more than he may make.
         let tried = about.is_some() && answer.status() != StatusCode::TOO_MANY_REQUESTS;
         if who.via != Via::Nobody || tried {

@@ -35,19 +35,17 @@ pub(super) struct Doctor {
 
 /// What this node lacks.
 #[utoipa::path(get, path = "/v1/doctor", params(Doctor), responses((status = 200, body = [Finding])))]
-pub(super) async fn doctor(
-    State(node): Daemon,
-    who: Who,
-    Query(asked): Query<Doctor>,
-) -> Answer<Vec<Finding>> {
+pub(super) async fn doctor(State(node): Daemon, who: Who, Query(asked): Query<Doctor>) -> Response {
     if !asked.rescan {
-        return Answer::Ok(node.doctor().await);
+        return Json(node.doctor().await).into_response();
     }
-    // It makes rows.
-    if let Err(no) = who.may(Verb::Administer, &Subject::Nothing) {
-        return Answer::Err(no);
-    }
-    Answer::Ok(node.rescan_findings().await)
+    // It makes rows, so it is recorded who did it.
+    let mut answer = match who.may(Verb::Administer, &Subject::Nothing) {
+        Ok(()) => Json(node.rescan_findings().await).into_response(),
+        Err(no) => no.into_response(),
+    };
+    answer.extensions_mut().insert(super::access::About("rescan".into()));
+    answer
 }
 
 /// All computers.

@@ -292,6 +292,12 @@ async fn the_record_tells_who_did_what_and_who_tried() {
     assert_eq!(site.with(&token, Method::POST, "/v1/nodes/test/drain", "").await.0, StatusCode::FORBIDDEN);
     let load = r#"{"kind":"load","computer":"a","image":"debian"}"#;
     assert_eq!(site.as_root(Method::POST, "/v1/jobs", load).await.0, StatusCode::NOT_FOUND);
+    // Looking is not recorded, unless rows are made by it.
+    let boss = site.user("boss", &[(Verb::Look, "all")]).await;
+    for (query, status) in [("", StatusCode::OK), ("?rescan=true", StatusCode::FORBIDDEN)] {
+        assert_eq!(site.with(&boss, Method::GET, &format!("/v1/doctor{query}"), "").await.0, status);
+    }
+    assert_eq!(site.as_root(Method::HEAD, "/v1/doctor?rescan=true", "").await.0, StatusCode::OK);
     let said = site.as_root(Method::GET, "/v1/audit", "").await;
     let deeds: Vec<vcl_types::api::AuditView> = serde_json::from_str(&said.1).unwrap();
     let told: Vec<_> = deeds
@@ -303,6 +309,8 @@ async fn the_record_tells_who_did_what_and_who_tried() {
     assert_eq!(
         told,
         [
+            "root socket None HEAD /v1/doctor [rescan] 200",
+            "boss token Some(\"192.0.2.7\") GET /v1/doctor [rescan] 403",
             "root socket None POST /v1/jobs [load a debian] 404",
             "alice token Some(\"192.0.2.7\") POST /v1/nodes/{name}/drain [test] 403",
         ]
