@@ -288,8 +288,10 @@ pub(super) async fn jobs(
     Query(asked): Query<JobsAsked>,
 ) -> Response {
     let limit = asked.limit.unwrap_or(50).clamp(1, 1000);
-    let jobs = seen::jobs(&node, &who, asked.state, asked.before.map(JobId), limit).await;
-    pages::full(jobs, limit, ("before", |job: &JobView| job.id.to_string()), &uri)
+    match seen::jobs(&node, &who, asked.state, asked.before.map(JobId), limit).await {
+        Ok((jobs, next)) => pages::linked(jobs, next.map(|id| id.to_string()).as_deref(), "before", &uri),
+        Err(no) => no.into_response(),
+    }
 }
 
 /// One job, with its steps.

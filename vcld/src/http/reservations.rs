@@ -48,8 +48,10 @@ pub(super) async fn reservations(
     Query(asked): Query<ReservationsAsked>,
 ) -> Response {
     let limit = asked.limit.unwrap_or(100).clamp(1, 1000);
-    let key = ("before", |view: &ReservationView| view.id.to_string());
-    pages::full(seen(&node, &who, asked, limit).await, limit, key, &uri)
+    match seen(&node, &who, asked, limit).await {
+        Ok((part, next)) => pages::linked(part, next.map(|id| id.to_string()).as_deref(), "before", &uri),
+        Err(no) => no.into_response(),
+    }
 }
 
 async fn seen(
@@ -57,14 +59,14 @@ async fn seen(
     who: &Who,
     asked: ReservationsAsked,
     limit: u32,
-) -> Result<Vec<ReservationView>, Refusal> {
+) -> Result<(Vec<ReservationView>, Option<ReservationId>), Refusal> {
     let (all, before) = (asked.all, asked.before.map(ReservationId));
     if who.sees_all() {
         return node.reservations(asked.owner.as_deref(), all, before, limit, |_| true).await;
     }
     let owner = match asked.owner {
         owner if who.sees_others() => owner,
-        Some(other) if other != who.name => return Ok(Vec::new()),
+        Some(other) if other != who.name => return Ok((Vec::new(), None)),
         _ => Some(who.name.clone()),
     };
     let tags = node.tags().await?;

@@ -66,31 +66,47 @@ pub(super) async fn cut_lease(node: &Node, who: &Who, lease: &mut Option<LeaseVi
     Ok(())
 }
 
-/// Jobs that he may see, newest first, before one, at most so many.
+/// Jobs that he may see, newest first, before one, at most so many; and before which one it goes on, where it may.
 pub(super) async fn jobs(
     node: &Node,
     who: &Who,
     state: Option<job::State>,
     before: Option<JobId>,
     limit: u32,
-) -> Result<Vec<JobView>, Refusal> {
-    if who.sees_all() {
-        return node.jobs_before(state, before, limit, None).await;
+) -> Result<(Vec<JobView>, Option<JobId>), Refusal> {
+    if who.sees_others() && !who.sees_all() {
+        return jobs_among(node, who, (state, before), limit, (LOOKED_AT, 1000)).await;
     }
-    if !who.sees_others() {
-        return node.jobs_before(state, before, limit, Some(&who.name)).await;
-    }
+    let owner = if who.sees_all() { None } else { Some(who.name.as_str()) };
+    let jobs = node.jobs_before(state, before, limit, owner).await?;
+    let next = jobs.last().filter(|_| jobs.len() >= limit as usize).map(|job| job.id);
+    Ok((jobs, next))
+}
+
+/// The same for whoever sees some of others', which lie anywhere among all: `most` are looked at, so many at once.
+async fn jobs_among(
+    node: &Node,
+    who: &Who,
+    (state, before): (Option<job::State>, Option<JobId>),
+    limit: u32,
+    (most, at_once): (usize, u32),
+) -> Result<(Vec<JobView>, Option<JobId>), Refusal> {
     let tags = node.tags().await?;
     let (mut seen, mut before, mut looked) = (Vec::new(), before, 0);
-    while seen.len() < limit as usize && looked < LOOKED_AT {
-        let page = node.jobs_before(state, before, 1000, None).await?;
-        let Some(last) = page.last() else { break };
+    while seen.len() < limit as usize && looked < most {
+        let page = node.jobs_before(state, before, at_once, None).await?;
+        let Some(last) = page.last() else {
+            return Ok((seen, None));
+        };
         before = Some(last.id);
         looked += page.len();
         seen.extend(page.into_iter().filter(|job| who.sees_job(job, &tags)));
     }
     seen.truncate(limit as usize);
-    Ok(seen)
+    // Where it goes on is told by what was looked at, not by what of it may be seen.
+    let full = seen.last().filter(|_| seen.len() >= limit as usize).map(|job| job.id);
+    let next = full.or(before);
+    Ok((seen, next))
 }
 
 /// What jobs hold, as far as he may see it.
@@ -228,4 +244,33 @@ pub(super) async fn until_changed(node: Arc<Node>, who: Who) {
 /// A job's title, for the record.
 pub(super) fn about(request: &JobRequest) -> super::access::About {
     super::access::About(request.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Site;
+    use super::*;
+    use crate::rights::Rights;
+    use crate::rights::tests::grant;
+    use vcl_types::people::Via;
+
+    /// Whoever sees one of many among which others' are looks at a part of them at once, and is told where it goes on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_list_that_ended_early_says_where_it_goes_on() {
+        let site = Site::furnished().await;
+        let rows = site.node.queue.rights().await.unwrap();
+        let rows = vcl_queue::RightsRows { grants: vec![grant("gis", Verb::Images, "images:gis")], ..rows };
+        let (groups, rights) = (["gis".parse().unwrap()].into(), Arc::new(Rights::from(rows)));
+        let who = Who { via: Via::Token, groups, rights, ..Who::nobody() }.named("gis");
+        // Of 3, 2 and 1 the last is the one that he sees.
+        let part = async |before: Option<i64>, most: usize| {
+            let asked = (None, before.map(JobId));
+            let (jobs, next) = jobs_among(&site.node, &who, asked, 1, (most, 1)).await.unwrap();
+            (jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(), next.map(|id| id.0))
+        };
+        assert_eq!(part(None, 2).await, (vec![], Some(2)));
+        assert_eq!(part(Some(2), 2).await, (vec![1], Some(1)));
+        assert_eq!(part(Some(1), 2).await, (vec![], None));
+        assert_eq!(part(None, 9).await, (vec![1], Some(1)));
+    }
 }

@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// Reservations, the newest first: of one owner or of all, those that are over included or not, those before a
-    /// number, those of them that are `seen`, at most `limit`.
+    /// number, those of them that are `seen`, at most `limit`; and before which number it goes on, where it may.
     ///
     /// # Errors
     /// The database does not answer.
@@ -283,7 +283,7 @@ impl Node {
         before: Option<ReservationId>,
         limit: u32,
         seen: impl Fn(&ReservationRow) -> bool,
-    ) -> Result<Vec<ReservationView>, Refusal> {
+    ) -> Result<(Vec<ReservationView>, Option<ReservationId>), Refusal> {
         let now = self.clock.now();
         let (mut rows, mut before) = (Vec::new(), before);
         // Those that may be seen may lie far apart; somebody else's many do not hide one's own.
@@ -291,20 +291,22 @@ impl Node {
             let size = if n == 0 { limit } else { PART };
             let part = self.queue.reservations_of(owner, !all, before, size).await?;
             let last = part.len() < size as usize;
-            before = part.last().map(|row| row.id);
+            before = part.last().map(|row| row.id).filter(|_| !last);
             rows.extend(part.into_iter().filter(&seen));
             if last || rows.len() >= limit as usize {
                 break;
             }
         }
         rows.truncate(limit as usize);
+        let full = rows.last().filter(|_| rows.len() >= limit as usize).map(|row| row.id);
+        let next = full.or(before);
         let waits = rows.iter().any(|row| row.state == State::Queued);
         let sight = if waits { Some(self.planned(now).await?) } else { None };
         let mut views = Vec::new();
         for row in rows {
             views.push(self.reservation_view(row, sight.as_ref()).await?);
         }
-        Ok(views)
+        Ok((views, next))
     }
 
     /// Gives a reservation another end.
