@@ -13,6 +13,8 @@
 
 mod jobs;
 
+pub(crate) use jobs::{is_below, real_below};
+
 use crate::node::{Refusal, RefusalKind};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

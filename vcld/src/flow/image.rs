@@ -2,6 +2,7 @@
 
 use super::publish::Making;
 use super::{Made, Running};
+use crate::rights::{is_below, real_below};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub(super) struct ImportInput {
     path: PathBuf,
     boot: Option<DirectBoot>,
     hardware: Hardware,
+    /// Out of which no link leads that lies in it.
+    #[serde(default)]
+    files: Option<PathBuf>,
 }
 /// What an image from a machine starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub(super) struct ExportInput {
     revision: Revision,
     path: PathBuf,
     format: Format,
+    /// Out of which no link leads that lies in it.
+    #[serde(default)]
+    files: Option<PathBuf>,
 }
 
 /// Copies a foreign disk into the staging. What it writes goes with the staging.
@@ -54,7 +61,30 @@ fn absolute(path: String) -> Result<PathBuf> {
     Err(Error::new(Kind::Refused, format!("{} is not an absolute path", path.display())))
 }
 
+/// What a file of this node is opened as. Whoever is no administrator names one below `files`, where a link may have been put in
+/// its way since he asked; so what lies there leads nowhere else, whoever names it.
+fn opened(files: Option<&Path>, path: &Path) -> Result<PathBuf> {
+    let Some(files) = files.filter(|files| is_below(files, path)) else { return Ok(path.to_owned()) };
+    match real_below(files, path) {
+        Ok(Some(real)) => Ok(real),
+        Ok(None) => {
+            let message = format!("{} leads out of {}", path.display(), files.display());
+            Err(Error::new(Kind::Refused, message))
+        }
+        Err(e) => {
+            let missing = e.kind() == std::io::ErrorKind::NotFound;
+            let kind = if missing { Kind::NotFound } else { Kind::Fatal };
+            Err(Error::caused(kind, format!("looking where {} leads", path.display()), e))
+        }
+    }
+}
+
 impl Running {
+    /// The directory of files that are somebody's.
+    fn files(&self) -> PathBuf {
+        self.node.config.api.files.clone().into()
+    }
+
     pub(super) async fn begin_import(
         &self,
         image: &ImageName,
@@ -69,29 +99,32 @@ impl Running {
             absolute(file.clone())?;
         }
         // Before anything is made: what is there, and is it a disk we take?
-        vcl_images::sniff::sniff(&path)?;
+        let files = Some(self.files());
+        vcl_images::sniff::sniff(&opened(files.as_deref(), &path)?)?;
         let mut making = self.making(image, None, None, note).await?;
         making.os = os;
-        Ok(ImportInput { making, path, boot, hardware: hardware.unwrap_or_default() })
+        Ok(ImportInput { making, path, boot, hardware: hardware.unwrap_or_default(), files })
     }
 
     pub(super) async fn import(&self, mut job: Job, input: ImportInput) -> Result<Made> {
         let job = &mut job;
-        let ImportInput { making, path, boot, hardware } = input;
+        let ImportInput { making, path, boot, hardware, files } = input;
+        let files = files.as_deref();
         let staging = self.stage(job, &making).await?;
         let disk = job
             .step(self, &IMPORT, path)
             .key(0)
             .run(async |path, cx| {
+                let path = opened(files, &path)?;
                 let imported = vcl_images::import_disk(&cx, &path, &staging, 0, &Progress::of(&cx)).await?;
                 Ok(CapturedDisk { file: imported.disk.file, format: imported.disk.format.to_string() })
             })
             .await?;
         let boot = match boot {
             Some(boot) => {
-                self.import_boot(job, &staging, "kernel", &boot.kernel).await?;
+                self.import_boot(job, &staging, "kernel", (files, &boot.kernel)).await?;
                 if let Some(initrd) = &boot.initrd {
-                    self.import_boot(job, &staging, "initrd", initrd).await?;
+                    self.import_boot(job, &staging, "initrd", (files, initrd)).await?;
                 }
                 let initrd = boot.initrd.map(|_| "initrd".to_owned());
                 Some(DirectBoot { kernel: "kernel".into(), initrd, cmdline: boot.cmdline })
@@ -109,13 +142,14 @@ impl Running {
         job: &mut Job,
         staging: &vcl_images::Staging,
         name: &str,
-        from: &str,
+        (files, from): (Option<&Path>, &str),
     ) -> Result<()> {
         let to = staging.path(name)?;
         job.step(self, &IMPORT_BOOT, PathBuf::from(from))
             .key(name)
             .run(async |from, cx| {
                 cx.check().await?;
+                let from = opened(files, &from)?;
                 match tokio::fs::copy(&from, &to).await {
                     Ok(_) => Ok(()),
                     Err(e) => {
@@ -182,17 +216,18 @@ impl Running {
                 format!("{image} has no disks: it says what is installed on a PC that is lent as it is");
             return Err(Error::new(Kind::Refused, message));
         }
-        Ok(ExportInput { revision, path: absolute(path)?, format })
+        Ok(ExportInput { revision, path: absolute(path)?, format, files: Some(self.files()) })
     }
 
     pub(super) async fn export(&self, mut job: Job, input: ExportInput) -> Result<Made> {
-        let ExportInput { revision, path, format } = input;
+        let ExportInput { revision, path, format, files } = input;
         let disks = revision.manifest.disks.len();
         for n in 0..disks {
             let to = if disks == 1 { path.clone() } else { numbered(&path, n) };
             job.step(self, &EXPORT, to)
                 .key(n)
                 .run(async |to, cx| {
+                    let to = opened(files.as_deref(), &to)?;
                     Ok(self.node.library.export(&cx, &revision, n, &to, format, &Progress::of(&cx)).await?)
                 })
                 .await?;

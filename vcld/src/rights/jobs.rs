@@ -2,10 +2,33 @@
 
 use super::{Subject, Tagged, Who};
 use crate::node::{Node, Refusal, RefusalKind};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use vcl_types::api::Action;
 use vcl_types::people::Verb;
 use vcl_types::{CaptureInto, ComputerName, JobId, JobRequest};
+
+/// Whether a path is, as it is written, one below a directory.
+pub(crate) fn is_below(files: &Path, path: &Path) -> bool {
+    let below = |files: &Path| {
+        let rest = path.strip_prefix(files).map(Path::components);
+        rest.is_ok_and(|mut rest| {
+            rest.clone().next().is_some() && rest.all(|part| matches!(part, Component::Normal(_)))
+        })
+    };
+    below(files) || files.canonicalize().is_ok_and(|files| below(&files))
+}
+
+/// A file, or one that is to be made, by its path without links; none where a link leads out of the directory.
+pub(crate) fn real_below(files: &Path, path: &Path) -> std::io::Result<Option<PathBuf>> {
+    let real = match path.canonicalize() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+            parent.canonicalize()?.join(name)
+        }
+        real => real?,
+    };
+    Ok(real.starts_with(files.canonicalize()?).then_some(real))
+}
 
 impl Node {
     async fn tagged(&self, name: &ComputerName) -> Result<Tagged, Refusal> {
@@ -73,13 +96,8 @@ impl Node {
     /// administrators have one directory for it.
     fn may_use_file(&self, who: &Who, path: &str) -> Result<(), Refusal> {
         let place = &self.config.api.files;
-        let asked = Path::new(path);
-        let parent = asked.parent().and_then(|parent| parent.canonicalize().ok());
-        let within =
-            |path: &Path| place.canonicalize_utf8().is_ok_and(|place| path.starts_with(place.as_std_path()));
-        // What is there may be a link that leads elsewhere.
-        let real = asked.canonicalize().map_or(true, |real| within(&real));
-        if asked.file_name().is_some() && parent.as_deref().is_some_and(within) && real {
+        let (files, asked) = (place.as_std_path(), Path::new(path));
+        if is_below(files, asked) && matches!(real_below(files, asked), Ok(Some(_))) {
             return Ok(());
         }
         let name = &who.name;

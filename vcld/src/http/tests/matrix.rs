@@ -326,13 +326,17 @@ async fn files_of_the_node_are_not_everybodys() {
         std::fs::write(path, "x").unwrap();
     }
     std::os::unix::fs::symlink(&secret, files.join("link.raw")).unwrap();
+    std::os::unix::fs::symlink(&files, files.parent().unwrap().join("way")).unwrap();
     let gis = site.user("gis", &[(Verb::Images, "images:gis")]).await;
     let link = files.join("link.raw");
     let around = format!("{files}/../secret");
+    // What leads there now leads elsewhere tomorrow.
+    let way = files.parent().unwrap().join("way/disk.raw");
     for (path, status) in [
         (secret.as_str(), 403),
         (around.as_str(), 403),
         (link.as_str(), 403),
+        (way.as_str(), 403),
         ("/etc/shadow", 403),
         ("", 403),
         (inside.as_str(), 202),
@@ -347,6 +351,36 @@ async fn files_of_the_node_are_not_everybodys() {
     assert_eq!(site.with(&gis, Method::POST, "/v1/jobs", &kernel).await.0, StatusCode::FORBIDDEN);
     let export = format!(r#"{{"kind":"export","image":"gis-1","path":"{secret}2","format":"raw"}}"#);
     assert_eq!(site.with(&gis, Method::POST, "/v1/jobs", &export).await.0, StatusCode::FORBIDDEN);
+}
+
+/// The link was put there after it was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_follows_no_link_out_of_the_files_that_are_everybodys() {
+    let site = Site::new().await;
+    let files = site.node.config.api.files.clone();
+    let inside = crate::testing::disk(&files, 1);
+    let outside = crate::testing::disk(files.parent().unwrap(), 2);
+    for (link, to) in [("in.raw", &inside), ("out.raw", &outside)] {
+        std::os::unix::fs::symlink(to, files.join(link)).unwrap();
+    }
+    std::os::unix::fs::symlink(files.parent().unwrap(), files.join("up")).unwrap();
+    let import = |image: &str, path: &str| crate::testing::import(image, &files.join(path));
+    let imports =
+        vec![import("gis-1", "in.raw"), import("gis-2", "out.raw"), import("gis-3", "up/disk2.raw")];
+    let jobs = crate::testing::run_all(&site.node, imports).await;
+    let export = vcl_types::JobRequest::Export {
+        image: "gis-1".parse().unwrap(),
+        path: files.join("up/new.raw").to_string(),
+        format: "raw".into(),
+    };
+    let exported = crate::testing::run_all(&site.node, vec![export]).await;
+    let ended: Vec<_> = jobs.iter().chain(&exported).map(|job| job.state).collect();
+    use vcl_types::state::job::State;
+    assert_eq!(ended, [State::Done, State::Failed, State::Failed, State::Failed], "{jobs:?} {exported:?}");
+    for job in jobs[1..].iter().chain(&exported) {
+        assert!(job.reason.as_ref().unwrap().contains("leads out of"), "{job:?}");
+    }
+    assert!(!files.parent().unwrap().join("new.raw").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
