@@ -1,5 +1,6 @@
 //! What every endpoint may answer beside its own: put into the OpenAPI document once, here, and on none by hand.
 
+use super::rules::{RULES, Rule};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
@@ -43,7 +44,7 @@ fn complete(operation: &mut Operation, path: &str, changes: bool) {
             add(status, description);
         }
     }
-    if path.starts_with("/v1/sign-in") {
+    if RULES.iter().any(|(_, open, rule)| *open == path && *rule == Rule::Open) {
         operation.security = Some(Vec::new());
     }
 }
