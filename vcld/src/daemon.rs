@@ -171,9 +171,9 @@ impl Builder {
         let (naming, starting) = (node.clone(), closing.clone());
         let looking_once =
             tokio::spawn(async move { starting.run_until_cancelled(naming.log_backends()).await });
-        let looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
-        let lending = tokio::spawn(crate::lending::run(node.clone(), closing.clone()));
-        let telling = tokio::spawn(crate::notices::run(node.clone(), telling, closing.clone()));
+        let mut looking = tokio::spawn(crate::reconcile::run(node.clone(), closing.clone()));
+        let mut lending = tokio::spawn(crate::lending::run(node.clone(), closing.clone()));
+        let mut telling = tokio::spawn(crate::notices::run(node.clone(), telling, closing.clone()));
         let keeping = tokio::spawn(crate::reconcile::replicas::keep(node.clone(), closing.clone()));
         let mut working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
         node.insight.see_recovered();
@@ -189,6 +189,10 @@ impl Builder {
                 Ok(Err(e)) => return Err(e),
                 ended => anyhow::bail!("the worker ended by itself: {ended:?}"),
             },
+            // Nobody would see that nothing is lent any more: who starts the daemon again is to.
+            ended = &mut lending => anyhow::bail!("the scheduler ended by itself: {ended:?}"),
+            ended = &mut looking => anyhow::bail!("the reconcilers ended by themselves: {ended:?}"),
+            ended = &mut telling => anyhow::bail!("the sender of notices ended by itself: {ended:?}"),
         }
         node.insight.see_stopping();
         let drain = node.config.node.drain;

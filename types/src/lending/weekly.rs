@@ -1,6 +1,6 @@
 //! Times of the week: `Mon 10-12`, `Tue,Thu 14:00-15:30`, `Mon-Fri 8-18`; several are separated by `;`.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Offset, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -125,7 +125,10 @@ impl Weekly {
         until: DateTime<Utc>,
     ) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
         let mut found = Vec::new();
-        let Some(mut date) = from.with_timezone(zone).date_naive().checked_sub_days(Days::new(1)) else {
+        // At the ends of the calendar a zone's clock has no day for a moment: nothing is there either.
+        let offset = zone.offset_from_utc_datetime(&from.naive_utc()).fix();
+        let day = from.naive_utc().checked_add_offset(offset).map(|local| local.date());
+        let Some(mut date) = day.and_then(|day| day.checked_sub_days(Days::new(1))) else {
             return found;
         };
         // A year is more than anybody looks ahead.
@@ -180,6 +183,19 @@ mod tests {
         let rule: Weekly = "Fri-Mon 22-24".parse().unwrap();
         let found = rule.between(&Utc, utc("2026-11-27T23:59:00Z"), utc("2026-11-28T00:00:00Z"));
         assert_eq!(found, [(utc("2026-11-27T22:00:00Z"), utc("2026-11-28T00:00:00Z"))]);
+    }
+
+    #[test]
+    fn at_the_ends_of_the_calendar_there_is_nothing() {
+        let rule: Weekly = "Mon-Sun 0-24".parse().unwrap();
+        let (east, west) = (chrono::FixedOffset::east_opt(3600), chrono::FixedOffset::west_opt(3600));
+        for zone in [east.unwrap(), west.unwrap()] {
+            for at in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
+                assert_eq!(rule.between(&zone, at, at), []);
+            }
+        }
+        let last = utc("+262142-12-31T23:30:00Z");
+        assert_eq!(rule.between(&east.unwrap(), last, utc("2026-11-23T10:00:00Z")), []);
     }
 
     #[test]

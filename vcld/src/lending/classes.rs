@@ -26,6 +26,8 @@ use vcl_types::{ComputerName, ReservationId};
 const AHEAD: TimeDelta = TimeDelta::days(14);
 /// How long it is left alone what no computer was found for.
 const AGAIN: TimeDelta = TimeDelta::minutes(10);
+/// How far ahead a class may begin.
+const FROM: TimeDelta = TimeDelta::days(2 * 366);
 /// In the last minutes of a time no seats are made any more.
 const LAST: TimeDelta = TimeDelta::minutes(10);
 /// The most seats that a class may have.
@@ -453,6 +455,9 @@ impl Node {
             return Err(invalid(format!("`seats` is {}; a class has 1 to {MOST}", request.seats)));
         }
         let from = request.from.unwrap_or(now);
+        if from > now + FROM {
+            return Err(invalid(format!("`from` is {from}, more than two years ahead")));
+        }
         if let Some(until) = request.until.filter(|until| *until <= from.max(now)) {
             return Err(invalid(format!("`until` is {until}: the class would never take place")));
         }

@@ -89,6 +89,16 @@ async fn a_class_that_is_called_off_changed_or_ended_gives_its_seats_back() {
 }
 
 #[tokio::test]
+async fn a_class_that_begins_beyond_all_measure_is_refused() {
+    let scene = Scene::new(1).await;
+    let far = ClassRequest { from: Some("+262142-12-31T23:30:00Z".parse().unwrap()), ..class(1) };
+    let refused = scene.node.add_class(far, "teacher").await.unwrap_err().message;
+    assert!(refused.contains("`from`") && refused.contains("more than two years ahead"), "{refused}");
+    assert!(scene.node.classes().await.unwrap().is_empty());
+    scene.close().await;
+}
+
+#[tokio::test]
 async fn seats_without_a_computer_are_told_and_get_one_when_there_is_one() {
     let scene = Scene::new(2).await;
     let mut server = scene.wish();
