@@ -246,6 +246,10 @@ async fn seen(db: &mut Db, id: ReservationId, connected: bool, now: DateTime<Utc
         );
         set.bind(millis(now)).bind(millis(now)).bind(millis(now)).bind(id.0).execute(&mut *db).await?;
     }
+    if !connected {
+        let said = sqlx::query("UPDATE reservations SET nobody_at = ? WHERE id = ?");
+        said.bind(millis(now)).bind(id.0).execute(&mut *db).await?;
+    }
     if event == Some(Event::Disconnect) {
         // Nobody looked while a job had the computer, or the guest was silent: that was no absence of theirs.
         let gone = sqlx::query("UPDATE reservations SET seen_at = ? WHERE id = ?");

@@ -57,6 +57,8 @@ pub struct ReservationRow {
     pub connected: Option<DateTime<Utc>>,
     /// When its user was last seen connected.
     pub seen: Option<DateTime<Utc>>,
+    /// When its guest last said that nobody is connected.
+    pub nobody: Option<DateTime<Utc>>,
     /// Where its user comes from.
     pub from: Option<IpAddr>,
     /// How long before its end its user was told of it, in seconds.
@@ -107,6 +109,7 @@ impl ReservationRow {
             acknowledged: at("acknowledged_at")?,
             connected: at("connected_at")?,
             seen: at("seen_at")?,
+            nobody: at("nobody_at")?,
             from: parsed_or_null(row, "address")?,
             told: stored(row, "told")?.unwrap_or_default(),
             tries: number(row, "tries")?,
@@ -129,6 +132,7 @@ impl ReservationRow {
             acknowledged: self.acknowledged,
             connected: self.connected,
             seen: self.seen,
+            nobody: self.nobody,
             told: self.told.clone(),
             listening,
             times: self.times.clone(),

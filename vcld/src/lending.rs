@@ -62,6 +62,9 @@ const SOON_AT_ONCE: usize = 64;
 /// How long an idle computer is left alone whose load failed.
 const LEFT_ALONE: TimeDelta = TimeDelta::minutes(10);
 
+/// For how long it is taken to be so what a guest has said: it is asked far more often.
+const WORD: TimeDelta = TimeDelta::minutes(2);
+
 /// What the reconciler remembers: nothing that is not found out again after a restart.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -206,7 +209,10 @@ impl Node {
             }
             Due::End => ("its time is over", NoticeKind::Ended),
         };
-        self.finish(row.id, because, now, false, Some(told)).await.map(drop)
+        // Nobody has made anything on a computer to which nobody ever came, as it says itself.
+        let never = row.connected.is_none() && row.nobody.is_some_and(|said| said + WORD >= now);
+        let discard = never && matches!(due, Due::NotAcknowledged | Due::NotConnected);
+        self.finish(row.id, because, now, discard, Some(told)).await.map(drop)
     }
 
     /// Ends a reservation and says so; `told` is what its user is mailed.

@@ -16,6 +16,7 @@ ALTER TABLE reservations ADD COLUMN usable_at BIGINT;
 ALTER TABLE reservations ADD COLUMN acknowledged_at BIGINT;
 ALTER TABLE reservations ADD COLUMN connected_at BIGINT;
 ALTER TABLE reservations ADD COLUMN seen_at BIGINT;
+ALTER TABLE reservations ADD COLUMN nobody_at BIGINT;
 ALTER TABLE reservations ADD COLUMN address VARCHAR(63);
 ALTER TABLE reservations ADD COLUMN told MEDIUMTEXT;
 ALTER TABLE reservations ADD COLUMN tries BIGINT NOT NULL DEFAULT 0;

@@ -26,6 +26,7 @@ CREATE TABLE reservations (
     acknowledged_at BIGINT,
     connected_at    BIGINT,
     seen_at         BIGINT,
+    nobody_at       BIGINT,                   -- when its guest last said that nobody is connected
     address         VARCHAR(63),              -- where its user comes from
     told            TEXT,                     -- JSON: the notices that were given
     tries           INTEGER      NOT NULL DEFAULT 0, -- loads that failed for it; while it is ending, captures

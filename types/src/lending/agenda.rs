@@ -24,6 +24,8 @@ pub struct Moments {
     pub connected: Option<DateTime<Utc>>,
     /// When its user was last seen connected.
     pub seen: Option<DateTime<Utc>>,
+    /// When its guest last said that nobody is connected.
+    pub nobody: Option<DateTime<Utc>>,
     /// How long before the end its user was told of it already, in seconds.
     pub told: Vec<u64>,
     /// Since when its user can be heard: nobody is held to have been silent while the daemon was down.
@@ -83,6 +85,11 @@ impl Moments {
         };
         Some((after(from.max(self.listening), patience), due))
     }
+    /// Whether it is so what was due at that moment: only the guest knows that nobody is there, and one that does not answer
+    /// since then says nothing of its user.
+    fn is_known(&self, at: DateTime<Utc>, due: Due) -> bool {
+        !matches!(due, Due::NotConnected | Due::Inactive) || self.nobody.is_some_and(|said| said >= at)
+    }
 }
 
 /// All that is due in the state it is in, the earliest first.
@@ -116,8 +123,8 @@ pub fn agenda(moments: &Moments) -> Vec<(DateTime<Utc>, Due)> {
 /// What is to be done now, if something is. Of several notices only the last is given; an end goes before everything.
 #[must_use]
 pub fn due(moments: &Moments, now: DateTime<Utc>) -> Option<Due> {
-    let mut passed: Vec<Due> =
-        agenda(moments).into_iter().filter(|(at, _)| *at <= now).map(|(_, due)| due).collect();
+    let is_due = |(at, due): &(DateTime<Utc>, Due)| *at <= now && moments.is_known(*at, *due);
+    let mut passed: Vec<Due> = agenda(moments).into_iter().filter(is_due).map(|(_, due)| due).collect();
     if passed.contains(&Due::End) {
         return Some(Due::End);
     }
@@ -149,6 +156,7 @@ mod tests {
             acknowledged: None,
             connected: None,
             seen: None,
+            nobody: Some(at(1_000_000)),
             told: vec![],
             listening: at(-1000),
             times: Times::default(),
@@ -179,6 +187,22 @@ mod tests {
         assert_eq!(due(&told, at(13_900)), None);
         assert_eq!(due(&told, at(14_399)), Some(Due::Notice(300)));
         assert_eq!(due(&told, at(14_400)), Some(Due::End));
+    }
+
+    #[test]
+    fn only_a_guest_says_that_nobody_is_there() {
+        let coming = Moments { acknowledged: Some(at(100)), nobody: None, ..ready() };
+        let gone = Moments { connected: Some(at(50)), seen: Some(at(100)), ..coming.clone() };
+        for (moments, silent) in [(coming, Due::NotConnected), (gone, Due::Inactive)] {
+            assert_eq!(due(&moments, at(5000)), None);
+            // What it said before says nothing of who came since.
+            let before = Moments { nobody: Some(at(999)), ..moments.clone() };
+            assert_eq!(due(&before, at(5000)), None);
+            let said = Moments { nobody: Some(at(1000)), ..moments };
+            assert_eq!(due(&said, at(5000)), Some(silent));
+        }
+        let away = Moments { nobody: None, ..ready() };
+        assert_eq!(due(&away, at(5000)), Some(Due::NotAcknowledged));
     }
 
     #[test]

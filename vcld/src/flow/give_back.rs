@@ -1,6 +1,6 @@
 //! Taking a computer back at the end of a reservation.
 //!
-//! What its user made is captured first where the reservation is for imaging. Then the user's traces are taken off: by the
+//! What its user may have made is captured first where the reservation is for imaging. Then the user's traces are taken off: by the
 //! OS module, always, because a site's hooks have to undo what they did. A machine that nobody has used goes on to the
 //! next as it is if that worked; any other is unloaded, so that nothing hangs on that cleaning. A machine that its user has
 //! shut down is started to be captured. A capture that fails leaves the computer as it was, for this to be tried again, or
@@ -71,9 +71,8 @@ impl Running {
             Some(_) => self.backend(&row.computer.backend)?.state(&row.computer).await?,
             None => PowerState::Absent,
         };
-        let wanted = reservation.purpose == Purpose::Imaging
-            && !reservation.discard
-            && reservation.connected.is_some();
+        // Whoever was never seen connected may have built something all the same: a guest may not have said so.
+        let wanted = reservation.purpose == Purpose::Imaging && !reservation.discard && row.tainted;
         let imaging = match &loaded {
             Some(loaded) if wanted && matches!(power, PowerState::On | PowerState::Off) => {
                 self.imaging(&row.computer, loaded, power == PowerState::Off).await?

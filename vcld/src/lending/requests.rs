@@ -476,6 +476,7 @@ pub(super) fn as_row(new: &NewReservation) -> ReservationRow {
         acknowledged: None,
         connected: None,
         seen: None,
+        nobody: None,
         from: new.asked.from,
         told: Vec::new(),
         tries: 0,

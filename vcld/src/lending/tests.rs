@@ -13,6 +13,7 @@ mod week;
 mod workload;
 
 use scene::Scene;
+use std::sync::atomic::Ordering;
 use vcl_queue::Arrival;
 use vcl_types::api::{NewUser, UserChange};
 use vcl_types::lending::{Extend, Purpose};
@@ -212,6 +213,37 @@ async fn who_could_not_be_seen_for_a_while_has_the_whole_time_to_come_again() {
     scene.turn(301).await;
     let over = scene.reservation(id).await;
     assert_eq!(over.ended_because.as_deref(), Some("nobody was connected any more"));
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn nobody_loses_a_computer_because_its_guest_is_silent() {
+    let scene = Scene::new(2).await;
+    let mut wish = scene.wish();
+    wish.purpose = Purpose::Imaging;
+    let [built, away] = [scene.reserve(wish.clone(), "alice").await, scene.reserve(wish, "bob").await];
+    for id in [built, away] {
+        scene.node.connect(id, None).await.unwrap();
+    }
+    scene.quiet().await;
+    // Their node is down for longer than one may stay away.
+    scene.silent.store(true, Ordering::SeqCst);
+    scene.turn(3600).await;
+    for id in [built, away] {
+        assert_eq!(scene.reservation(id).await.state, reservation::State::Ready);
+    }
+    // What one guest says ends one reservation, and a revision of nothing is not made of it.
+    scene.node.queue.seen(away, false, scene.node.clock.now()).await.unwrap();
+    scene.quiet().await;
+    let over = scene.reservation(away).await;
+    assert_eq!(over.ended_because.as_deref(), Some("its user did not connect"));
+    let revisions = async || scene.node.queue.image(&"gis".parse().unwrap()).await.unwrap().revisions.len();
+    assert_eq!(revisions().await, 1);
+    // The other's user may have been there all the time.
+    scene.turn(3 * 3600).await;
+    let over = scene.reservation(built).await;
+    assert_eq!(over.ended_because.as_deref(), Some("its time is over"));
+    assert_eq!(revisions().await, 2);
     scene.close().await;
 }
 

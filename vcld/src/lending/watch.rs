@@ -1,7 +1,8 @@
 //! Who is connected, and what users are told on their consoles.
 //!
 //! A guest that does not answer says nothing about its user: a reservation only ends for want of a connection when the
-//! guest itself said that nobody is there.
+//! guest itself said that nobody is there, after its user's time to come was over. The node that has the guest notes it in
+//! the table, for whichever node decides.
 
 use super::Memory;
 use crate::node::{Node, Refusal, RefusalKind, chain};
@@ -12,7 +13,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use vcl_queue::ReservationRow;
 use vcl_types::ReservationId;
-use vcl_types::lending::Purpose;
+use vcl_types::lending::{Due, Moments, Purpose, due};
 use vcl_types::state::reservation::State;
 
 /// How often it is looked whether a first connection has come (VCL: 15 s).
@@ -99,7 +100,13 @@ impl Node {
                         );
                         self.queue.look_again();
                     }
-                    Ok(_) => {}
+                    Ok(_) => {
+                        // Its user's patience was over before, and this was waited for.
+                        let word = Moments { nobody: Some(now), ..row.moments(self.since) };
+                        if !connected && matches!(due(&word, now), Some(Due::NotConnected | Due::Inactive)) {
+                            self.queue.look_again();
+                        }
+                    }
                     Err(e) => {
                         tracing::debug!(reservation = row.id.0, error = %e, "not noted who is connected");
                     }

@@ -261,6 +261,8 @@ impl Replay {
     }
 
     fn what_is_due(&mut self) -> bool {
+        // The guests of those who are not there say so.
+        self.rows.iter_mut().for_each(|row| row.nobody = Some(self.now));
         let found: Vec<_> = self
             .rows
             .iter()

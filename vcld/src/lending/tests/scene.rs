@@ -7,6 +7,7 @@ use crate::worker::{self, Stop};
 use camino::Utf8PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -17,7 +18,8 @@ use vcl_os::mock::MockRemotes;
 use vcl_provisioning::Provisioning;
 use vcl_provisioning::sim::{Chance, Failures, Moment, Settings, Sim, World};
 use vcl_queue::{ComputerRow, NoticeRow, Queue};
-use vcl_types::lending::{ReservationRequest, ReservationView};
+use vcl_types::lending::{Purpose, ReservationRequest, ReservationView};
+use vcl_types::state::reservation::State;
 use vcl_types::{JobRequest, ReservationId};
 
 /// When every scene begins: a Monday morning.
@@ -95,12 +97,23 @@ pub(super) async fn build(directory: &Path, computers: usize, lines: &str, at: D
     Built { node, world, stop, working }
 }
 
+/// The guests of those who are not there say so.
+pub(super) async fn nobody_there(node: &Node) {
+    let mut rows = node.queue.reservations_open().await.unwrap();
+    rows.retain(|row| row.state == State::Ready && row.purpose != Purpose::Seat);
+    for row in rows {
+        node.queue.seen(row.id, false, node.clock.now()).await.unwrap();
+    }
+}
+
 pub(super) struct Scene {
     pub(super) node: Arc<Node>,
     pub(super) world: Arc<World>,
     stop: Stop,
     working: JoinHandle<anyhow::Result<()>>,
     broken: Arc<Mutex<Vec<String>>>,
+    /// Whether no guest says who is there.
+    pub(super) silent: AtomicBool,
     computers: usize,
     lines: String,
     directory: tempfile::TempDir,
@@ -119,7 +132,8 @@ impl Scene {
         let broken: Arc<Mutex<Vec<String>>> = Arc::default();
         let Built { node, world, stop, working } = built;
         let lines = lines.to_owned();
-        let scene = Self { node, world, stop, working, broken, computers, lines, directory };
+        let silent = AtomicBool::new(false);
+        let scene = Self { node, world, stop, working, broken, silent, computers, lines, directory };
         let root = Utf8PathBuf::try_from(scene.directory.path().to_owned()).unwrap();
         let disk = disk(&root, 7);
         scene.job(import("gis", &disk)).await;
@@ -159,6 +173,9 @@ impl Scene {
     pub(super) async fn turn(&self, seconds: i64) {
         let end = self.node.clock.now() + TimeDelta::seconds(seconds);
         loop {
+            if !self.silent.load(Ordering::SeqCst) {
+                nobody_there(&self.node).await;
+            }
             self.quiet().await;
             let next = self.node.look_at_reservations().await.unwrap();
             let to = next.filter(|at| *at < end).unwrap_or(end);

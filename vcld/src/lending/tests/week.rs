@@ -6,7 +6,7 @@
 //! minutes; no load takes any of it, so what is waited for is computers.
 
 use super::report::{Report, tell};
-use super::scene::{Built, build};
+use super::scene::{Built, build, nobody_there};
 use super::workload::{CLASSES, Item, read};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{HashMap, HashSet};
@@ -93,7 +93,16 @@ impl Driver {
         driver.next = asked.map_or(0, |n| n as usize + 1);
         let newest = rows.iter().flat_map(|row| {
             let since = marked(row).map(|_| row.since);
-            [since, row.assigned, row.usable, row.acknowledged, row.connected, row.seen, row.ended]
+            [
+                since,
+                row.assigned,
+                row.usable,
+                row.acknowledged,
+                row.connected,
+                row.seen,
+                row.nobody,
+                row.ended,
+            ]
         });
         let newest = newest.flatten().max().unwrap_or(least);
         node.clock.turn(newest.max(least));
@@ -136,6 +145,7 @@ impl Driver {
 
     /// Waits until nothing more happens at this moment. Answers when the next thing is due.
     async fn quiet(&mut self) -> Option<DateTime<Utc>> {
+        nobody_there(&self.built.node).await;
         for _ in 0..100 {
             let mut changes = self.built.node.queue.submitted();
             changes.borrow_and_update();
