@@ -127,7 +127,10 @@ impl ReservationRow {
             state: self.state,
             purpose: self.purpose,
             start: self.start,
-            end: self.end,
+            // Its time counts from when its computer is usable; until then this is where it would end at the earliest.
+            end: self
+                .end
+                .filter(|_| self.state != State::Loading || self.usable.is_some() || self.is_fixed()),
             usable: self.usable,
             acknowledged: self.acknowledged,
             connected: self.connected,

@@ -151,6 +151,26 @@ async fn every_legal_cell_is_reached_through_the_daemon() {
     scene.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_reservation_is_not_over_before_its_computer_is_loaded() {
+    let scene = Scene::new(1).await;
+    let (begun, go) = scene.hold_loads("c1");
+    let mut wish = scene.wish();
+    wish.length_s = Some(1800);
+    let id = scene.node.reserve(wish, "alice").await.unwrap().reservation.unwrap().id;
+    begun.notified().await;
+    let ready = scene.node.clock.now() + chrono::TimeDelta::minutes(35);
+    scene.node.clock.turn(ready);
+    scene.node.look_at_reservations().await.unwrap();
+    assert_eq!(scene.state(id).await, State::Loading);
+    scene.hold_nothing();
+    go.notify_one();
+    scene.quiet().await;
+    let row = scene.node.queue.reservation(id).await.unwrap();
+    assert_eq!((row.state, row.end), (State::Ready, Some(ready + chrono::TimeDelta::minutes(30))));
+    scene.close().await;
+}
+
 /// Something that happens. The numbers choose among what there is.
 #[derive(Debug, Clone)]
 enum Thing {
