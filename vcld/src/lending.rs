@@ -155,6 +155,14 @@ impl Node {
         Ok(next)
     }
 
+    /// One look for whoever has just asked for something. That is durable already and theirs, whatever fails here for somebody
+    /// else; the reconciler goes on with it.
+    async fn look_now(&self) {
+        if let Err(refusal) = self.look_at_reservations().await {
+            tracing::warn!(reason = refusal.message, "what was just asked for is looked at later");
+        }
+    }
+
     async fn look_at_all(&self) -> Result<Option<DateTime<Utc>>, Refusal> {
         let now = self.clock.now();
         let mut rows = self.queue.reservations_open().await?;
@@ -225,16 +233,17 @@ impl Node {
         told: Option<NoticeKind>,
     ) -> Result<Ended, Refusal> {
         let ended = self.queue.end_telling(id, because, now, discard, told).await?;
-        if ended != Ended::Already {
-            let job = if let Ended::Ending(job) = &ended { Some(*job) } else { None };
-            self.queue.post_event(
-                "reservation-ends",
-                job,
-                None,
-                &format!("reservation {id} ends: {because}"),
-            );
-        }
+        self.say_ended(id, because, &ended);
         Ok(ended)
+    }
+
+    fn say_ended(&self, id: ReservationId, because: &str, ended: &Ended) {
+        let job = match ended {
+            Ended::Already => return,
+            Ended::Ending(job) => Some(*job),
+            Ended::Over => None,
+        };
+        self.queue.post_event("reservation-ends", job, None, &format!("reservation {id} ends: {because}"));
     }
 
     /// Tells a reservation's user that it ends.

@@ -18,6 +18,7 @@ use vcl_queue::{ClassRow, ClassTimeRow, Ended, Kind, NewClass, NewReservation, R
 use vcl_types::lending::{
     Choice, ClassRequest, ClassTime, ClassView, Grabbed, Purpose, ReservationRequest, Wish,
 };
+use vcl_types::notices::NoticeKind;
 use vcl_types::people::GroupName;
 use vcl_types::state::reservation::State;
 use vcl_types::{ComputerName, ReservationId};
@@ -68,10 +69,27 @@ impl Node {
         true
     }
 
+    /// Ends a seat that nobody has taken, and says so. One that somebody has taken in this moment is theirs. Whether it ends.
+    async fn end_seat(&self, id: ReservationId, because: &str, now: DateTime<Utc>) -> Result<bool, Refusal> {
+        let ended = self.queue.end_seat(id, because, now).await?;
+        self.say_ended(id, because, &ended);
+        Ok(ended != Ended::Already)
+    }
+
     /// Makes the seats that classes need, and ends those that they need no more. Answers whether it has changed anything.
     pub(super) async fn book_classes(&self, sight: &mut Sight, now: DateTime<Utc>) -> Result<bool, Refusal> {
         let classes = self.queue.classes().await?;
         let mut changed = false;
+        // Of a class that was ended every seat goes that nobody has taken, whatever became of whoever ended it.
+        let of_none = |row: &&ReservationRow| {
+            row.purpose == Purpose::Seat
+                && !matches!(row.state, State::Ending | State::Ended)
+                && !classes.iter().any(|class| row.class == Some(class.id))
+        };
+        let of_none: Vec<ReservationId> = sight.rows.iter().filter(of_none).map(|row| row.id).collect();
+        for id in of_none {
+            changed |= self.end_seat(id, "the class is over", now).await?;
+        }
         if classes.is_empty() {
             return Ok(changed);
         }
@@ -110,11 +128,7 @@ impl Node {
             }
             let over = stale.into_iter().map(|id| (id, "the class does not take place then"));
             for (id, because) in over.chain(other.into_iter().map(|id| (id, "the class was changed"))) {
-                // Somebody may have taken it in this moment: then it is theirs.
-                if self.queue.end_seat(id, because, now).await? != Ended::Already {
-                    let message = format!("reservation {id} ends: {because}");
-                    self.queue.post_event("reservation-ends", None, None, &message);
-                }
+                self.end_seat(id, because, now).await?;
                 sight.rows.retain(|row| row.id != id);
                 sight.seats.iter_mut().for_each(|seat| seat.booked.retain(|(booked, ..)| *booked != id));
                 changed = true;
@@ -127,8 +141,7 @@ impl Node {
                     let free = sight.rows.iter().filter(own).filter(|row| of_time(row, class.id, start, end));
                     let free: Vec<ReservationId> = free.map(|row| row.id).collect();
                     for id in free.into_iter().rev().take(surplus) {
-                        self.finish(id, "the class has fewer seats", now, true, None).await?;
-                        changed = true;
+                        changed |= self.end_seat(id, "the class has fewer seats", now).await?;
                     }
                 }
                 let late = end - LAST <= now || !self.worth_trying(missing, class, start, now);
@@ -506,7 +519,7 @@ impl Node {
         let seats = request.seats;
         let message = format!("class {name} has {seats} seats of {image}, says {who}");
         self.queue.post_event("class-made", None, None, &message);
-        self.look_at_reservations().await?;
+        self.look_now().await;
         self.class(&name).await
     }
 
@@ -534,9 +547,14 @@ impl Node {
         };
         self.queue.call_off(class.id, start, end).await?;
         let rows = self.queue.reservations_open().await?;
+        let because = "the class was called off";
         for row in rows.iter().filter(|row| of_time(row, class.id, start, end)) {
-            if row.purpose == Purpose::Seat || row.state == State::Scheduled {
-                self.finish(row.id, "the class was called off", now, true, None).await?;
+            if row.purpose == Purpose::Seat && self.end_seat(row.id, because, now).await? {
+                continue;
+            }
+            // Whoever has taken it, in this moment perhaps, is told.
+            if self.queue.reservation(row.id).await?.state == State::Scheduled {
+                self.finish(row.id, because, now, true, Some(NoticeKind::Ended)).await?;
             }
         }
         let message = format!("class {name} does not take place at {start}, says {who}");
@@ -550,11 +568,10 @@ impl Node {
     /// There is none of that name.
     pub async fn end_class(&self, name: &str, who: &str) -> Result<(), Refusal> {
         let now = self.clock.now();
-        let class = self.queue.end_class(name, now).await?;
-        for id in self.queue.free_seats(class.id).await? {
-            self.finish(id, "the class is over", now, true, None).await?;
-        }
+        self.queue.end_class(name, now).await?;
         self.queue.post_event("class-ended", None, None, &format!("class {name} is over, says {who}"));
+        // The next look gives the seats back, if this one cannot.
+        self.look_now().await;
         Ok(())
     }
 }

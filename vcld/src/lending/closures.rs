@@ -150,7 +150,7 @@ impl Node {
         let many = computers.len();
         let message = format!("{many} computers are out of use from {start}, says {who}: {why}");
         self.queue.post_event("maintenance-planned", None, None, &message);
-        self.look_at_reservations().await?;
+        self.look_now().await;
         let found = self.maintenance().await?.into_iter().find(|window| window.id == id);
         found.ok_or_else(|| refused(format!("maintenance window {id} is over already")))
     }
@@ -164,7 +164,7 @@ impl Node {
         let window = self.queue.end_maintenance(id, now).await?;
         let message = format!("maintenance window {id} is over, says {who}");
         self.queue.post_event("maintenance-ended", None, None, &message);
-        self.look_at_reservations().await?;
+        self.look_now().await;
         let sight = self.sight(now).await?;
         Ok(self.window_view(MaintenanceWindow { end: Some(now), ..window }, &sight))
     }

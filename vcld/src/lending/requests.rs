@@ -160,7 +160,7 @@ impl Node {
         );
         // Who asks now and finds a computer free has it in the same breath.
         if !later {
-            self.look_at_reservations().await?;
+            self.look_now().await;
         }
         let mut view = self.reservation(id).await?;
         view.waiting = view.waiting.or_else(|| waiting.clone().filter(|_| view.state == State::Queued));

@@ -89,6 +89,32 @@ async fn a_class_that_is_called_off_changed_or_ended_gives_its_seats_back() {
 }
 
 #[tokio::test]
+async fn seats_of_an_ended_class_go_although_whoever_ended_it_was_cut_short() {
+    let scene = Scene::new(4).await;
+    scene.node.add_class(class(3), "teacher").await.unwrap();
+    assert_eq!(scene.node.queue.reservations_open().await.unwrap().len(), 6);
+    scene.node.queue.end_class("GIS 101", scene.node.clock.now()).await.unwrap();
+    scene.quiet().await;
+    assert_eq!(scene.node.queue.reservations_open().await.unwrap(), []);
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn whose_class_is_called_off_is_told_when_the_seat_was_taken() {
+    let scene = Scene::new(4).await;
+    let made = scene.node.add_class(class(2), "teacher").await.unwrap();
+    scene.turn(4 * 3600 - 2000).await;
+    let alice = scene.reserve(scene.wish(), "alice").await;
+    assert_eq!(scene.reservation(alice).await.state, reservation::State::Scheduled);
+    scene.node.call_off_class("GIS 101", made.times[0].start, "teacher").await.unwrap();
+    assert_eq!(scene.reservation(alice).await.ended_because.as_deref(), Some("the class was called off"));
+    let told = scene.told().await;
+    let told: Vec<_> = told.iter().map(|row| (row.kind, row.to.as_deref())).collect();
+    assert_eq!(told, [(NoticeKind::Ended, Some("alice"))]);
+    scene.close().await;
+}
+
+#[tokio::test]
 async fn a_class_that_begins_beyond_all_measure_is_refused() {
     let scene = Scene::new(1).await;
     let far = ClassRequest { from: Some("+262142-12-31T23:30:00Z".parse().unwrap()), ..class(1) };
