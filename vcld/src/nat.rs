@@ -145,10 +145,36 @@ impl Node {
         }
         for (name, ports) in by_host {
             let numbers: Vec<u16> = ports.iter().map(|port| port.port).collect();
-            nat::set(self.gates.host(name)?, &[], &numbers, cancel).await?;
+            self.shut(name, &numbers, cancel).await?;
             self.queue.free_ports(&ports).await?;
         }
         Ok(())
+    }
+
+    /// Takes away the rules of these ports of a host. A host knows rules by their port alone, and it may take its time: whoever
+    /// was given one of them meanwhile, because somebody else had shut it too, lost the rule to this, and it is made anew.
+    async fn shut(&self, name: &NatName, ports: &[u16], cancel: &CancellationToken) -> vcl_job::Result<()> {
+        nat::set(self.gates.host(name)?, &[], ports, cancel).await?;
+        let rows = self.queue.nat_ports().await?;
+        let robbed = |row: &&NatPort| {
+            row.nat == *name && ports.contains(&row.port) && row.leaving.is_none() && row.told.is_some()
+        };
+        let robbed: BTreeSet<ReservationId> = rows.iter().filter(robbed).map(|row| row.reservation).collect();
+        for id in robbed {
+            self.open_anew(name, id).await;
+        }
+        Ok(())
+    }
+
+    /// Has a job make the rules of a reservation anew.
+    async fn open_anew(&self, name: &NatName, id: ReservationId) {
+        match self.queue.admit(id).await {
+            Ok(job) => {
+                let message = format!("NAT host {name} lacks rules of reservation {id}; they are made anew");
+                self.queue.post_event("nat-rules-missing", Some(job), None, &message);
+            }
+            Err(e) => tracing::debug!(reservation = id.0, error = %e, "its rules are not made anew"),
+        }
     }
 
     /// Compares each host with the table: rules of no reservation's go, and what is missing is made anew. Without `whole`
@@ -179,6 +205,7 @@ impl Node {
         let silent = |e: vcl_os::Error| {
             Refusal::new(RefusalKind::Unavailable, format!("NAT host {name}: {}", chain(&e)))
         };
+        let unshut = |e: vcl_job::Error| Refusal::new(RefusalKind::Unavailable, e.failure().message);
         let there = match whole {
             true => nat::ports(host, &cancel).await.map_err(silent)?,
             false => BTreeSet::new(),
@@ -221,25 +248,17 @@ impl Node {
         let known: BTreeSet<u16> = rows.iter().map(|row| row.port).collect();
         let strays: Vec<u16> = there.difference(&known).copied().collect();
         if !strays.is_empty() {
-            nat::set(host, &[], &strays, &cancel).await.map_err(silent)?;
+            self.shut(name, &strays, &cancel).await.map_err(unshut)?;
             let ports: Vec<String> = strays.iter().map(ToString::to_string).collect();
             let message =
                 format!("the rules of ports {} of NAT host {name} belonged to nobody", ports.join(", "));
             self.queue.post_event("nat-rules-removed", None, None, &message);
         }
         if !leaving.is_empty() {
-            let gone = self.shut_ports(&leaving, &cancel).await;
-            gone.map_err(|e| Refusal::new(RefusalKind::Unavailable, e.failure().message))?;
+            self.shut_ports(&leaving, &cancel).await.map_err(unshut)?;
         }
         for id in shaken {
-            match self.queue.admit(id).await {
-                Ok(job) => {
-                    let message =
-                        format!("NAT host {name} lacks rules of reservation {id}; they are made anew");
-                    self.queue.post_event("nat-rules-missing", Some(job), None, &message);
-                }
-                Err(e) => tracing::debug!(reservation = id.0, error = %e, "its rules are not made anew"),
-            }
+            self.open_anew(name, id).await;
         }
         Ok(())
     }

@@ -132,8 +132,14 @@ impl Running {
             .key(key)
             .run(async |opened, cx| {
                 cx.check().await?;
+                // The host did not answer when they were to go: nobody who had the computer before comes to who has it now.
+                let left = |port: &&NatPort| {
+                    port.nat == opened.nat && port.computer == computer.name && port.leaving.is_some()
+                };
+                let there = self.node.queue.nat_ports().await?;
+                let shut: Vec<u16> = there.iter().filter(left).map(|port| port.port).collect();
                 let changed =
-                    nat::set(self.node.gates.host(&opened.nat)?, &opened.forwards, &[], cx.token()).await?;
+                    nat::set(self.node.gates.host(&opened.nat)?, &opened.forwards, &shut, cx.token()).await?;
                 let ports: Vec<u16> = opened.forwards.iter().map(|forward| forward.port).collect();
                 self.node.queue.ports_told(&self.claim, &opened.nat, &ports, &opened.told).await?;
                 Ok(changed)
