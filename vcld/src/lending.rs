@@ -76,8 +76,8 @@ pub(crate) struct Memory {
     weekly: Mutex<Option<pools::Weekly>>,
     /// What ended of late, the newest first.
     pub(crate) past: Mutex<Arc<Vec<UsageRow>>>,
-    /// What is to be said on consoles: whoever looks who is connected says it, because a guest may be slow to listen.
-    to_tell: Mutex<Vec<(ReservationRow, String)>>,
+    /// Which notices were given of each reservation when that was last looked at; `None` before it was.
+    said: Mutex<Option<HashMap<ReservationId, Vec<u64>>>>,
     /// Reservations that were taken up after their job had left them, and when.
     taken_up: Mutex<HashMap<ReservationId, DateTime<Utc>>>,
     /// Held by whoever looks: what one look has half made, the seats of a class above all, another would take for missing.
@@ -99,6 +99,7 @@ struct Looked {
 /// Runs until the daemon closes.
 pub(crate) async fn run(node: Arc<Node>, closing: CancellationToken) {
     let all = async {
+        watch::begin(&node).await;
         tokio::join!(decide(&node), watch::run(&node));
     };
     tokio::select! {
@@ -246,15 +247,12 @@ impl Node {
         self.queue.post_event("reservation-ends", job, None, &format!("reservation {id} ends: {because}"));
     }
 
-    /// Tells a reservation's user that it ends.
+    /// Says that a reservation's user was told that it ends. On its consoles the node says it that has its guest.
     fn notice(&self, row: &ReservationRow, seconds: u64) {
         let left = crate::why::span(seconds * 1000);
         let computer = row.computer.as_ref();
         let message = format!("reservation {} of {} ends in {left}", row.id, row.owner);
         self.queue.post_event("reservation-notice", None, computer, &message);
-        let text = format!("Your reservation ends in {left}. Save your work, or extend it.");
-        let mut to_tell = self.insight.lending.to_tell.lock().unwrap_or_else(PoisonError::into_inner);
-        to_tell.push((row.clone(), text));
     }
 
     /// Gives computers to those that wait, in their order. Who is over a limit keeps nobody waiting.

@@ -247,6 +247,35 @@ async fn nobody_loses_a_computer_because_its_guest_is_silent() {
     scene.close().await;
 }
 
+/// The node that gives a notice need not be the one that has the guest.
+#[tokio::test]
+async fn what_one_node_tells_a_user_every_node_knows_to_say_once() {
+    let scene = Scene::new(1).await;
+    let id = scene.reserve(scene.wish(), "alice").await;
+    scene.node.connect(id, None).await.unwrap();
+    scene.quiet().await;
+    scene.node.queue.seen(id, true, scene.node.clock.now()).await.unwrap();
+    let other = super::Memory::default();
+    let news = async |memory: &super::Memory| {
+        let rows = scene.node.queue.reservations_open().await.unwrap();
+        memory.news(&rows).into_iter().map(|(row, seconds)| (row.id, seconds)).collect::<Vec<_>>()
+    };
+    assert_eq!(news(&other).await, []);
+    scene.turn(4 * 3600 - 600).await;
+    assert_eq!(news(&other).await, [(id, 600)]);
+    assert_eq!(news(&other).await, []);
+    scene.turn(300).await;
+    assert_eq!(news(&other).await, [(id, 300)]);
+    // Of one that lasts longer its user is told again.
+    scene.node.extend(id, Extend { by_s: Some(3600), until: None }, "alice").await.unwrap();
+    assert_eq!(news(&other).await, []);
+    scene.turn(3300).await;
+    assert_eq!(news(&other).await, [(id, 600)]);
+    // One that was started anew says nothing twice.
+    assert_eq!(news(&super::Memory::default()).await, []);
+    scene.close().await;
+}
+
 #[tokio::test]
 async fn a_computer_somebody_could_have_used_is_loaded_anew_for_the_next() {
     let scene = Scene::new(1).await;

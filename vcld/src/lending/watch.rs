@@ -37,6 +37,25 @@ impl Memory {
         }
         due
     }
+    /// The notices that were given since this was asked last, by whichever node, the last one of each reservation.
+    pub(super) fn news<'a>(&self, rows: &'a [ReservationRow]) -> Vec<(&'a ReservationRow, u64)> {
+        let told = rows.iter().map(|row| (row.id, row.told.clone())).collect();
+        let before = self.said.lock().unwrap_or_else(PoisonError::into_inner).replace(told);
+        // What was told before this life of the daemon is not said again.
+        let Some(before) = before else { return Vec::new() };
+        let newest = |row: &'a ReservationRow| {
+            let said = before.get(&row.id).map(Vec::as_slice).unwrap_or_default();
+            Some((row, *row.told.iter().filter(|s| !said.contains(s)).min()?))
+        };
+        rows.iter().filter_map(newest).collect()
+    }
+}
+
+/// Learns what was told before anything is told in this life.
+pub(super) async fn begin(node: &Node) {
+    if let Ok(rows) = node.queue.reservations_open().await {
+        node.insight.lending.news(&rows);
+    }
 }
 
 pub(super) async fn run(node: &Node) {
@@ -44,7 +63,6 @@ pub(super) async fn run(node: &Node) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        node.tell_consoles().await;
         if let Err(refusal) = node.look_at_connections().await {
             tracing::debug!(reason = refusal.message, "nobody could look who is connected");
         }
@@ -52,13 +70,14 @@ pub(super) async fn run(node: &Node) {
 }
 
 impl Node {
-    /// Asks every lent guest that is due who is connected.
+    /// Says on consoles what their users were told, and asks every lent guest that is due who is connected.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn look_at_connections(&self) -> Result<(), Refusal> {
         let now = self.clock.now();
         let rows = self.queue.reservations_open().await?;
+        self.tell_consoles(&rows).await;
         {
             let open: HashSet<ReservationId> = rows.iter().map(|row| row.id).collect();
             let mut watched = self.insight.lending.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,14 +146,15 @@ impl Node {
         Ok(Some(!sessions.is_empty()))
     }
 
-    /// Says on their consoles what users are to be told.
-    pub(super) async fn tell_consoles(&self) {
-        let told = {
-            let mut to_tell = self.insight.lending.to_tell.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *to_tell)
-        };
-        for some in told.chunks(AT_ONCE) {
-            futures::future::join_all(some.iter().map(|(row, text)| self.tell_console(row, text))).await;
+    /// Says on the consoles of this node's guests what their users were told since the last time.
+    async fn tell_consoles(&self, rows: &[ReservationRow]) {
+        for some in self.insight.lending.news(rows).chunks(AT_ONCE) {
+            let telling = some.iter().map(|(row, seconds)| async move {
+                let left = crate::why::span(seconds * 1000);
+                let text = format!("Your reservation ends in {left}. Save your work, or extend it.");
+                self.tell_console(row, &text).await;
+            });
+            futures::future::join_all(telling).await;
         }
     }
 
