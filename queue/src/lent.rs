@@ -210,7 +210,8 @@ impl Queue {
     }
 
     /// A reservation is over and its computer available: with what it holds if it was `kept` clean, else with nothing on
-    /// it. A computer that is not the reservation's any more stays as it is. `key` is the step's.
+    /// it. A computer that is not the reservation's any more stays as it is. Whether it is available now by this. `key` is the
+    /// step's.
     ///
     /// # Errors
     /// [`Kind::LeaseLost`]; [`Kind::Refused`] when the job does not hold the computer.
@@ -222,10 +223,13 @@ impl Queue {
         computer: &ComputerName,
         kept: bool,
         at: DateTime<Utc>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (claim, key, name) = (claim.clone(), key.to_owned(), computer.clone());
         let queue = self.clone();
-        let after = move |()| queue.wake();
+        let after = move |released| {
+            queue.wake();
+            released
+        };
         self.write_map(
             move |db| {
                 let (claim, key, name) = (claim.clone(), key.clone(), name.clone());
@@ -233,7 +237,8 @@ impl Queue {
                     guard::holding(&mut *db, &claim, &name).await?;
                     // One that is out of service, or was put back before, has nothing of what this job has done. When this
                     // step has run before, the reservation is over, and nothing is its.
-                    if computers::get(&mut *db, &name).await?.is_lent_for(id) {
+                    let its = computers::get(&mut *db, &name).await?.is_lent_for(id);
+                    if its {
                         computers::happen(&mut *db, &claim, &key, &name, computer::Event::Release).await?;
                         if !kept {
                             computers::set_loaded(&mut *db, &name, None).await?;
@@ -241,7 +246,8 @@ impl Queue {
                         tainted(&mut *db, &name, false).await?;
                     }
                     let row = reservations::get(&mut *db, id).await?;
-                    finish(db, &row, "given back", millis(at)).await
+                    finish(db, &row, "given back", millis(at)).await?;
+                    Ok(its)
                 })
             },
             after,

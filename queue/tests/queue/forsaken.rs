@@ -61,8 +61,8 @@ async fn a_computer_is_taken_back_by_another_job_when_one_has_not_done_it() {
         JobRequest::Return { reservation: id, computer: a.clone() }
     );
     let claim = claimed(&world, again).await;
-    queue.returned(&claim, "end", id, &a, false, now).await.unwrap();
-    queue.returned(&claim, "end", id, &a, false, now).await.unwrap();
+    assert!(queue.returned(&claim, "end", id, &a, false, now).await.unwrap());
+    assert!(!queue.returned(&claim, "end", id, &a, false, now).await.unwrap());
     world.done(&claim).await;
     let seat = queue.computer(&a).await.unwrap();
     assert_eq!((seat.state, seat.loaded, seat.tainted), (computer::State::Available, None, false));
@@ -87,7 +87,7 @@ async fn what_is_taken_back_of_a_computer_that_was_never_had_is_nothing() {
     };
     assert_eq!(queue.job(lends).await.unwrap().state, job::State::Cancelled);
     let claim = claimed(&world, takes).await;
-    queue.returned(&claim, "end", id, &a, false, now).await.unwrap();
+    assert!(!queue.returned(&claim, "end", id, &a, false, now).await.unwrap());
     world.done(&claim).await;
     assert_eq!(queue.reservation(id).await.unwrap().state, State::Ended);
     let seat = queue.computer(&a).await.unwrap();

@@ -1,6 +1,6 @@
 //! Times of the week: `Mon 10-12`, `Tue,Thu 14:00-15:30`, `Mon-Fri 8-18`; several are separated by `;`.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Offset, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -126,7 +126,7 @@ impl Weekly {
     ) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
         let mut found = Vec::new();
         // At the ends of the calendar a zone's clock has no day for a moment: nothing is there either.
-        let offset = zone.offset_from_utc_datetime(&from.naive_utc()).fix();
+        let offset = chrono::Offset::fix(&zone.offset_from_utc_datetime(&from.naive_utc()));
         let day = from.naive_utc().checked_add_offset(offset).map(|local| local.date());
         let Some(mut date) = day.and_then(|day| day.checked_sub_days(Days::new(1))) else {
             return found;

@@ -78,7 +78,10 @@ impl Running {
                 self.imaging(&row.computer, loaded, power == PowerState::Off).await?
             }
             Some(_) if wanted && power == PowerState::Paused => {
-                let message = format!("{name} is paused and is to be captured; resume it on its host first");
+                let message = format!(
+                    "{name} is paused and is to be captured; resume it on its host, or give up what is on it: \
+                     vclctl release {id} --discard"
+                );
                 return Err(Error::new(Kind::Refused, message));
             }
             _ => None,
@@ -182,9 +185,10 @@ impl Running {
         let Returned { computer, reservation, kept } = returned;
         let now = self.node.clock.now();
         let over = queue.reservation(*reservation).await?.state == reservation::State::Ended;
-        queue.returned(claim, "end reservation", *reservation, computer, *kept, now).await?;
+        let released = queue.returned(claim, "end reservation", *reservation, computer, *kept, now).await?;
         if !over {
-            let message = format!("reservation {reservation} is over; {computer} is available");
+            let available = if released { format!("; {computer} is available") } else { String::new() };
+            let message = format!("reservation {reservation} is over{available}");
             queue.post_event("reservation-ended", Some(self.job()), Some(computer), &message);
         }
         Ok(())
