@@ -338,7 +338,7 @@ impl Running {
         let target = self.node.target(computer, revision, None)?;
         let endpoint = backend.load(&mut job.part("load"), target).await?;
         let image = revision.manifest.image_ref();
-        let loaded = Loaded { image, endpoint: endpoint.clone(), since: chrono::Utc::now() };
+        let loaded = Loaded { image, endpoint: endpoint.clone(), since: self.node.clock.now() };
         job.step(self, &FILLED, Filled { computer: computer.name.clone(), loaded, idle })
             .run(async |filled, _| {
                 let (queue, claim) = (&self.node.queue, &self.claim);

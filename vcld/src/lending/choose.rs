@@ -52,6 +52,19 @@ pub(crate) struct Wanted<'a> {
     pub(crate) own: Option<&'a ComputerName>,
 }
 
+impl<'a> Wanted<'a> {
+    /// What somebody wants who has nothing yet.
+    pub(crate) fn of(
+        wish: &'a Wish,
+        image: &'a ImageRef,
+        hardware: Option<&'a Hardware>,
+        from: DateTime<Utc>,
+        until: Option<DateTime<Utc>>,
+    ) -> Self {
+        Self { id: None, wish, image, hardware, from, until, avoid: &[], own: None }
+    }
+}
+
 /// Devices of a computer, from tags such as `gpu:2`; one without a number counts once.
 pub(crate) fn devices(computer: &Computer) -> BTreeMap<&str, u32> {
     let mut all = BTreeMap::new();
@@ -298,16 +311,7 @@ mod tests {
     }
     fn pick(wish: &Wish, seats: &[Seat]) -> Result<String, String> {
         let image = "gis@2".parse().unwrap();
-        let wanted = Wanted {
-            id: None,
-            wish,
-            image: &image,
-            hardware: None,
-            from: at(0),
-            until: Some(at(240)),
-            avoid: &[],
-            own: None,
-        };
+        let wanted = Wanted::of(wish, &image, None, at(0), Some(at(240)));
         choose(&wanted, seats).map(|choice| format!("{} {}", choice.computer, choice.warm)).map_err(|all| {
             all.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ")
         })

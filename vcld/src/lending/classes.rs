@@ -193,16 +193,8 @@ impl Node {
         let mut offered = Vec::new();
         let mut lacking = None;
         for _ in 0..missing {
-            let wanted = Wanted {
-                id: None,
-                wish: &class.wish,
-                image: &image,
-                hardware: sight.hardware(&image.name),
-                from: start.max(now),
-                until: Some(end),
-                avoid: &[],
-                own: None,
-            };
+            let wanted =
+                Wanted::of(&class.wish, &image, sight.hardware(&image.name), start.max(now), Some(end));
             let booked = match booking(&wanted, sight) {
                 Ok(choice) => Some(choice.computer),
                 Err(refusal) => {
@@ -261,16 +253,8 @@ impl Node {
                         lost.push((row.id, Some(format!("{name} is not there any more"))));
                         continue;
                     };
-                    let wanted = Wanted {
-                        id: Some(row.id),
-                        wish: &any,
-                        image: &row.image,
-                        hardware: None,
-                        from: start,
-                        until: row.end,
-                        avoid: &[],
-                        own: None,
-                    };
+                    let wanted =
+                        Wanted { id: Some(row.id), ..Wanted::of(&any, &row.image, None, start, row.end) };
                     let out = seat.is_out().then(|| format!("it is {}", seat.state));
                     match out.or_else(|| seat.hindered(&wanted)) {
                         Some(why) => Some(format!("{name}: {why}")),
@@ -481,16 +465,7 @@ impl Node {
         };
         self.queue.manifest(&image).await?;
         let sight = self.sight(now).await?;
-        let wanted = Wanted {
-            id: None,
-            wish: &request.wish,
-            image: &image,
-            hardware: sight.hardware(&image.name),
-            from: now,
-            until: None,
-            avoid: &[],
-            own: None,
-        };
+        let wanted = Wanted::of(&request.wish, &image, sight.hardware(&image.name), now, None);
         let fit = sight.seats.iter().filter(|seat| seat.unfit(&wanted).is_none()).count();
         if fit < request.seats as usize {
             return Err(refused(format!(

@@ -88,16 +88,8 @@ impl Node {
         }
         let hours = self.config.lending.hours_per_week(request.group.as_deref());
         let until = settled.length.map(|s| settled.start + span(s));
-        let wanted = Wanted {
-            id: None,
-            wish: &request.wish,
-            image: &revision,
-            hardware: sight.hardware(&revision.name),
-            from: settled.start,
-            until,
-            avoid: &[],
-            own: None,
-        };
+        let wanted =
+            Wanted::of(&request.wish, &revision, sight.hardware(&revision.name), settled.start, until);
         if sight.seats.iter().all(|seat| seat.unfit(&wanted).is_some()) {
             let why = sight
                 .seats
@@ -125,16 +117,7 @@ impl Node {
         };
         let (choice, waiting) = if later {
             sight.plan(&self.config.lending);
-            let wanted = Wanted {
-                id: None,
-                wish: &new.asked.wish,
-                image: &revision,
-                hardware: sight.hardware(&revision.name),
-                from: start,
-                until,
-                avoid: &[],
-                own: None,
-            };
+            let wanted = Wanted::of(&new.asked.wish, &revision, sight.hardware(&revision.name), start, until);
             (Some(booking(&wanted, &sight)?), None)
         } else {
             // As if it were in the queue already.
@@ -414,13 +397,14 @@ impl Node {
         let avoid: Vec<ComputerName> = but.into_iter().cloned().collect();
         let wanted = Wanted {
             id: Some(row.id),
-            wish: row.asked.as_ref().map_or(&any, |asked| &asked.wish),
-            image: &image,
-            hardware: sight.hardware(&image.name),
-            from: start,
-            until: row.end,
             avoid: &avoid,
-            own: None,
+            ..Wanted::of(
+                row.asked.as_ref().map_or(&any, |asked| &asked.wish),
+                &image,
+                sight.hardware(&image.name),
+                start,
+                row.end,
+            )
         };
         let Ok(choice) = booking(&wanted, &sight) else { return Ok(None) };
         match self.queue.book(row.id, Some(&choice.computer)).await {

@@ -48,16 +48,7 @@ impl Node {
     pub(crate) async fn spare(&self, manifest: &Manifest) -> Result<Spare, Refusal> {
         let now = self.clock.now();
         let (image, any) = (manifest.image_ref(), Wish::default());
-        let wanted = Wanted {
-            id: None,
-            wish: &any,
-            image: &image,
-            hardware: Some(&manifest.hardware),
-            from: now,
-            until: Some(now + SPARE_FOR),
-            avoid: &[],
-            own: None,
-        };
+        let wanted = Wanted::of(&any, &image, Some(&manifest.hardware), now, Some(now + SPARE_FOR));
         let sight = self.planned(now).await?;
         let (mut spare, mut refused) = spare(&wanted, &sight.seats);
         spare.retain(|seat| {
@@ -154,16 +145,7 @@ mod tests {
             seat("empty"),
         ];
         let any = Wish::default();
-        let wanted = Wanted {
-            id: None,
-            wish: &any,
-            image: &image,
-            hardware: None,
-            from: now,
-            until: Some(now + SPARE_FOR),
-            avoid: &[],
-            own: None,
-        };
+        let wanted = Wanted::of(&any, &image, None, now, Some(now + SPARE_FOR));
         let (found, refused) = spare(&wanted, &seats);
         let names: Vec<&str> = found.iter().map(|seat| seat.computer.name.as_str()).collect();
         assert_eq!(names, ["empty", "used", "clean", "late", "warm"]);

@@ -151,16 +151,7 @@ impl Replay {
         let mut sight = self.sight();
         sight.plan(&self.lending);
         let image = sight.to_lend(&new.asked.image).unwrap();
-        let wanted = Wanted {
-            id: None,
-            wish: &new.asked.wish,
-            image: &image,
-            hardware: None,
-            from: new.start,
-            until: new.end,
-            avoid: &[],
-            own: None,
-        };
+        let wanted = Wanted::of(&new.asked.wish, &image, None, new.start, new.end);
         let choice = booking(&wanted, &sight).map_err(|no| no.message)?;
         new.booked = Some(choice.computer);
         Ok(self.add(as_row(&new)))

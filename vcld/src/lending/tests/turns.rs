@@ -124,16 +124,7 @@ fn for_a_long_one_a_computer_is_kept_and_short_ones_go_before_it_if_they_end_in_
     // Whoever asks for a time to come gets one that is not kept.
     let image: ImageRef = "gis@1".parse().unwrap();
     let wish = Wish::default();
-    let wanted = |from, until| Wanted {
-        id: None,
-        wish: &wish,
-        image: &image,
-        hardware: None,
-        from: at(from),
-        until: Some(at(until)),
-        avoid: &[],
-        own: None,
-    };
+    let wanted = |from, until| Wanted::of(&wish, &image, None, at(from), Some(at(until)));
     assert_eq!(booking(&wanted(120, 200), &sight_then).unwrap().computer.as_str(), "c1");
     let busy = booking(&wanted(100, 200), &sight_then).unwrap_err();
     assert!(busy.message.contains("c2: it is kept for reservation 1"), "{}", busy.message);

@@ -362,7 +362,7 @@ fn lived(hours: i64, kills: u32) -> (tempfile::TempDir, HashSet<u64>) {
                     let at: DateTime<Utc> = at.parse().unwrap();
                     if points.first().is_some_and(|point| *point <= at) {
                         points.remove(0);
-                        // Somewhere in what it does next.
+                        // why: so that each kill falls somewhere else in what it does next.
                         std::thread::sleep(Duration::from_millis(deaths * 13 % 97));
                         child.kill().unwrap();
                         killed = true;
