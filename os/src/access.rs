@@ -8,12 +8,14 @@
 //! Which hooks there are is a step of its own, so that it is known from the journal ever after: a file that comes or goes
 //! while a daemon is away changes nothing of what its job goes on with.
 
-use crate::Guest;
+use crate::hooks::{self, Verdict};
+use crate::{Command, Guest, reach};
 use async_trait::async_trait;
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
+use std::fs::Metadata;
 use vcl_job::{Cx, Job, Kind, Result, Step, TRANSIENT, Undo, minutes};
-use vcl_types::{Access, AccountName, ReservationId};
+use vcl_types::{Access, AccountName, Reach, ReservationId};
 
 const RESERVE: &str = "reserve";
 const METHOD: &str = "method";
@@ -80,19 +82,12 @@ impl<O> Steps<O> {
 /// How one system's module does its part.
 #[async_trait]
 pub(crate) trait Lets: Undo + Sized + 'static {
-    /// The hooks of a stage that are for this system, in order. `told` hears of files that are none.
-    fn list(&self, hooks: Option<&Utf8Path>, stage: &str, told: &dyn Fn(String)) -> Result<Vec<String>>;
+    /// Whether a file in a directory of hooks is one for this system.
+    fn is_hook(&self, name: &str, data: &Metadata) -> Verdict;
     /// The files that a connect method's `script` may be, the first that is there counting.
     fn files(&self, script: &str) -> Vec<String>;
-    /// Has the guest do `what`: `accounts`, with `shut` before it or `open` after it, or `open` alone. Answers what was changed.
-    async fn apply(
-        &self,
-        guest: Guest<'_>,
-        access: &Access,
-        what: &str,
-        step: &str,
-        cx: &Cx,
-    ) -> Result<Vec<String>>;
+    /// What has the guest do `what`: `accounts`, with `shut` before it or `open` after it, or `open` alone.
+    fn command(&self, guest: Guest<'_>, access: &Access, what: &str) -> Command;
     /// Runs hooks one after another.
     async fn run_hooks(&self, guest: Guest<'_>, access: &Access, hooks: &[Hook], cx: &Cx) -> Result<()>;
 }
@@ -116,7 +111,7 @@ pub(crate) async fn grant<O: Lets>(
     // Nobody is let in before the site's hooks have done what they do: its ports are shut before there are accounts.
     let first = if hooks.is_empty() { "accounts open" } else { "shut accounts" };
     job.step(on, &steps.grant, granted.clone())
-        .run(async |_, cx: Cx| on.apply(guest, access, first, steps.grant.name(), &cx).await)
+        .run(async |_, cx: Cx| apply(on.command(guest, access, first), guest, steps.grant.name(), &cx).await)
         .await?;
     if hooks.is_empty() {
         return Ok(());
@@ -125,14 +120,24 @@ pub(crate) async fn grant<O: Lets>(
         .run(async |hooks, cx: Cx| on.run_hooks(guest, access, &hooks, &cx).await)
         .await?;
     job.step(on, &steps.open, granted)
-        .run(async |_, cx: Cx| on.apply(guest, access, "open", steps.open.name(), &cx).await)
+        .run(async |_, cx: Cx| apply(on.command(guest, access, "open"), guest, steps.open.name(), &cx).await)
         .await?;
     Ok(())
 }
 
+/// Has the guest change something. Answers what was changed.
+async fn apply(command: Command, guest: Guest<'_>, step: &str, cx: &Cx) -> Result<Vec<String>> {
+    let answer = reach::in_step(guest, guest.endpoint, command, step, cx).await?;
+    for note in answer.texts("note") {
+        cx.event("access-note", note);
+    }
+    Ok(answer.summary("changed"))
+}
+
 /// The hooks of `reserve.d`, in order, and then those of `method.d` that the connect methods name.
 fn of_access<O: Lets>(on: &O, hooks: Option<&Utf8Path>, access: &Access, cx: &Cx) -> Result<Vec<Hook>> {
-    let reserve = on.list(hooks, RESERVE, &|message| cx.event("hook-skipped", message))?;
+    let is_hook = |name: &str, data: &Metadata| on.is_hook(name, data);
+    let reserve = hooks::list(hooks, RESERVE, is_hook, &|message| cx.event("hook-skipped", message))?;
     let mut all: Vec<Hook> =
         reserve.into_iter().map(|name| Hook { stage: RESERVE.into(), name, method: None }).collect();
     for method in &access.methods {
@@ -154,4 +159,35 @@ fn of_access<O: Lets>(on: &O, hooks: Option<&Utf8Path>, access: &Access, cx: &Cx
         all.push(Hook { stage: METHOD.into(), name, method: Some((method.name.clone(), method.port)) });
     }
     Ok(all)
+}
+
+/// The variables of the hooks of `reserve.d` and `method.d`; docs/hooks.md lists them.
+pub(crate) fn variables(access: &Access, computer: &str) -> Vec<(String, String)> {
+    let mut variables: Vec<(String, String)> = access
+        .facts
+        .iter()
+        .map(|(name, value)| (format!("VCLD_{}", name.to_ascii_uppercase()), value.replace('\0', "")))
+        .collect();
+    let join = |words: Vec<String>| words.join(" ");
+    let methods = access.methods.iter().map(|m| format!("{}:{}", m.name, m.port)).collect();
+    let from = match &access.from {
+        Reach::Nobody => "nobody".to_owned(),
+        Reach::Everybody => "everybody".to_owned(),
+        Reach::Only(nets) => join(nets.iter().map(ToString::to_string).collect()),
+    };
+    let sudo = access.accounts.iter().filter(|a| a.sudo).map(|a| a.name.to_string()).collect();
+    let accounts: Vec<String> = access.accounts.iter().map(|a| a.name.to_string()).collect();
+    for (name, value) in [
+        ("VCLD_COMPUTER", computer.to_owned()),
+        ("VCLD_RESERVATION", access.reservation.to_string()),
+        ("VCLD_ACCOUNT", accounts.first().cloned().unwrap_or_default()),
+        ("VCLD_ACCOUNTS", join(accounts)),
+        ("VCLD_SUDO_ACCOUNTS", join(sudo)),
+        ("VCLD_METHODS", join(methods)),
+        ("VCLD_FROM", from),
+    ] {
+        variables.retain(|(known, _)| known != name);
+        variables.push((name.to_owned(), value));
+    }
+    variables
 }

@@ -13,6 +13,7 @@
 mod access;
 mod answer;
 mod error;
+mod hooks;
 pub mod linux;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;

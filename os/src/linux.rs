@@ -37,10 +37,8 @@ mod hooks;
 pub mod nat;
 mod script;
 
-pub(crate) use access::variables;
-pub(crate) use hooks::secret as hook_secret;
-
 use crate::answer::Answer;
+use crate::hooks::{POST_LOAD, PRE_CAPTURE, list};
 use crate::reach::{self, Patience};
 use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, SiteScript, Survey};
 use async_trait::async_trait;
@@ -133,7 +131,7 @@ impl Os for Linux {
 
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
         let hooks =
-            hooks::list(guest.hooks, hooks::POST_LOAD, &|message| job.event("hook-skipped", message))?;
+            list(guest.hooks, POST_LOAD, hooks::is_hook, &|message| job.event("hook-skipped", message))?;
         let mut endpoint = job
             .step(self, &WAIT_FOR_SSH, ())
             .run(async |(), cx: Cx| Ok(self.wait_ready(guest, cx.token()).await?))
@@ -143,7 +141,8 @@ impl Os for Linux {
             let keys = job
                 .step(self, &GIVE_IDENTITY, ())
                 .run(async |(), cx: Cx| {
-                    let answer = run(guest, to, &IDENTITY, &[], "give identity", &cx).await?;
+                    let answer =
+                        reach::in_step(guest, to, IDENTITY.command(to, &[]), "give identity", &cx).await?;
                     Ok(answer.host_keys())
                 })
                 .await?;
@@ -155,7 +154,7 @@ impl Os for Linux {
             job.step(self, &SET_UP, ()).run(async |(), cx: Cx| Ok(set_up(guest, to, &cx).await?)).await?;
         let to = &endpoint;
         job.step(self, &POST_LOAD_HOOKS, hooks)
-            .run(async |names, cx: Cx| hooks::run(guest, to, hooks::POST_LOAD, &names, &cx).await)
+            .run(async |names, cx: Cx| hooks::run(guest, to, POST_LOAD, &names, &cx).await)
             .await?;
         Ok(endpoint)
     }
@@ -167,17 +166,15 @@ impl Os for Linux {
         end: EndState,
     ) -> Result<(), vcl_job::Error> {
         let hooks =
-            hooks::list(guest.hooks, hooks::PRE_CAPTURE, &|message| job.event("hook-skipped", message))?;
+            list(guest.hooks, PRE_CAPTURE, hooks::is_hook, &|message| job.event("hook-skipped", message))?;
         job.step(self, &PRE_CAPTURE_HOOKS, hooks)
-            .run(async |names, cx: Cx| {
-                hooks::run(guest, guest.endpoint, hooks::PRE_CAPTURE, &names, &cx).await
-            })
+            .run(async |names, cx: Cx| hooks::run(guest, guest.endpoint, PRE_CAPTURE, &names, &cx).await)
             .await?;
         job.step(self, &GENERALISE, ())
             .run(async |(), cx: Cx| {
-                let parameters = script::generalise(false);
                 let to = guest.endpoint;
-                let answer = run(guest, to, &GENERALISE_SCRIPT, &parameters, "generalise", &cx).await?;
+                let command = GENERALISE_SCRIPT.command(to, &script::generalise(false));
+                let answer = reach::in_step(guest, to, command, "generalise", &cx).await?;
                 for note in answer.told("note") {
                     cx.event("capture-note", note);
                 }
@@ -191,8 +188,8 @@ impl Os for Linux {
         job.step(self, &SANITISE, ())
             .run(async |(), cx: Cx| {
                 let to = guest.endpoint;
-                let parameters = [("SELF", to.user.clone())];
-                let answer = run(guest, to, &SANITIZE, &parameters, "sanitize", &cx).await?;
+                let command = SANITIZE.command(to, &[("SELF", to.user.clone())]);
+                let answer = reach::in_step(guest, to, command, "sanitize", &cx).await?;
                 Ok(answer.summary("changed"))
             })
             .await?;
@@ -267,23 +264,6 @@ impl Os for Linux {
         would_keep.extend(answer.texts("note"));
         Ok(Survey { would_change: answer.summary("changed"), would_keep })
     }
-}
-
-/// Runs a script in a step.
-async fn run(
-    guest: Guest<'_>,
-    to: &Endpoint,
-    script: &script::Script,
-    parameters: &[(&str, String)],
-    what: &str,
-    cx: &Cx,
-) -> Result<Answer, vcl_job::Error> {
-    let patience = Patience::of(guest.limits.boot.min(reach::AGAIN));
-    let remote = reach::reach(guest.remotes, to, patience, cx.token()).await?;
-    // The guest may have had us wait: is the job still ours?
-    cx.check().await?;
-    let command = script.command(to, parameters).limit(guest.limits.command).cancel(cx.token());
-    Ok(Answer::of(remote.run(command).await?, to, what)?)
 }
 
 /// Answers the endpoint with all its keys pinned.

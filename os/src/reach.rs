@@ -1,10 +1,12 @@
 //! Waiting until a guest lets us in.
 
-use crate::{Error, ErrorKind, Remote, Remotes, Result};
+use crate::answer::Answer;
+use crate::{Command, Error, ErrorKind, Guest, Remote, Remotes, Result};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use vcl_job::Cx;
 use vcl_types::Endpoint;
 
 /// For a guest that was there a moment ago, and that nobody waits for.
@@ -92,4 +94,34 @@ pub(crate) async fn reach(
             () = sleep(wait) => {} // why: a guest that boots tells nobody when its ssh server is up
         }
     }
+}
+
+/// Has a guest run a script in a step, and reads what it said.
+///
+/// # Errors
+/// It does not let us in, the job is not ours any more, or the script failed.
+pub(crate) async fn in_step(
+    guest: Guest<'_>,
+    to: &Endpoint,
+    command: Command,
+    what: &str,
+    cx: &Cx,
+) -> Result<Answer, vcl_job::Error> {
+    let patience = Patience::of(guest.limits.boot.min(AGAIN));
+    let remote = reach(guest.remotes, to, patience, cx.token()).await?;
+    // The guest may have had us wait: is the job still ours?
+    cx.check().await?;
+    let command = command.limit(guest.limits.command).cancel(cx.token());
+    Ok(Answer::of(remote.run(command).await?, to, what)?)
+}
+
+/// The same outside of a job, for somebody who waits for it.
+///
+/// # Errors
+/// It does not let us in, or the script failed.
+pub(crate) async fn at_once(guest: Guest<'_>, command: Command, what: &str) -> Result<Answer> {
+    let (cancel, limit) = (CancellationToken::new(), guest.limits.command);
+    let patience = Patience::of(limit.min(NOW));
+    let remote = reach(guest.remotes, guest.endpoint, patience, &cancel).await?;
+    Answer::of(remote.run(command.limit(limit)).await?, guest.endpoint, what)
 }

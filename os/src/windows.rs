@@ -46,6 +46,7 @@ mod sysprep;
 pub use settings::{Settings, windows_name};
 
 use crate::answer::Answer;
+use crate::hooks::{POST_LOAD, PRE_CAPTURE, list};
 use crate::reach::{self, Patience};
 use crate::{Command, EndState, Guest, Os, Output, Result, Survey};
 use async_trait::async_trait;
@@ -168,7 +169,7 @@ impl Os for Windows {
 
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
         let hooks =
-            hooks::list(guest.hooks, hooks::POST_LOAD, &|message| job.event("hook-skipped", message))?;
+            list(guest.hooks, POST_LOAD, hooks::is_hook, &|message| job.event("hook-skipped", message))?;
         let mut endpoint = job
             .step(self, &WAIT_FOR_SSH, ())
             .run(async |(), cx: Cx| Ok(self.wait_ready(guest, cx.token()).await?))
@@ -183,7 +184,8 @@ impl Os for Windows {
             let keys = job
                 .step(self, &GIVE_IDENTITY, ())
                 .run(async |(), cx: Cx| {
-                    let answer = run(guest, to, IDENTITY, &json!({}), "give identity", &cx).await?;
+                    let answer =
+                        reach::in_step(guest, to, IDENTITY.command(&json!({})), "give identity", &cx).await?;
                     Ok(answer.host_keys())
                 })
                 .await?;
@@ -209,7 +211,7 @@ impl Os for Windows {
                 .await?;
         }
         job.step(self, &POST_LOAD_HOOKS, hooks)
-            .run(async |names, cx: Cx| hooks::run(guest, to, hooks::POST_LOAD, &names, &cx).await)
+            .run(async |names, cx: Cx| hooks::run(guest, to, POST_LOAD, &names, &cx).await)
             .await?;
         Ok(endpoint)
     }
@@ -221,15 +223,16 @@ impl Os for Windows {
         end: EndState,
     ) -> Result<(), vcl_job::Error> {
         let hooks =
-            hooks::list(guest.hooks, hooks::PRE_CAPTURE, &|message| job.event("hook-skipped", message))?;
+            list(guest.hooks, PRE_CAPTURE, hooks::is_hook, &|message| job.event("hook-skipped", message))?;
         let to = guest.endpoint;
         job.step(self, &PRE_CAPTURE_HOOKS, hooks)
-            .run(async |names, cx: Cx| hooks::run(guest, to, hooks::PRE_CAPTURE, &names, &cx).await)
+            .run(async |names, cx: Cx| hooks::run(guest, to, PRE_CAPTURE, &names, &cx).await)
             .await?;
         job.step(self, &CHECK_SYSPREP, ())
             .run(async |(), cx: Cx| {
                 let parameters = json!({ "skip_rearm": self.settings.skip_rearm });
-                let answer = run(guest, to, CHECK, &parameters, "check sysprep", &cx).await?;
+                let answer =
+                    reach::in_step(guest, to, CHECK.command(&parameters), "check sysprep", &cx).await?;
                 for note in answer.texts("note") {
                     cx.event("capture-note", note);
                 }
@@ -244,7 +247,7 @@ impl Os for Windows {
         job.step(self, &GENERALISE, ())
             .run(async |(), cx: Cx| {
                 let parameters = json!({ "dry": false, "user": to.user });
-                let answer = run(guest, to, CLEAN, &parameters, "generalise", &cx).await?;
+                let answer = reach::in_step(guest, to, CLEAN.command(&parameters), "generalise", &cx).await?;
                 for note in answer.texts("note") {
                     cx.event("capture-note", note);
                 }
@@ -261,7 +264,8 @@ impl Os for Windows {
             .run(async |(), cx: Cx| {
                 let to = guest.endpoint;
                 let parameters = json!({ "user": to.user });
-                let answer = run(guest, to, SANITIZE, &parameters, "sanitize", &cx).await?;
+                let answer =
+                    reach::in_step(guest, to, SANITIZE.command(&parameters), "sanitize", &cx).await?;
                 Ok(answer.summary("changed"))
             })
             .await?;
@@ -336,23 +340,6 @@ impl Os for Windows {
         would_keep.extend(clean.texts("note"));
         Ok(Survey { would_change: clean.summary("changed"), would_keep })
     }
-}
-
-/// Runs a script in a step.
-async fn run(
-    guest: Guest<'_>,
-    to: &Endpoint,
-    script: Script,
-    parameters: &Value,
-    what: &str,
-    cx: &Cx,
-) -> Result<Answer, vcl_job::Error> {
-    let patience = Patience::of(guest.limits.boot.min(reach::AGAIN));
-    let remote = reach::reach(guest.remotes, to, patience, cx.token()).await?;
-    // The guest may have had us wait: is the job still ours?
-    cx.check().await?;
-    let command = script.command(parameters).limit(guest.limits.command).cancel(cx.token());
-    Ok(Answer::of(remote.run(command).await?, to, what)?)
 }
 
 async fn power(guest: Guest<'_>, end: &str) -> Result<()> {

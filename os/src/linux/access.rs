@@ -4,19 +4,18 @@
 //! takes it away needs to know nothing: `sanitize`, a capture and the next load all do. Somebody who was root in the guest
 //! may have changed the ledger like everything else: a machine lent with `sudo` is clean when it has been loaded anew.
 
-use super::script::{GRANT, IDENTIFY, PASSWORD, SESSIONS, Script, TELL};
+use super::script::{GRANT, IDENTIFY, PASSWORD, SESSIONS, TELL};
 use super::{Linux, hooks};
-use crate::access::{Hook, Lets, Steps};
-use crate::answer::Answer;
-use crate::reach::{self, Patience};
+use crate::access::{Hook, Lets, Steps, variables};
+use crate::hooks::Verdict;
+use crate::reach;
 use crate::sessions::Sockets;
 use crate::shell::quote;
 use crate::{Command, Error, ErrorKind, Guest, Result};
 use async_trait::async_trait;
-use camino::Utf8Path;
 use ipnet::IpNet;
 use std::fmt::Write as _;
-use tokio_util::sync::CancellationToken;
+use std::fs::Metadata;
 use vcl_job::{Cx, Job, Kind};
 use vcl_types::{Access, AccountName, Identity, Reach, Secret, Session};
 
@@ -43,38 +42,17 @@ pub(super) async fn grant(
 
 #[async_trait]
 impl Lets for Linux {
-    fn list(
-        &self,
-        hooks: Option<&Utf8Path>,
-        stage: &str,
-        told: &dyn Fn(String),
-    ) -> Result<Vec<String>, vcl_job::Error> {
-        hooks::list(hooks, stage, told)
+    fn is_hook(&self, name: &str, data: &Metadata) -> Verdict {
+        hooks::is_hook(name, data)
     }
     fn files(&self, script: &str) -> Vec<String> {
         vec![script.to_owned()]
     }
-    async fn apply(
-        &self,
-        guest: Guest<'_>,
-        access: &Access,
-        what: &str,
-        step: &str,
-        cx: &Cx,
-    ) -> Result<Vec<String>, vcl_job::Error> {
-        let to = guest.endpoint;
-        let patience = Patience::of(guest.limits.boot.min(reach::AGAIN));
-        let remote = reach::reach(guest.remotes, to, patience, cx.token()).await?;
-        cx.check().await?;
+    fn command(&self, guest: Guest<'_>, access: &Access, what: &str) -> Command {
         let parameters = parameters(access, guest.computer.name.as_str(), what);
         let parameters: Vec<(&str, String)> =
             parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        let command = GRANT.command_from(to, &parameters).limit(guest.limits.command).cancel(cx.token());
-        let answer = Answer::of(remote.run(command).await?, to, step)?;
-        for note in answer.texts("note") {
-            cx.event("access-note", note);
-        }
-        Ok(answer.summary("changed"))
+        GRANT.command_from(guest.endpoint, &parameters)
     }
     async fn run_hooks(
         &self,
@@ -150,47 +128,6 @@ pub(super) fn environment(access: &Access, computer: &str) -> String {
     text.trim_end().to_owned()
 }
 
-/// The variables of the hooks of `reserve.d` and `method.d`; docs/hooks.md lists them.
-pub(crate) fn variables(access: &Access, computer: &str) -> Vec<(String, String)> {
-    let mut variables: Vec<(String, String)> = access
-        .facts
-        .iter()
-        .map(|(name, value)| (format!("VCLD_{}", name.to_ascii_uppercase()), value.replace('\0', "")))
-        .collect();
-    let join = |words: Vec<String>| words.join(" ");
-    let methods = access.methods.iter().map(|m| format!("{}:{}", m.name, m.port)).collect();
-    let from = match &access.from {
-        Reach::Nobody => "nobody".to_owned(),
-        Reach::Everybody => "everybody".to_owned(),
-        Reach::Only(nets) => join(nets.iter().map(ToString::to_string).collect()),
-    };
-    let sudo = access.accounts.iter().filter(|a| a.sudo).map(|a| a.name.to_string()).collect();
-    let accounts: Vec<String> = access.accounts.iter().map(|a| a.name.to_string()).collect();
-    for (name, value) in [
-        ("VCLD_COMPUTER", computer.to_owned()),
-        ("VCLD_RESERVATION", access.reservation.to_string()),
-        ("VCLD_ACCOUNT", accounts.first().cloned().unwrap_or_default()),
-        ("VCLD_ACCOUNTS", join(accounts)),
-        ("VCLD_SUDO_ACCOUNTS", join(sudo)),
-        ("VCLD_METHODS", join(methods)),
-        ("VCLD_FROM", from),
-    ] {
-        variables.retain(|(known, _)| known != name);
-        variables.push((name.to_owned(), value));
-    }
-    variables
-}
-
-/// Runs a script outside of a job.
-async fn ask(guest: Guest<'_>, script: &Script, parameters: &[(&str, String)], what: &str) -> Result<Answer> {
-    let cancel = CancellationToken::new();
-    let limit = guest.limits.command;
-    let remote =
-        reach::reach(guest.remotes, guest.endpoint, Patience::of(limit.min(reach::NOW)), &cancel).await?;
-    let command: Command = script.command(guest.endpoint, parameters).limit(limit);
-    Answer::of(remote.run(command).await?, guest.endpoint, what)
-}
-
 pub(super) async fn password(guest: Guest<'_>, account: &AccountName, password: &Secret) -> Result<()> {
     let word = password.expose();
     // What chpasswd reads is a line.
@@ -199,21 +136,23 @@ pub(super) async fn password(guest: Guest<'_>, account: &AccountName, password: 
         return Err(Error::new(ErrorKind::Local, context));
     }
     let parameters = [("NAME", account.to_string()), ("PASSWORD", word.to_owned())];
-    ask(guest, &PASSWORD, &parameters, "set a password").await.map(drop)
+    reach::at_once(guest, PASSWORD.command(guest.endpoint, &parameters), "set a password").await.map(drop)
 }
 
 pub(super) async fn sessions(guest: Guest<'_>) -> Result<Vec<Session>> {
-    let answer = ask(guest, &SESSIONS, &[], "look who is connected").await?;
+    let answer =
+        reach::at_once(guest, SESSIONS.command(guest.endpoint, &[]), "look who is connected").await?;
     Ok(Sockets::read(&answer).sessions(&guest.endpoint.user))
 }
 
 pub(super) async fn tell(guest: Guest<'_>, text: &str) -> Result<()> {
     let parameters = [("TEXT", crate::sessions::notice(text))];
-    ask(guest, &TELL, &parameters, "tell its users").await.map(drop)
+    reach::at_once(guest, TELL.command(guest.endpoint, &parameters), "tell its users").await.map(drop)
 }
 
 pub(super) async fn identity(guest: Guest<'_>) -> Result<Identity> {
-    ask(guest, &IDENTIFY, &[], "look who it is").await.map(|answer| crate::sessions::identity(&answer))
+    let answer = reach::at_once(guest, IDENTIFY.command(guest.endpoint, &[]), "look who it is").await?;
+    Ok(crate::sessions::identity(&answer))
 }
 
 #[cfg(test)]

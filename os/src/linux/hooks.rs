@@ -8,24 +8,17 @@
 use super::script::as_root;
 use crate::access::Hook;
 use crate::answer::last_lines;
+use crate::hooks::{LARGEST, SECRET, Verdict, read, secret, sound};
 use crate::reach::{self, Patience};
 use crate::shell::quote;
 use crate::{Command, Error, ErrorKind, Guest, Output, Remote, Result, SCRIPT_SAYS, SiteScript};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
+use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use vcl_job::{Cx, Kind};
+use vcl_job::Cx;
 use vcl_types::Endpoint;
-
-pub(super) const PRE_CAPTURE: &str = "pre_capture";
-pub(super) const POST_LOAD: &str = "post_load";
-
-const LARGEST: u64 = 1024 * 1024;
-/// What a hook gets on its standard input stands beside it in a file with this ending.
-const SECRET: &str = ".secret";
-/// Bytes of one.
-const LARGEST_SECRET: u64 = 64 * 1024;
 
 /// Reads what comes first on standard input, a line: what the hook is to get on its own.
 const TAKE_SECRET: &str = "IFS= read -r s || exit 125; ";
@@ -38,41 +31,17 @@ fn run_it(seconds: u64) -> String {
     )
 }
 
-/// The names of a stage's hooks, in order. Without a directory there are none. `told` hears of files that are none.
-pub(super) fn list(
-    hooks: Option<&Utf8Path>,
-    stage: &str,
-    told: &dyn Fn(String),
-) -> Result<Vec<String>, vcl_job::Error> {
-    let Some(hooks) = hooks else { return Ok(Vec::new()) };
-    let directory = hooks.join(format!("{stage}.d"));
-    let failed = |e: std::io::Error| vcl_job::Error::caused(Kind::Fatal, format!("reading {directory}"), e);
-    let entries = match directory.read_dir_utf8() {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let data = match std::fs::metadata(entry.path()) {
-            Ok(data) => data,
-            // A link to nothing.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(failed(e)),
-        };
-        let name = entry.file_name();
-        if !data.is_file() || data.permissions().mode() & 0o111 == 0 {
-            continue;
-        }
-        if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
-            names.push(name.to_owned());
-        } else if !name.starts_with('.') && !name.ends_with(SECRET) {
-            told(format!("{} is not run: a hook's name has only letters, digits, `_` and `-`", entry.path()));
-        }
+/// Whether a file is a hook for Linux guests.
+pub(super) fn is_hook(name: &str, data: &Metadata) -> Verdict {
+    if data.permissions().mode() & 0o111 == 0 {
+        Verdict::Other
+    } else if sound(name) {
+        Verdict::Hook
+    } else if name.starts_with('.') || name.ends_with(SECRET) {
+        Verdict::Other
+    } else {
+        Verdict::Misnamed("a hook's name has only letters, digits, `_` and `-`")
     }
-    names.sort();
-    Ok(names)
 }
 
 /// Runs a reservation's hooks one after another.
@@ -189,35 +158,6 @@ async fn send(
         status => format!("failed with status {status}"),
     };
     Err(Error::new(ErrorKind::CommandFailed, format!("hook {hook} {why} on {to}: {said}")).into())
-}
-
-/// What the hook is to get on its standard input, as a line of base64. It goes to the guest for this run alone: what is kept
-/// there to undo a hook has it not.
-pub(crate) async fn secret(hook: &Utf8Path) -> Result<String> {
-    use base64::Engine as _;
-    let path = Utf8PathBuf::from(format!("{hook}{SECRET}"));
-    let failed = |e| Error::caused(ErrorKind::Local, format!("reading {path}"), e);
-    match tokio::fs::metadata(&path).await {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok("\n".to_owned()),
-        Ok(data) if data.len() <= LARGEST_SECRET => {}
-        Ok(_) => {
-            let context = format!("{path} has more than {LARGEST_SECRET} bytes, which no hook is sent");
-            return Err(Error::new(ErrorKind::Local, context));
-        }
-        Err(e) => return Err(failed(e)),
-    }
-    let bytes = tokio::fs::read(&path).await.map_err(failed)?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(bytes) + "\n")
-}
-
-async fn read(hook: &Utf8Path) -> Result<Vec<u8>> {
-    let failed = |e| Error::caused(ErrorKind::Local, format!("reading hook {hook}"), e);
-    let length = tokio::fs::metadata(hook).await.map_err(failed)?.len();
-    if length > LARGEST {
-        let context = format!("hook {hook} has {length} bytes; more than {LARGEST} are not sent to a guest");
-        return Err(Error::new(ErrorKind::Local, context));
-    }
-    tokio::fs::read(hook).await.map_err(failed)
 }
 
 /// What receives a hook on its standard input, runs it and removes it: one command, so one round trip. Its length is

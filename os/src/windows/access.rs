@@ -3,18 +3,17 @@
 //! Windows lets nobody in unless a firewall rule says so. So keeping out is switching off what rules of the image say of the
 //! same ports, which the ledger remembers, and letting in is a rule of ours for each.
 
-use super::script::{GRANT, IDENTIFY, PASSWORD, SESSIONS, Script, TELL};
-use super::{Windows, hooks, run};
+use super::script::{GRANT, IDENTIFY, PASSWORD, SESSIONS, TELL};
+use super::{Windows, hooks};
 use crate::access::{Hook, Lets, Steps};
 use crate::answer::Answer;
-use crate::reach::{self, Patience};
-use crate::{Error, ErrorKind, Guest, Result, sessions};
+use crate::hooks::Verdict;
+use crate::{Command, Error, ErrorKind, Guest, Result, reach, sessions};
 use async_trait::async_trait;
-use camino::Utf8Path;
 use chrono::DateTime;
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use std::fs::Metadata;
 use vcl_job::{Cx, Job, Kind};
 use vcl_types::{Access, AccountName, Identity, Reach, Secret, Session, ssh_key};
 
@@ -47,30 +46,14 @@ pub(super) async fn grant(
 
 #[async_trait]
 impl Lets for Windows {
-    fn list(
-        &self,
-        hooks: Option<&Utf8Path>,
-        stage: &str,
-        told: &dyn Fn(String),
-    ) -> Result<Vec<String>, vcl_job::Error> {
-        hooks::list(hooks, stage, told)
+    fn is_hook(&self, name: &str, data: &Metadata) -> Verdict {
+        hooks::is_hook(name, data)
     }
     fn files(&self, script: &str) -> Vec<String> {
         vec![format!("{script}.ps1"), format!("{script}.cmd")]
     }
-    async fn apply(
-        &self,
-        guest: Guest<'_>,
-        access: &Access,
-        what: &str,
-        step: &str,
-        cx: &Cx,
-    ) -> Result<Vec<String>, vcl_job::Error> {
-        let answer = run(guest, guest.endpoint, GRANT, &parameters(access, what), step, cx).await?;
-        for note in answer.texts("note") {
-            cx.event("access-note", note);
-        }
-        Ok(answer.summary("changed"))
+    fn command(&self, _: Guest<'_>, access: &Access, what: &str) -> Command {
+        GRANT.command(&parameters(access, what))
     }
     async fn run_hooks(
         &self,
@@ -117,15 +100,6 @@ pub(super) fn parameters(access: &Access, what: &str) -> Value {
     })
 }
 
-/// Runs a script outside of a job.
-async fn ask(guest: Guest<'_>, script: Script, parameters: Value, what: &str) -> Result<Answer> {
-    let cancel = CancellationToken::new();
-    let limit = guest.limits.command;
-    let remote =
-        reach::reach(guest.remotes, guest.endpoint, Patience::of(limit.min(reach::NOW)), &cancel).await?;
-    Answer::of(remote.run(script.command(&parameters).limit(limit)).await?, guest.endpoint, what)
-}
-
 pub(super) async fn password(guest: Guest<'_>, account: &AccountName, password: &Secret) -> Result<()> {
     let word = password.expose();
     if word.is_empty() || word.len() > 127 || word.chars().any(char::is_control) {
@@ -133,11 +107,11 @@ pub(super) async fn password(guest: Guest<'_>, account: &AccountName, password: 
         return Err(Error::new(ErrorKind::Local, context));
     }
     let parameters = json!({ "name": account, "password": word });
-    ask(guest, PASSWORD, parameters, "set a password").await.map(drop)
+    reach::at_once(guest, PASSWORD.command(&parameters), "set a password").await.map(drop)
 }
 
 pub(super) async fn sessions(guest: Guest<'_>) -> Result<Vec<Session>> {
-    let answer = ask(guest, SESSIONS, json!({}), "look who is connected").await?;
+    let answer = reach::at_once(guest, SESSIONS.command(&json!({})), "look who is connected").await?;
     Ok(read_sessions(&answer, &guest.endpoint.user))
 }
 
@@ -160,9 +134,11 @@ fn read_sessions(answer: &Answer, manager: &str) -> Vec<Session> {
 }
 
 pub(super) async fn tell(guest: Guest<'_>, text: &str) -> Result<()> {
-    ask(guest, TELL, json!({ "text": sessions::notice(text) }), "tell its users").await.map(drop)
+    let command = TELL.command(&json!({ "text": sessions::notice(text) }));
+    reach::at_once(guest, command, "tell its users").await.map(drop)
 }
 
 pub(super) async fn identity(guest: Guest<'_>) -> Result<Identity> {
-    ask(guest, IDENTIFY, json!({}), "look who it is").await.map(|answer| sessions::identity(&answer))
+    let answer = reach::at_once(guest, IDENTIFY.command(&json!({})), "look who it is").await?;
+    Ok(sessions::identity(&answer))
 }

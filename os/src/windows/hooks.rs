@@ -6,58 +6,29 @@
 //! stage run again after a crash of the daemon.
 
 use super::script::{ACCESS_HOOK, HOOK};
-use crate::access::Hook;
+use crate::access::{Hook, variables};
 use crate::answer::Answer;
-use crate::linux::{hook_secret, variables};
+use crate::hooks::{Verdict, read, secret, sound};
 use crate::reach::{self, Patience};
 use crate::{Error, ErrorKind, Guest, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::Utf8Path;
 use serde_json::json;
+use std::fs::Metadata;
 use std::time::Duration;
-use vcl_job::{Cx, Kind};
+use vcl_job::Cx;
 use vcl_types::{Access, Endpoint};
 
-pub(super) const PRE_CAPTURE: &str = "pre_capture";
-pub(super) const POST_LOAD: &str = "post_load";
-
-const LARGEST: u64 = 1024 * 1024;
-
-/// The names of a stage's hooks, in order. Without a directory there are none. `told` hears of files that are none.
-pub(super) fn list(
-    hooks: Option<&Utf8Path>,
-    stage: &str,
-    told: &dyn Fn(String),
-) -> Result<Vec<String>, vcl_job::Error> {
-    let Some(hooks) = hooks else { return Ok(Vec::new()) };
-    let directory = hooks.join(format!("{stage}.d"));
-    let failed = |e: std::io::Error| vcl_job::Error::caused(Kind::Fatal, format!("reading {directory}"), e);
-    let entries = match directory.read_dir_utf8() {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let Some((stem, "ps1" | "cmd")) = name.rsplit_once('.') else { continue };
-        // Also what a link points to.
-        if !entry.path().is_file() {
-            continue;
+/// Whether a file is a hook for Windows guests.
+pub(super) fn is_hook(name: &str, _: &Metadata) -> Verdict {
+    match name.rsplit_once('.') {
+        Some((stem, "ps1" | "cmd")) if !stem.is_empty() && sound(stem) => Verdict::Hook,
+        Some((_, "ps1" | "cmd")) => {
+            Verdict::Misnamed("before its ending a hook's name has only letters, digits, `_` and `-`")
         }
-        if !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
-            names.push(name.to_owned());
-        } else {
-            let path = entry.path();
-            told(format!(
-                "{path} is not run: before its ending a hook's name has only letters, digits, `_` and `-`"
-            ));
-        }
+        _ => Verdict::Other,
     }
-    names.sort();
-    Ok(names)
 }
 
 /// Runs a reservation's hooks one after another.
@@ -86,7 +57,7 @@ pub(super) async fn run_for_access(
         let parameters = json!({
             "name": hook.kept_as(),
             "content": STANDARD.encode(read(&path).await?),
-            "secret": hook_secret(&path).await?.trim(),
+            "secret": secret(&path).await?.trim(),
             "environment": environment,
             "stage": hook.stage,
             "seconds": limit.as_secs().max(1),
@@ -131,7 +102,7 @@ pub(super) async fn run(
         let parameters = json!({
             "name": name,
             "content": STANDARD.encode(read(&hook).await?),
-            "secret": hook_secret(&hook).await?.trim(),
+            "secret": secret(&hook).await?.trim(),
             "stage": stage,
             "computer": guest.computer.name.as_str(),
             "seconds": limit.as_secs().max(1),
@@ -144,14 +115,4 @@ pub(super) async fn run(
     }
     cx.progress(names.len() as u64, names.len() as u64);
     Ok(())
-}
-
-async fn read(hook: &Utf8Path) -> Result<Vec<u8>> {
-    let failed = |e| Error::caused(ErrorKind::Local, format!("reading hook {hook}"), e);
-    let length = tokio::fs::metadata(hook).await.map_err(failed)?.len();
-    if length > LARGEST {
-        let context = format!("hook {hook} has {length} bytes; more than {LARGEST} are not sent to a guest");
-        return Err(Error::new(ErrorKind::Local, context));
-    }
-    tokio::fs::read(hook).await.map_err(failed)
 }

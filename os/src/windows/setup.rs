@@ -1,6 +1,5 @@
 //! What makes a loaded guest ready: its own setup, its name and keys, a restart where they ask for one, its licence.
 
-use super::run;
 use super::script::{ACTIVATE, POWER, SETUP, STATE};
 use super::settings::{Settings, windows_name};
 use crate::answer::Answer;
@@ -168,7 +167,7 @@ pub(super) async fn set_up(guest: Guest<'_>, to: &Endpoint, cx: &Cx) -> Result<R
         "generalised": guest.generalised,
         "identity": !guest.generalised,
     });
-    let answer = run(guest, to, SETUP, &parameters, "set up guest", cx).await?;
+    let answer = reach::in_step(guest, to, SETUP.command(&parameters), "set up guest", cx).await?;
     for note in answer.texts("note") {
         cx.event("load-note", note);
     }
@@ -244,7 +243,7 @@ pub(super) async fn activate(
         "host": settings.kms_host,
         "port": settings.kms_port,
     });
-    let why = match run(guest, to, ACTIVATE, &parameters, "activate", cx).await {
+    let why = match reach::in_step(guest, to, ACTIVATE.command(&parameters), "activate", cx).await {
         Ok(answer) => match answer.told("failed").next() {
             None => return Ok(()),
             Some(why) => why.to_owned(),
