@@ -4,15 +4,14 @@ mod fetch;
 mod keep;
 
 use crate::node::Node;
-use crate::worker::{self, Stop};
-use camino::{Utf8Path, Utf8PathBuf};
+use crate::testing;
+use camino::Utf8PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use vcl_config::{BackendType, Config, Known};
-use vcl_images::Library;
+use vcl_config::BackendType;
 use vcl_job::{Error, Kind};
-use vcl_os::mock::{MockOs, MockRemotes};
-use vcl_provisioning::{Captured, CapturedDisk, MockProvisioning, Provisioning};
+use vcl_os::mock::MockOs;
+use vcl_provisioning::{Captured, CapturedDisk, MockProvisioning};
 use vcl_queue::Queue;
 use vcl_types::api::{JobView, PowerState};
 use vcl_types::state::{computer, job};
@@ -22,14 +21,6 @@ fn endpoint() -> Endpoint {
     let key = HostKey::parse("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF1s7000000").unwrap();
     let host_keys = HostKeys { keys: vec![key], source: KeySource::Console };
     Endpoint { address: [127, 0, 0, 1].into(), port: 22, user: "root".into(), host_keys }
-}
-
-fn config(path: &Utf8Path, library: &str) -> Config {
-    let text = format!(
-        "[library]\npath = \"{path}/library\"\n{library}[backend.kvm]\ntype = \"libvirt\"\n[network.n]\nbridge = \"br0\"\n\
-         [computers]\n\"a\" = {{ backend = \"kvm\", networks = [\"n\"] }}\n"
-    );
-    vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::LIBVIRT] }).unwrap()
 }
 
 struct Case {
@@ -47,32 +38,11 @@ impl Case {
     async fn with(backend: MockProvisioning, os: MockOs, library: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::try_from(directory.path().to_owned()).unwrap();
-        std::fs::create_dir(path.join("library")).unwrap();
-        let config = config(&path, library);
+        let config = testing::config_with(&path, library);
         let queue = Queue::open(path.join("vcld.db")).await.unwrap();
         queue.apply_computers(&config.computers, false).await.unwrap();
-        let backend: Arc<dyn Provisioning> = Arc::new(backend);
-        let node = Node {
-            name: "test".into(),
-            config_path: path.join("vcld.toml"),
-            queue,
-            library: Library::open(&config.library.path).unwrap(),
-            backends: [("kvm".parse().unwrap(), backend)].into(),
-            known: vec![BackendType::LIBVIRT],
-            remotes: Arc::new(remotes()),
-            gates: <_>::default(),
-            guacamole: None,
-            public_key: String::new(),
-            linux: Arc::new(os),
-            windows: Node::windows(&config).unwrap(),
-            exchange: None,
-            inbox: None,
-            since: chrono::Utc::now(),
-            clock: crate::clock::Clock::default(),
-            insight: crate::reconcile::Insight::default(),
-            people: crate::people::People::default(),
-            config,
-        };
+        let kvm = ("kvm", BackendType::LIBVIRT, Arc::new(backend) as _);
+        let node = Node { linux: Arc::new(os), ..testing::bare(config, queue, kvm) };
         let disk = path.join("disk.raw");
         std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
         let case = Self { node: Arc::new(node), _directory: directory };
@@ -90,39 +60,12 @@ impl Case {
 
     /// Queues a job and works until it has ended.
     async fn run(&self, request: JobRequest) -> JobView {
-        let id = self.node.submit(request, "tester").await.unwrap().job;
-        let stop = Stop::default();
-        let mut changes = self.node.queue.submitted();
-        let (member, _) = self.node.queue.join(&self.node.as_member()).await.unwrap();
-        let working = tokio::spawn(worker::work(self.node.clone(), member, stop.clone()));
-        loop {
-            changes.borrow_and_update();
-            if self.node.job(id).await.unwrap().state.is_final() {
-                break;
-            }
-            changes.changed().await.unwrap();
-        }
-        stop.drain.cancel();
-        working.await.unwrap().unwrap();
-        self.node.job(id).await.unwrap()
+        testing::run(&self.node, request).await
     }
 
     /// Works until no job is left.
     async fn drain(&self) {
-        let stop = Stop::default();
-        let mut changes = self.node.queue.submitted();
-        let (member, _) = self.node.queue.join(&self.node.as_member()).await.unwrap();
-        let working = tokio::spawn(worker::work(self.node.clone(), member, stop.clone()));
-        loop {
-            changes.borrow_and_update();
-            let jobs = self.node.jobs(None, 1000).await.unwrap();
-            if jobs.iter().all(|job| job.state.is_final()) {
-                break;
-            }
-            changes.changed().await.unwrap();
-        }
-        stop.drain.cancel();
-        working.await.unwrap().unwrap();
+        testing::drain(&self.node).await;
     }
 
     async fn load(&self) {
@@ -143,12 +86,6 @@ impl Case {
         })
         .await
     }
-}
-
-fn remotes() -> MockRemotes {
-    let mut remotes = MockRemotes::new();
-    remotes.expect_forget().returning(|_| ());
-    remotes
 }
 
 /// An OS module without any expectation: a call of it fails the test. (Undo is the executor's, not a flow's.)

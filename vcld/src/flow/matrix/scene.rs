@@ -8,18 +8,16 @@
 use crate::exchange::Exchange;
 use crate::flow;
 use crate::node::Node;
+use crate::testing;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vcl_config::{BackendType, Known};
-use vcl_images::{Library, StagedDisk, seal};
+use vcl_images::{StagedDisk, seal};
 use vcl_job::faults::{Ended, FaultyJournal, Life, Point, Points, Scene};
 use vcl_job::{Control, Cx, Journal, Kind, MemoryJournal, Outcome, Record, Silent};
-use vcl_os::EndState;
-use vcl_os::mock::MockRemotes;
-use vcl_provisioning::Provisioning;
-use vcl_provisioning::sim::{Chance, Failures, Moment, Settings, Sim, World};
+use vcl_provisioning::sim::{Moment, World};
 use vcl_queue::testing::Moment as Change;
 use vcl_queue::{Claim, ClaimLimits, Membership, Queue};
 use vcl_types::state::job::{Event, State};
@@ -48,45 +46,11 @@ impl Lab {
             vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::SIM] }).unwrap();
         let queue = Queue::open(root.join("vcld.db")).await.unwrap();
         queue.apply_computers(&config.computers, false).await.unwrap();
-        let chance = Chance {
-            seed: 0,
-            delay_min: <_>::default(),
-            delay_max: <_>::default(),
-            failure_rate: 0.0,
-            failures: Failures::Transient,
-        };
-        let sim = Sim::new(Settings {
-            name: "sim".parse().unwrap(),
-            directory: root.join("sim"),
-            shared: false,
-            chance,
-            end: EndState::Off,
-        })
-        .unwrap();
-        let world = sim.world().clone();
-        let backend: Arc<dyn Provisioning> = Arc::new(sim);
-        let mut remotes = MockRemotes::new();
-        remotes.expect_forget().returning(|_| ());
+        let (backend, world) = testing::sim(root);
         let node = Node {
             name: "node1".into(),
-            config_path: root.join("vcld.toml"),
-            queue,
-            library: Library::open(&config.library.path).unwrap(),
-            backends: [("sim".parse().unwrap(), backend)].into(),
-            known: vec![BackendType::SIM],
-            remotes: Arc::new(remotes),
-            gates: <_>::default(),
-            guacamole: None,
-            public_key: String::new(),
-            linux: Node::linux(),
-            windows: Node::windows(&config).unwrap(),
             exchange,
-            inbox: None,
-            since: chrono::Utc::now(),
-            clock: crate::clock::Clock::default(),
-            insight: crate::reconcile::Insight::default(),
-            people: crate::people::People::default(),
-            config,
+            ..testing::bare(config, queue, ("sim", BackendType::SIM, backend))
         };
         Self { root: root.to_owned(), node: Arc::new(node), world }
     }

@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::node::Node;
-use crate::testing::{disk, import};
+use crate::testing::{self, disk, import};
 use crate::worker::{self, Stop};
 use camino::Utf8PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,11 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use vcl_config::{BackendType, Known};
-use vcl_images::Library;
-use vcl_os::EndState;
-use vcl_os::mock::MockRemotes;
-use vcl_provisioning::Provisioning;
-use vcl_provisioning::sim::{Chance, Failures, Moment, Settings, Sim, World};
+use vcl_provisioning::sim::{Moment, World};
 use vcl_queue::{ComputerRow, NoticeRow, Queue};
 use vcl_types::lending::{Purpose, ReservationRequest, ReservationView};
 use vcl_types::state::reservation::State;
@@ -50,45 +46,12 @@ pub(super) async fn build(directory: &Path, computers: usize, lines: &str, at: D
     let config =
         vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::SIM] }).unwrap();
     let queue = Queue::open(root.join("vcld.db")).await.unwrap();
-    let chance = Chance {
-        seed: 0,
-        delay_min: Duration::ZERO,
-        delay_max: Duration::ZERO,
-        failure_rate: 0.0,
-        failures: Failures::Transient,
-    };
-    let sim = Sim::new(Settings {
-        name: "sim".parse().unwrap(),
-        directory: root.join("sim"),
-        shared: false,
-        chance,
-        end: EndState::Off,
-    })
-    .unwrap();
-    let world = sim.world().clone();
-    let backend: Arc<dyn Provisioning> = Arc::new(sim);
-    let mut remotes = MockRemotes::new();
-    remotes.expect_forget().returning(|_| ());
+    let (backend, world) = testing::sim(&root);
     let node = Arc::new(Node {
-        gates: <_>::default(),
-        guacamole: None,
         name: "node1".into(),
-        config_path: root.join("vcld.toml"),
-        queue,
-        library: Library::open(&config.library.path).unwrap(),
-        backends: [("sim".parse().unwrap(), backend)].into(),
-        known: vec![BackendType::SIM],
-        remotes: Arc::new(remotes),
-        public_key: String::new(),
-        linux: Node::linux(),
-        windows: Node::windows(&config).unwrap(),
-        exchange: None,
-        inbox: None,
         since: at,
         clock: Clock::turned(at),
-        insight: crate::reconcile::Insight::default(),
-        people: crate::people::People::default(),
-        config,
+        ..testing::bare(config, queue, ("sim", BackendType::SIM, backend))
     });
     let stop = Stop::default();
     let (member, _) = node.queue.join(&node.as_member()).await.unwrap();
