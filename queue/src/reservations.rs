@@ -174,9 +174,9 @@ impl ReservationRow {
     pub(crate) fn is_fixed(&self) -> bool {
         self.class.is_some() || self.asked.as_ref().is_some_and(|asked| asked.start.is_some())
     }
-    /// Whether what its user made is to be captured before its computer is taken back.
-    pub(crate) fn is_to_be_captured(&self) -> bool {
-        self.purpose == Purpose::Imaging && !self.discard && self.connected.is_some()
+    /// Whether what its user may have made is to be captured before its computer is taken back.
+    pub fn is_to_be_captured(&self) -> bool {
+        self.purpose == Purpose::Imaging && !self.discard
     }
     /// The event, or why it cannot happen.
     pub(crate) fn after(&self, event: Event) -> Result<State> {

@@ -5,7 +5,7 @@ use crate::engine::{exclusive, insert, locked, numbered};
 use crate::images::{self, Found};
 use crate::jobs::{JobRow, holder_of};
 use crate::lanes::Lane;
-use crate::{Error, Kind, Queue, Result, WaitFor, computers, retention};
+use crate::{Error, Kind, Queue, Result, WaitFor, computers, reservations, retention};
 use vcl_types::state::job::State;
 use vcl_types::{BackendName, CaptureInto, ImageName, ImageRef, JobId, JobRequest};
 
@@ -171,7 +171,14 @@ pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
         }
         needs.backend = Some(computer.computer.backend.to_string());
         needs.node = computer.node;
-        if let JobRequest::Capture { into: CaptureInto::Next, .. } = request {
+        let captures = match request {
+            JobRequest::Capture { into, .. } => *into == CaptureInto::Next,
+            JobRequest::Return { reservation, .. } => {
+                reservations::get(&mut *db, *reservation).await?.is_to_be_captured()
+            }
+            _ => false,
+        };
+        if captures {
             needs.image = computer.loaded.map(|l| l.image.name);
         }
     }

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use vcl_job::{Error, Job, Kind, Result, Step, TRANSIENT};
 use vcl_provisioning::Capability;
 use vcl_types::api::PowerState;
-use vcl_types::lending::Purpose;
 use vcl_types::state::reservation;
 use vcl_types::{Computer, ComputerName, Endpoint, Loaded, ReservationId, Revision};
 
@@ -72,7 +71,7 @@ impl Running {
             None => PowerState::Absent,
         };
         // Whoever was never seen connected may have built something all the same: a guest may not have said so.
-        let wanted = reservation.purpose == Purpose::Imaging && !reservation.discard && row.tainted;
+        let wanted = reservation.is_to_be_captured() && row.tainted;
         let imaging = match &loaded {
             Some(loaded) if wanted && matches!(power, PowerState::On | PowerState::Off) => {
                 self.imaging(&row.computer, loaded, power == PowerState::Off).await?

@@ -5,6 +5,7 @@ mod chance;
 mod classes;
 mod guacamole;
 mod image_tests;
+mod nat;
 mod replay;
 mod report;
 mod scene;

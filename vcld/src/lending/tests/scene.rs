@@ -27,6 +27,8 @@ pub(super) struct Built {
     pub(super) world: Arc<World>,
     pub(super) stop: Stop,
     pub(super) working: JoinHandle<anyhow::Result<()>>,
+    /// What the NAT hosts were told, where the configuration has any.
+    host: Arc<Mutex<Vec<String>>>,
 }
 
 /// The configuration of a node with simulated computers.
@@ -47,17 +49,20 @@ pub(super) async fn build(directory: &Path, computers: usize, lines: &str, at: D
         vcl_config::parse(&text, "test.toml", &Known { backend_types: &[BackendType::SIM] }).unwrap();
     let queue = Queue::open(root.join("vcld.db")).await.unwrap();
     let (backend, world) = testing::sim(&root);
+    let host: Arc<Mutex<Vec<String>>> = Arc::default();
+    let gates = crate::nat::Gates::new(&config, &super::nat::host(&host)).unwrap();
     let node = Arc::new(Node {
         name: "node1".into(),
         since: at,
         clock: Clock::turned(at),
+        gates,
         ..testing::bare(config, queue, ("sim", BackendType::SIM, backend))
     });
     let stop = Stop::default();
     let (member, _) = node.queue.join(&node.as_member()).await.unwrap();
     node.queue.apply_computers(&node.config.computers, false).await.unwrap();
     let working = tokio::spawn(worker::work(node.clone(), member, stop.clone()));
-    Built { node, world, stop, working }
+    Built { node, world, stop, working, host }
 }
 
 /// The guests of those who are not there say so.
@@ -75,6 +80,7 @@ pub(super) struct Scene {
     stop: Stop,
     working: JoinHandle<anyhow::Result<()>>,
     broken: Arc<Mutex<Vec<String>>>,
+    host: Arc<Mutex<Vec<String>>>,
     /// Whether no guest says who is there.
     pub(super) silent: AtomicBool,
     computers: usize,
@@ -93,10 +99,10 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let built = build(directory.path(), computers, lines, BEGINNING.parse().unwrap()).await;
         let broken: Arc<Mutex<Vec<String>>> = Arc::default();
-        let Built { node, world, stop, working } = built;
+        let Built { node, world, stop, working, host } = built;
         let lines = lines.to_owned();
         let silent = AtomicBool::new(false);
-        let scene = Self { node, world, stop, working, broken, silent, computers, lines, directory };
+        let scene = Self { node, world, stop, working, broken, host, silent, computers, lines, directory };
         let root = Utf8PathBuf::try_from(scene.directory.path().to_owned()).unwrap();
         let disk = disk(&root, 7);
         scene.job(import("gis", &disk)).await;
@@ -160,6 +166,10 @@ impl Scene {
         self.quiet().await;
         grabbed.reservation.unwrap().id
     }
+    /// What the NAT hosts were told so far.
+    pub(super) fn told_host(&self) -> Vec<String> {
+        self.host.lock().unwrap().clone()
+    }
     /// What is to be told to people and was not told here yet.
     pub(super) async fn told(&self) -> Vec<NoticeRow> {
         self.node.queue.take_notices("test", TimeDelta::hours(1), 100).await.unwrap()
@@ -194,9 +204,10 @@ impl Scene {
         self.stop.now.cancel();
         (&mut self.working).await.unwrap().unwrap();
         self.node.queue.close().await;
-        let Built { node, world, stop, working } =
+        let Built { node, world, stop, working, host } =
             build(self.directory.path(), self.computers, &self.lines, at).await;
         (self.node, self.world, self.stop, self.working) = (node, world, stop, working);
+        self.host = host;
     }
     /// Stops working.
     pub(super) async fn close(self) {
