@@ -20,27 +20,49 @@ const PACKAGE: &str = "vcl-tests";
 const LONG: &[&str] = &["machines", "xcat", "conformance", "vmware", "new_backend"];
 /// What is left to `./check --full`, with what stands for it in every check: the same by another way, or a part of it.
 const FULL_ONLY: &[(&str, &str)] = &[
-    ("machines::from_vm::a_uefi_machine_becomes_an_image", "from_vm::a_bios_machine_becomes_an_image"),
+    ("conformance::xcat::xcat_does_what_a_backend_has_to", "what xcat installs and gets wrong"),
     (
-        "vmware::lives::a_marker_goes_from_clone_to_clone",
-        "lives::a_marker_goes_from_copy_to_copy_at_a_vcenter",
+        "machines::deltas::a_grandchild_is_loaded_and_made_whole_under_its_machine",
+        "remote, which captures a delta",
     ),
-    ("vmware::lives::a_marker_goes_from_copy_to_copy_at_a_host", "the same"),
+    ("machines::faults::a_capture_survives_a_stubborn_guest_and_a_killed_daemon", "kills::at_every_step"),
+    ("machines::faults::what_is_asked_for_is_not_there_or_does_not_boot", "what else faults has"),
+    ("machines::from_vm::a_bios_machine_becomes_an_image", "lifecycle, with a disk that has a boot loader"),
+    ("machines::from_vm::a_uefi_machine_becomes_an_image", "the same"),
     (
-        "vmware::conformance::a_vcenter_that_copies_does_what_a_backend_has_to",
-        "one that clones, and an ESXi host",
+        "machines::frozen::a_daemon_alone_notices_stops_its_hands_and_joins_again",
+        "frozen::another_takes_over",
+    ),
+    (
+        "machines::insight::a_guest_that_dies_in_post_load_leaves_evidence",
+        "what jobs on simulated machines leave",
+    ),
+    ("machines::kills::in_the_middle_of_a_copy_two_never_write", "frozen::another_takes_over"),
+    ("machines::outages::the_guest_is_powered_off_while_the_daemon_is_down", "the other outages"),
+    ("machines::outages::the_guest_s_ssh_server_is_killed", "the other outages"),
+    ("machines::outages::the_library_is_full_and_gets_room", "outages::the_database_s_disk_is_full"),
+    ("machines::stopping::jobs_are_called_off_in_the_middle", "stopping::sigterm_drains"),
+    ("new_backend::a_backend_of_somebody_elses_is_made_tried_and_run", "conformance::lab, by the same kit"),
+    (
+        "vcsim::guests::a_machine_that_is_powered_on_boots_its_disk_and_is_off_when_its_guest_is",
+        "vmware::lives",
     ),
     (
         "vmware::conformance::a_load_that_makes_its_template_is_interrupted_as_any_other",
         "one that sends its disk",
     ),
     (
-        "xcatd::nodes::a_running_node_restarts_into_a_task_and_then_boots_its_disk",
-        "what xcat loads and captures",
+        "vmware::conformance::a_vcenter_that_copies_does_what_a_backend_has_to",
+        "one that clones, and an ESXi host",
     ),
     (
-        "vcsim::guests::a_machine_that_is_powered_on_boots_its_disk_and_is_off_when_its_guest_is",
-        "vmware::lives",
+        "vmware::lives::a_marker_goes_from_clone_to_clone",
+        "lives::a_marker_goes_from_copy_to_copy_at_a_vcenter",
+    ),
+    ("vmware::lives::a_marker_goes_from_copy_to_copy_at_a_host", "the same"),
+    (
+        "xcatd::nodes::a_running_node_restarts_into_a_task_and_then_boots_its_disk",
+        "what xcat loads and captures",
     ),
 ];
 /// Measurements, which are told although their test has passed.

@@ -242,6 +242,7 @@ shut_first() {
     [ ! -s "$LEDGER/rules" ] || return 0
     # What is said here of whom to let in goes no further.
     (
+        # shellcheck disable=SC2034
         FROM=nobody ALLOW4=$KEEP4 ALLOW6=$KEEP6
         keep_managers
         [ -z "$PORTS$SSH_PORT" ] || fw_open

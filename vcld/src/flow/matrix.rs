@@ -28,7 +28,7 @@ fn budget() -> Budget {
         Ok("full") => Budget::FULL,
         Ok(number) => of(number.parse().unwrap(), all),
         Err(_) if std::env::var_os("VCL_FULL").is_some() => of(300, all),
-        Err(_) => of(2, 5),
+        Err(_) => of(2, 3),
     }
 }
 

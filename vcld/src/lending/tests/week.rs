@@ -394,9 +394,11 @@ fn judged(hours: i64, kills: u32) {
     report.check();
 }
 
+/// Until after its morning, when most come; `VCL_FULL=1` has the whole day.
 #[test]
 fn a_day_of_500_people_at_50_computers() {
-    judged(24, 2);
+    let full = std::env::var_os("VCL_FULL").is_some();
+    judged(if full { 24 } else { 13 }, 2);
 }
 
 /// The whole of it takes minutes: `VCL_FULL=1`.
