@@ -20,10 +20,13 @@ const PACKAGE: &str = "vcl-tests";
 const LONG: &[&str] = &["machines", "xcat", "conformance", "vmware", "new_backend"];
 /// What is left to `./check --full`, with what stands for it in every check: the same by another way, or a part of it.
 const FULL_ONLY: &[(&str, &str)] = &[
-    ("conformance::xcat::xcat_does_what_a_backend_has_to", "what xcat installs and gets wrong"),
     (
         "machines::deltas::a_grandchild_is_loaded_and_made_whole_under_its_machine",
         "remote, which captures a delta",
+    ),
+    (
+        "machines::end_states::on_stays_reachable_reboot_comes_back_as_another_and_off_is_off",
+        "lifecycle, clones",
     ),
     ("machines::faults::a_capture_survives_a_stubborn_guest_and_a_killed_daemon", "kills::at_every_step"),
     ("machines::faults::what_is_asked_for_is_not_there_or_does_not_boot", "what else faults has"),
@@ -61,8 +64,12 @@ const FULL_ONLY: &[(&str, &str)] = &[
     ),
     ("vmware::lives::a_marker_goes_from_copy_to_copy_at_a_host", "the same"),
     (
+        "xcat::a_node_is_loaded_captured_and_another_has_what_was_on_it",
+        "conformance::xcat, with disks that do not boot",
+    ),
+    (
         "xcatd::nodes::a_running_node_restarts_into_a_task_and_then_boots_its_disk",
-        "what xcat loads and captures",
+        "xcat::an_osimage_is_installed",
     ),
 ];
 /// Measurements, which are told although their test has passed.
