@@ -42,6 +42,7 @@ use crate::hooks::{POST_LOAD, PRE_CAPTURE, list};
 use crate::reach::{self, Patience};
 use crate::{Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, SiteScript, Survey};
 use async_trait::async_trait;
+use camino::Utf8Path;
 use script::{FINISH as FINISH_SCRIPT, GENERALISE as GENERALISE_SCRIPT, IDENTITY, SANITIZE, SETUP};
 use serde_json::Value;
 use std::time::Duration;
@@ -50,6 +51,14 @@ use vcl_job::{AnyStep, Cx, Job, Step, TRANSIENT, Undo, minutes, undo_in};
 use vcl_types::{
     Access, AccountName, Endpoint, HostKey, HostKeys, Identity, KeySource, OsName, Secret, Session,
 };
+
+/// The names of the files of a stage's directory that are run in a Linux guest, in order; without a directory there are none.
+///
+/// # Errors
+/// When a directory that is there cannot be read.
+pub fn hooks_of(hooks: Option<&Utf8Path>, stage: &str) -> vcl_job::Result<Vec<String>> {
+    list(hooks, stage, hooks::is_hook, &|_| {})
+}
 
 /// The OS module for Linux guests.
 #[derive(Debug, Clone, Copy, Default)]

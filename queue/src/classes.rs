@@ -11,9 +11,9 @@ use crate::notices::{self, NewNotice};
 use crate::{Error, Kind, Queue, Result};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
+use vcl_types::ImageRef;
 use vcl_types::lending::{Weekly, Wish};
 use vcl_types::notices::NoticeKind;
-use vcl_types::{ImageRef, ReservationId};
 
 /// A class as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,19 +303,6 @@ impl Queue {
             after,
         )
         .await
-    }
-
-    /// Seats of a class that nobody has taken, the first of them first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn free_seats(&self, class: i64) -> Result<Vec<ReservationId>> {
-        let rows = sqlx::query_scalar::<_, i64>(
-            "SELECT id FROM reservations WHERE class_id = ? AND purpose = 'seat' AND state NOT IN ('ending', 'ended') \
-             ORDER BY id",
-        );
-        let ids = rows.bind(class).fetch_all(self.readers()).await?;
-        Ok(ids.into_iter().map(ReservationId).collect())
     }
 }
 

@@ -127,12 +127,8 @@ async fn capture_again(
     left: &JobRow,
     now: DateTime<Utc>,
 ) -> Result<TakenUp> {
-    let retry: Option<i64> = sqlx::query_scalar("SELECT retry_at FROM reservations WHERE id = ?")
-        .bind(row.id.0)
-        .fetch_one(&mut *db)
-        .await?;
-    match retry {
-        Some(at) if at > millis(now) => Ok(TakenUp::Nothing),
+    match row.retry {
+        Some(at) if at > now => Ok(TakenUp::Nothing),
         Some(_) => {
             let again = sqlx::query("UPDATE reservations SET retry_at = NULL WHERE id = ?");
             again.bind(row.id.0).execute(&mut *db).await?;

@@ -65,6 +65,8 @@ pub struct ReservationRow {
     pub told: Vec<u64>,
     /// How many loads failed for it; of one that is ending, how often capturing it failed.
     pub tries: u32,
+    /// When taking its computer back with a capture is tried again, after one that failed.
+    pub retry: Option<DateTime<Utc>>,
     /// Computers whose loads failed for it.
     pub avoid: Vec<ComputerName>,
     /// Whether an imaging one is not to be captured at its end.
@@ -113,6 +115,7 @@ impl ReservationRow {
             from: parsed_or_null(row, "address")?,
             told: stored(row, "told")?.unwrap_or_default(),
             tries: number(row, "tries")?,
+            retry: at("retry_at")?,
             avoid: stored(row, "avoid")?.unwrap_or_default(),
             discard: flag(row, "discard")?,
             shown: shown.0.zip(shown.1),

@@ -9,13 +9,12 @@ use super::vm::users;
 use super::world::World;
 use super::{host_key, machine_name, pace};
 use async_trait::async_trait;
-use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use vcl_job::{AnyStep, Job, Kind, Step, TRANSIENT, Undo, undo_in};
+use vcl_os::linux::hooks_of;
 use vcl_os::{
     Command, EndState, Error, ErrorKind, Guest, Os, Output, Result, SCRIPT_SAYS, SiteScript, Survey,
 };
@@ -76,29 +75,6 @@ const STEPS: &[&dyn AnyStep<SimOs>] = &[
     &RESERVE_HOOKS,
     &METHOD_HOOKS,
 ];
-
-/// The names of a stage's hooks, as the Linux module would run them.
-pub(super) fn hooks(directory: Option<&Utf8Path>, stage: &str) -> vcl_job::Result<Vec<String>> {
-    let Some(directory) = directory.map(|d| d.join(format!("{stage}.d"))) else { return Ok(Vec::new()) };
-    let failed = |e| vcl_job::Error::caused(Kind::Fatal, format!("reading {directory}"), e);
-    let entries = match directory.read_dir_utf8() {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let runs = std::fs::metadata(entry.path())
-            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
-        let name = entry.file_name();
-        if runs && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
 
 impl SimOs {
     pub(super) fn new(world: Arc<World>, chance: Chance) -> Self {
@@ -222,7 +198,7 @@ impl Os for SimOs {
 
     async fn post_load(&self, job: &mut Job, guest: Guest<'_>) -> Result<Endpoint, vcl_job::Error> {
         let machine = machine_name(&guest.computer.name);
-        let names = hooks(guest.hooks, POST_LOAD)?;
+        let names = hooks_of(guest.hooks, POST_LOAD)?;
         let mut endpoint = job
             .step(self, &WAIT_FOR_SSH, machine.clone())
             .run(async |machine, cx| {
@@ -264,7 +240,7 @@ impl Os for SimOs {
         end: EndState,
     ) -> Result<(), vcl_job::Error> {
         let machine = machine_name(&guest.computer.name);
-        let names = hooks(guest.hooks, PRE_CAPTURE)?;
+        let names = hooks_of(guest.hooks, PRE_CAPTURE)?;
         self.generalise_machine(job, &machine, names, end).await
     }
 
@@ -289,9 +265,9 @@ impl Os for SimOs {
     async fn grant(&self, job: &mut Job, guest: Guest<'_>, access: &Access) -> Result<(), vcl_job::Error> {
         access.check().map_err(|e| vcl_job::Error::new(Kind::Refused, e.to_string()))?;
         let machine = machine_name(&guest.computer.name);
-        let names = hooks(guest.hooks, RESERVE)?;
+        let names = hooks_of(guest.hooks, RESERVE)?;
         let scripts: Vec<String> = access.methods.iter().filter_map(|m| m.script.clone()).collect();
-        let there = hooks(guest.hooks, METHOD)?;
+        let there = hooks_of(guest.hooks, METHOD)?;
         if let Some(missing) = scripts.iter().find(|script| !there.contains(script)) {
             let context =
                 format!("a connect method wants the hook method.d/{missing}, which the site has not");

@@ -108,7 +108,7 @@ impl Sim {
         self.start(making, &machine).await?;
         self.find_address(making, &machine, None).await?;
         self.host_keys(making, &machine).await?;
-        let hooks = super::os::hooks(target.hooks, super::os::PRE_CAPTURE)?;
+        let hooks = vcl_os::linux::hooks_of(target.hooks, super::os::PRE_CAPTURE)?;
         let mut part = job.part("pre_capture");
         self.os.generalise_machine(&mut part, &machine, hooks, self.end_state()).await?;
         self.off(job, &machine).await?;

@@ -464,6 +464,7 @@ pub(super) fn as_row(new: &NewReservation) -> ReservationRow {
         from: new.asked.from,
         told: Vec::new(),
         tries: 0,
+        retry: None,
         avoid: Vec::new(),
         discard: false,
         shown: new.shown,

@@ -35,9 +35,7 @@ async fn a_reservation_lives_from_its_asking_to_its_end() {
     assert_eq!(ready.connect.len(), 1);
     assert_eq!(scene.computer("c1").await.state, computer::State::Reserved);
 
-    scene.node.connect(id, None).await.unwrap();
-    scene.quiet().await;
-    scene.node.queue.seen(id, true, scene.node.clock.now()).await.unwrap();
+    scene.comes(id).await;
     assert_eq!(scene.reservation(id).await.state, reservation::State::InUse);
     assert_eq!(scene.computer("c1").await.state, computer::State::InUse);
     scene.node.extend(id, Extend { by_s: Some(3600), until: None }, "alice").await.unwrap();
@@ -203,9 +201,7 @@ async fn a_lending_that_is_tried_again_does_not_take_the_computer_from_who_has_i
 async fn who_could_not_be_seen_for_a_while_has_the_whole_time_to_come_again() {
     let scene = Scene::new(1).await;
     let id = scene.reserve(scene.wish(), "alice").await;
-    scene.node.connect(id, None).await.unwrap();
-    scene.quiet().await;
-    scene.node.queue.seen(id, true, scene.node.clock.now()).await.unwrap();
+    scene.comes(id).await;
     // Its guest was silent, or a job had the computer, for longer than one may be away.
     scene.turn(3600).await;
     scene.node.queue.seen(id, false, scene.node.clock.now()).await.unwrap();
@@ -253,9 +249,7 @@ async fn nobody_loses_a_computer_because_its_guest_is_silent() {
 async fn what_one_node_tells_a_user_every_node_knows_to_say_once() {
     let scene = Scene::new(1).await;
     let id = scene.reserve(scene.wish(), "alice").await;
-    scene.node.connect(id, None).await.unwrap();
-    scene.quiet().await;
-    scene.node.queue.seen(id, true, scene.node.clock.now()).await.unwrap();
+    scene.comes(id).await;
     let other = super::Memory::default();
     let news = async |memory: &super::Memory| {
         let rows = scene.node.queue.reservations_open().await.unwrap();

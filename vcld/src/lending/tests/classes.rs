@@ -34,9 +34,7 @@ async fn a_classs_seats_are_loaded_ahead_taken_and_given_back() {
     let more = scene.reserve(scene.wish(), "bob").await;
     assert_eq!(scene.reservation(more).await.class, None);
     for id in [alice, bob] {
-        scene.node.connect(id, None).await.unwrap();
-        scene.quiet().await;
-        scene.node.queue.seen(id, true, scene.node.clock.now()).await.unwrap();
+        scene.comes(id).await;
     }
     // The third seat is nobody's and stays; all are given back at the end.
     scene.turn(7000).await;
@@ -151,9 +149,7 @@ async fn seats_without_a_computer_are_told_and_get_one_when_there_is_one() {
 async fn a_window_waits_for_users_moves_bookings_and_gives_its_computers_back() {
     let scene = Scene::new(2).await;
     let user = scene.reserve(scene.wish(), "alice").await;
-    scene.node.connect(user, None).await.unwrap();
-    scene.quiet().await;
-    scene.node.queue.seen(user, true, scene.node.clock.now()).await.unwrap();
+    scene.comes(user).await;
     let mut later = scene.wish();
     later.start = Some(scene.node.clock.now() + TimeDelta::hours(6));
     let later = scene.reserve(later, "bob").await;

@@ -160,6 +160,14 @@ impl Scene {
     pub(super) fn wish(&self) -> ReservationRequest {
         serde_json::from_value(serde_json::json!({ "image": "gis" })).unwrap()
     }
+
+    /// Its user comes: asks how to connect, and is seen by the guest.
+    pub(super) async fn comes(&self, id: ReservationId) {
+        self.node.connect(id, None).await.unwrap();
+        self.quiet().await;
+        self.node.queue.seen(id, true, self.node.clock.now()).await.unwrap();
+    }
+
     /// Asks for a reservation and waits until what can be done for it is done.
     pub(super) async fn reserve(&self, wish: ReservationRequest, who: &str) -> ReservationId {
         let grabbed = self.node.reserve(wish, who).await.unwrap();
