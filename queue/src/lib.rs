@@ -106,7 +106,7 @@ mod usage;
 mod waiting;
 mod writer;
 
-pub use audit::{Before, Deed, DeedFilter, check_key};
+pub use audit::{ANSWERS, Before, Deed, DeedFilter, check_key};
 pub use children::CloneOn;
 pub use claim::{CancelOutcome, Claim, ClaimLimits};
 pub use classes::{ClassRow, ClassTimeRow, NewClass};

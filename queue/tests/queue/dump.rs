@@ -127,7 +127,7 @@ async fn known(queue: &Queue) {
         })
         .await
         .unwrap();
-    queue.begin_answer("alice", "key", "digest").await.unwrap();
+    queue.begin_answer("alice", "key", "digest", None).await.unwrap();
     queue.end_answer("alice", "key", Some((201, "{}".into()))).await.unwrap();
 }
 

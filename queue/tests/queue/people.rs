@@ -1,7 +1,7 @@
-use super::world::World;
-use vcl_queue::{DeedFilter, Kind, NewReservation, TokenToKeep};
+use super::world::{World, new};
+use vcl_queue::{Before, DeedFilter, Kind, NewReservation, TokenToKeep};
 use vcl_types::api::{NewGroup, NewUser, UserChange};
-use vcl_types::lending::{Purpose, ReservationRequest, Times};
+use vcl_types::lending::{Purpose, ReservationRequest};
 use vcl_types::people::Source;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
@@ -104,23 +104,11 @@ async fn one_without_an_end_takes_a_whole_week_of_the_hours() {
     let world = World::new().await;
     let now = chrono::Utc::now();
     let reserve = async |owner: &str, length_s: Option<u64>, hours: u32| {
-        let asked = serde_json::json!({ "image": "debian", "purpose": "server" });
-        let asked: ReservationRequest = serde_json::from_value(asked).unwrap();
-        let new = NewReservation {
-            owner: owner.into(),
-            group: None,
-            purpose: Purpose::Server,
-            class: None,
-            asked,
-            times: Times::default(),
-            now,
-            start: now,
-            end: None,
-            length_s,
-            booked: None,
-            shown: None,
-            hours: Some(hours),
-        };
+        let plain = new(now);
+        let asked = ReservationRequest { purpose: Purpose::Server, ..plain.asked };
+        let purpose = Purpose::Server;
+        let new =
+            NewReservation { owner: owner.into(), purpose, asked, length_s, hours: Some(hours), ..plain };
         world.queue.reserve(new).await.map_err(|e| e.kind)
     };
     assert_eq!(reserve("alice", None, 167).await, Err(Kind::Refused));
@@ -128,4 +116,19 @@ async fn one_without_an_end_takes_a_whole_week_of_the_hours() {
     assert_eq!(reserve("alice", Some(3600), 168).await, Err(Kind::Refused));
     assert!(reserve("alice", Some(3600), 169).await.is_ok());
     assert!(reserve("bob", Some(3600), 1).await.is_ok());
+}
+
+#[tokio::test]
+async fn of_a_callers_keys_no_more_are_kept_than_he_may_have() {
+    let world = World::new().await;
+    let begin = async |who: &str, key: &str, most: Option<u32>| {
+        world.queue.begin_answer(who, key, "digest", most).await.map_err(|e| e.kind)
+    };
+    for key in ["a", "b"] {
+        assert_eq!(begin("alice", key, Some(2)).await, Ok(Before::Never));
+    }
+    assert_eq!(begin("alice", "c", Some(2)).await, Err(Kind::Refused));
+    assert_eq!(begin("alice", "b", Some(2)).await, Ok(Before::Begun), "it is known, however many there are");
+    assert_eq!(begin("bob", "c", Some(2)).await, Ok(Before::Never));
+    assert_eq!(begin("alice", "c", None).await, Ok(Before::Never), "an administrator has no limit");
 }

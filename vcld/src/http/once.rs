@@ -49,7 +49,9 @@ pub(super) async fn once(node: Arc<Node>, who: &Who, key: &str, request: Request
     let mut asked = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     asked.extend_from_slice(&bytes);
     let digest = tokens::hex(&<sha2::Sha256 as sha2::Digest>::digest(&asked));
-    match node.queue.begin_answer(&who.name, key, &digest).await {
+    // They keep the database from being filled, which an administrator can do in other ways as well.
+    let most = (!who.admin).then_some(vcl_queue::ANSWERS);
+    match node.queue.begin_answer(&who.name, key, &digest, most).await {
         Ok(Before::Never) => {}
         Ok(Before::Answered(status, body)) => return again(status, body),
         Ok(Before::Begun) => {
@@ -138,24 +140,24 @@ mod tests {
             (409, Before::Answered(409, "{}".into())),
         ] {
             let key = status.to_string();
-            assert_eq!(queue.begin_answer("alice", &key, "x").await.unwrap(), Before::Never);
+            assert_eq!(queue.begin_answer("alice", &key, "x", None).await.unwrap(), Before::Never);
             let answer = (StatusCode::from_u16(status).unwrap(), "{}").into_response();
             let answer = keep(&site.node, ("alice", &key), answer).await;
             assert_eq!(answer.status().as_u16(), status);
-            assert_eq!(queue.begin_answer("alice", &key, "x").await.unwrap(), before, "{status}");
+            assert_eq!(queue.begin_answer("alice", &key, "x", None).await.unwrap(), before, "{status}");
         }
     }
     #[tokio::test]
     async fn an_answer_that_is_too_large_to_keep_is_answered_whole() {
         let site = Site::new().await;
         for (key, length) in [("small", LARGEST_ANSWER), ("large", LARGEST_ANSWER + 1)] {
-            site.node.queue.begin_answer("alice", key, "x").await.unwrap();
+            site.node.queue.begin_answer("alice", key, "x", None).await.unwrap();
             let answer = (StatusCode::OK, "x".repeat(length)).into_response();
             let answer = keep(&site.node, ("alice", key), answer).await;
             assert_eq!(answer.status(), StatusCode::OK);
             let told = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
             assert_eq!(told.len(), length, "{key}");
-            let again = site.node.queue.begin_answer("alice", key, "x").await.unwrap();
+            let again = site.node.queue.begin_answer("alice", key, "x", None).await.unwrap();
             let Before::Answered(status, text) = again else { panic!("{again:?}") };
             let kept = if key == "small" { (200, length) } else { (409, text.len()) };
             assert_eq!((status, text.len()), kept);
@@ -165,13 +167,13 @@ mod tests {
     #[tokio::test]
     async fn a_secret_is_in_no_answer_that_is_kept() {
         let site = Site::new().await;
-        site.node.queue.begin_answer("alice", "one", "x").await.unwrap();
+        site.node.queue.begin_answer("alice", "one", "x", None).await.unwrap();
         let mut answer = (StatusCode::OK, "{\"password\":\"hunter2\"}").into_response();
         answer.extensions_mut().insert(ToldOnce);
         let answer = keep(&site.node, ("alice", "one"), answer).await;
         let told = axum::body::to_bytes(answer.into_body(), 1000).await.unwrap();
         assert!(told.starts_with(b"{\"password\":\"hunter2"), "it is told this once");
-        let again = site.node.queue.begin_answer("alice", "one", "x").await.unwrap();
+        let again = site.node.queue.begin_answer("alice", "one", "x", None).await.unwrap();
         let Before::Answered(409, text) = again else { panic!("{again:?}") };
         assert!(text.contains("told once") && !text.contains("hunter2"), "{text}");
     }
