@@ -15,7 +15,11 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use vcl_types::Endpoint;
 
+/// After how long a server that says nothing is tried once more; each time it is twice as long. Each try costs a server that
+/// is slow, because its machine has much to do, a process more.
 const AGAIN: Duration = Duration::from_secs(2);
+/// The longest of these times.
+const RARELY: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 3;
 /// How long a server may take for the rest of its greeting once it has begun to speak.
 const GREETING: Duration = Duration::from_secs(1);
@@ -27,6 +31,7 @@ pub(super) async fn dial(endpoint: &Endpoint, until: Instant) -> Result<std::net
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
     let mut newest: Option<Id> = None;
     let mut next = Instant::now();
+    let mut pause = AGAIN;
     loop {
         tokio::select! {
             biased;
@@ -44,7 +49,8 @@ pub(super) async fn dial(endpoint: &Endpoint, until: Instant) -> Result<std::net
                 let handle = tries.spawn(greeted(address, until));
                 newest = Some(handle.id());
                 waiting.push_back(handle);
-                next = Instant::now() + AGAIN;
+                next = Instant::now() + pause;
+                pause = (pause * 2).min(RARELY);
             }
         }
     }

@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use std::net::IpAddr;
 use std::time::Duration;
 use vcl_job::{Job, Kind, Step, TRANSIENT};
-use vcl_types::{AddressSource, Endpoint, HostKeys, KeySource, Nic};
+use vcl_types::{AddressSource, Endpoint, HostKey, HostKeys, KeySource, Nic};
 use virt::sys;
 
 /// Waits that have a limit of their own from the configuration get this much from the executor.
@@ -19,7 +19,40 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 pub(super) const ADDRESS: Step<Libvirt, String> = Step::new("find address").deadline(LONG).retry(TRANSIENT);
 pub(super) const HOST_KEYS: Step<Libvirt, String> = Step::new("wait for ssh").deadline(LONG).retry(TRANSIENT);
 
+/// How often a booting guest is looked at.
+const OFTEN: Duration = Duration::from_millis(150);
+/// How often the ssh server of a guest is tried that tells its keys on its console before it takes connections.
+const SELDOM: Duration = Duration::from_secs(5);
+/// For how long no more keys come when all have been told.
+const SETTLED: Duration = Duration::from_millis(300);
+
+/// The keys that a guest has told so far, and since when these.
+#[derive(Default)]
+struct Told(Option<(tokio::time::Instant, Vec<HostKey>)>);
+
+impl Told {
+    /// All keys, once no more come.
+    fn settled(&mut self, now: Vec<HostKey>) -> Option<Vec<HostKey>> {
+        match &self.0 {
+            _ if now.is_empty() => None,
+            Some((since, before)) if *before == now => (since.elapsed() >= SETTLED).then_some(now),
+            _ => {
+                self.0 = Some((tokio::time::Instant::now(), now));
+                None
+            }
+        }
+    }
+}
+
 impl Libvirt {
+    /// The keys that a guest has printed. That its console cannot be read is found out when it has to be.
+    async fn printed(&self, console: &Utf8Path) -> Vec<HostKey> {
+        match self.read_console(console, 1024 * 1024).await {
+            Ok(Some(said)) => printed_keys(&said),
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) async fn boot(
         &self,
         job: &mut Job,
@@ -167,11 +200,23 @@ impl Libvirt {
         job.step(self, &HOST_KEYS, format!("{address}:{port}"))
             .run(async |at, cx| {
                 let deadline = tokio::time::Instant::now() + limit;
-                let mut last;
+                let mut last = "none yet".to_owned();
+                // Each connection costs a booting guest a process of its ssh server's. One that tells its keys is not asked
+                // before it has, but now and then, in case that it does not tell.
+                let mut probe = tokio::time::Instant::now() + if generalised { SELDOM } else { Duration::ZERO };
+                let mut told = Told::default();
                 loop {
-                    match ssh_speaks(address, port).await {
-                        Ok(()) => break,
-                        Err(why) => last = why,
+                    if generalised
+                        && let Some(keys) = told.settled(self.printed(console).await)
+                    {
+                        return Ok(HostKeys { keys, source: KeySource::Console });
+                    }
+                    if tokio::time::Instant::now() >= probe {
+                        match ssh_speaks(address, port).await {
+                            Ok(()) => break,
+                            Err(why) => last = why,
+                        }
+                        probe = tokio::time::Instant::now() + if generalised { SELDOM } else { Duration::ZERO };
                     }
                     if tokio::time::Instant::now() >= deadline {
                         let context = format!("no ssh server spoke at {at} within {} s (the last try: {last})", limit.as_secs());
@@ -180,7 +225,7 @@ impl Libvirt {
                     }
                     tokio::select! {
                         () = cx.stopped() => return Err(cx.stop_error()),
-                        () = tokio::time::sleep(Duration::from_millis(150)) => {} // why: a booting guest announces itself to nobody
+                        () = tokio::time::sleep(OFTEN) => {} // why: a booting guest announces itself to nobody
                     }
                 }
                 let said = self.waiting(|| self.read_console(console, 1024 * 1024)).await?;
