@@ -1,8 +1,9 @@
 //! Images and their revisions. A revision's row says that it exists; which node holds its files, its manifest says.
 
-use crate::database::{Db, DbRow, json, now, parsed, to_json};
+use crate::database::{Db, DbRow, json, now, parsed, time, to_json};
 use crate::engine::{exclusive, number, number_or_null};
 use crate::{Claim, Error, Kind, Queue, Result, guard, image_tests, names, notices, retention};
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use sqlx::Row;
 use std::collections::BTreeMap;
@@ -126,7 +127,34 @@ async fn users(db: &mut Db, image: &ImageRef) -> Result<Vec<ComputerName>> {
     rows.iter().map(|row| parsed(row, "name")).collect()
 }
 
+/// How long a revision was there, and what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shelf {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Until when; `None` while it is.
+    pub until: Option<DateTime<Utc>>,
+    /// What it takes.
+    pub size: ByteSize,
+}
+
 impl Queue {
+    /// All revisions that are or were there, as far as that is known, with what they take.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn shelves(&self) -> Result<Vec<Shelf>> {
+        let rows = sqlx::query("SELECT recorded_at, deleted_at, size FROM revisions");
+        let read = |row: &DbRow| {
+            Ok(Shelf {
+                since: time(row.try_get("recorded_at")?),
+                until: row.try_get::<Option<i64>, _>("deleted_at")?.map(time),
+                size: ByteSize(number(row, "size")?),
+            })
+        };
+        rows.fetch_all(self.readers()).await?.iter().map(read).collect()
+    }
+
     /// All images that have a revision, by name.
     ///
     /// # Errors

@@ -124,6 +124,7 @@ fn steps(records: &[(i64, Record)]) -> Vec<StepView> {
         let (key, state, error) = match record {
             Record::Started { key, .. } => {
                 steps.push(StepView {
+                    usual: None,
                     name: key.clone(),
                     state: StepState::Running,
                     started: Some(time(*at)),

@@ -3,8 +3,10 @@
 //! One row a job; what is asked for reads the newest [`RUNS`] rows of a kind on a backend, so it costs the same after
 //! years.
 
-use crate::database::{json, now, to_json};
+use crate::database::{DbRow, json, millis, now, time, to_json};
+use crate::engine::number;
 use crate::{Claim, Queue, Result};
+use chrono::{DateTime, Utc};
 use sqlx::Row;
 use std::time::Duration;
 use vcl_types::api::Usual;
@@ -92,7 +94,37 @@ impl History {
     }
 }
 
+/// A job that ended well and was not interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastJob {
+    /// What kind it was.
+    pub kind: JobKind,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
 impl Queue {
+    /// The jobs that ended well since a moment, without being interrupted.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn past_jobs(&self, since: DateTime<Utc>) -> Result<Vec<PastJob>> {
+        let rows = sqlx::query(
+            "SELECT kind, ended_at, whole FROM timings WHERE ended_at >= ? AND whole IS NOT NULL",
+        );
+        let read = |row: &DbRow| -> Result<Option<PastJob>> {
+            // A kind of another version's is not told of.
+            let word = serde_json::Value::String(row.try_get("kind")?);
+            let Ok(kind) = serde_json::from_value(word) else { return Ok(None) };
+            let (ended, took_ms) = (time(row.try_get("ended_at")?), number(row, "whole")?);
+            Ok(Some(PastJob { kind, ended, took_ms }))
+        };
+        let rows = rows.bind(millis(since)).fetch_all(self.readers()).await?;
+        rows.iter().filter_map(|row| read(row).transpose()).collect()
+    }
+
     /// Remembers how long a job's steps took, without waiting for it. `whole` is `None` for a job that was interrupted:
     /// its steps count and its sum does not.
     pub fn post_timings(&self, claim: &Claim, whole: Option<Duration>, steps: Vec<(String, Duration)>) {

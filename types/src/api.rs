@@ -87,6 +87,9 @@ pub struct StepView {
     pub progress: Option<Progress>,
     /// Why it failed.
     pub error: Option<String>,
+    /// How long it usually takes, where enough is known; only when one job is shown.
+    #[serde(default)]
+    pub usual: Option<Usual>,
 }
 
 /// A job.

@@ -296,6 +296,19 @@ pub struct Connection {
     pub password: Option<String>,
 }
 
+impl Connection {
+    /// A file for programs that show a remote desktop, where it can be reached so. There is no password in it.
+    #[must_use]
+    pub fn rdp(&self) -> Option<String> {
+        let way = self.methods.iter().find(|way| way.method == "rdp")?;
+        let address = std::net::SocketAddr::new(self.address, way.port);
+        Some(format!(
+            "full address:s:{address}\r\nusername:s:{}\r\nprompt for credentials:i:1\r\nauthentication level:i:2\r\n",
+            self.account
+        ))
+    }
+}
+
 /// A way to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -57,6 +57,46 @@ pub struct UsageReport {
     pub total: UsageLine,
 }
 
+/// One day, by UTC, of how vcld was used and how well it did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DayTrend {
+    /// The day.
+    pub day: chrono::NaiveDate,
+    /// How many loads ended well: by hand, for reservations, for the warm pool.
+    pub loads: u64,
+    /// Half of them took no longer, in seconds.
+    pub load_p50_s: Option<f64>,
+    /// Nineteen of twenty took no longer, in seconds.
+    pub load_p95_s: Option<f64>,
+    /// How many captures ended well.
+    pub captures: u64,
+    /// Half of them took no longer, in seconds.
+    pub capture_p50_s: Option<f64>,
+    /// Nineteen of twenty took no longer, in seconds.
+    pub capture_p95_s: Option<f64>,
+    /// How many hours of that day reservations had computers that could be used, all of them together.
+    pub hours: f64,
+    /// How many reservations got their computer.
+    pub reservations: u64,
+    /// Half of these waited no longer for it, in seconds.
+    pub wait_p50_s: Option<f64>,
+    /// Nine of ten waited no longer, in seconds.
+    pub wait_p90_s: Option<f64>,
+    /// What of today's revisions was there at the end of that day; nothing where only one's own is told.
+    pub library: Option<crate::ByteSize>,
+}
+
+/// How the days went: what `GET /v1/trends` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Trends {
+    /// Whether only what is the caller's own is in it.
+    pub own: bool,
+    /// Each day, the earliest first; the last is today.
+    pub days: Vec<DayTrend>,
+}
+
 impl UsageReport {
     /// As comma-separated values with a header, by RFC 4180, the total last. Times are RFC 3339 in UTC.
     #[must_use]

@@ -116,12 +116,11 @@ impl Node {
 
     /// A job with how long what is left of it usually takes.
     async fn with_time_left(&self, row: JobRow, steps: Vec<StepView>) -> Result<JobView, Refusal> {
-        let mut left = None;
-        if row.state == job::State::Running {
-            let history = self.queue.history(row.request.kind(), row.backend.as_ref()).await?;
-            left = crate::why::left(&steps, &history, chrono::Utc::now());
-        }
-        Ok(JobView { left, ..row.view(steps) })
+        let history = self.queue.history(row.request.kind(), row.backend.as_ref()).await?;
+        let running = row.state == job::State::Running;
+        let left = if running { crate::why::left(&steps, &history, chrono::Utc::now()) } else { None };
+        let usual = |step: StepView| StepView { usual: history.step(&step.name), ..step };
+        Ok(JobView { left, ..row.view(steps.into_iter().map(usual).collect()) })
     }
 
     /// Calls a job off. One that runs is told to stop and takes back what it did.

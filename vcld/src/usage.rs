@@ -1,5 +1,7 @@
 //! How the computers were used: pure functions of what the tables say, and the one that reads these.
 
+mod trends;
+
 use crate::node::{Node, Refusal, RefusalKind};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -178,19 +180,31 @@ impl Node {
         if from >= until {
             return Err(invalid(format!("`from` is {from}, which has not been yet")));
         }
+        let stays = self.stays((from, until), owner).await?;
+        Ok(report(&stays, (from, until), by, owner.is_some()))
+    }
+
+    /// What reservations there were between two moments; of one owner or of all. Loads by hand are none.
+    ///
+    /// # Errors
+    /// There are too many; the database does not answer.
+    async fn stays(
+        &self,
+        (from, until): (DateTime<Utc>, DateTime<Utc>),
+        owner: Option<&str>,
+    ) -> Result<Vec<Stay>, Refusal> {
         let _one = ONE.lock().await;
         let ended = self.queue.usage_within((from, until), owner, MOST).await?;
         if ended.len() >= MOST as usize {
             let message = format!(
                 "more than {MOST} reservations were there between {from} and {until}; ask for less time"
             );
-            return Err(invalid(message));
+            return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         let open = self.queue.reservations_open().await?;
         let mine = |of: &str| owner.is_none_or(|owner| owner == of);
         let open = open.into_iter().filter(|row| row.purpose != Purpose::Direct && mine(&row.owner));
-        let stays: Vec<Stay> = ended.into_iter().map(Stay::from).chain(open.map(Stay::from)).collect();
-        Ok(report(&stays, (from, until), by, owner.is_some()))
+        Ok(ended.into_iter().map(Stay::from).chain(open.map(Stay::from)).collect())
     }
 }
 

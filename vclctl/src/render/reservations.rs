@@ -106,17 +106,6 @@ pub fn connection(c: &Connection, clock: &Clock) -> String {
     facts.text()
 }
 
-/// A file for remote desktop programs.
-#[must_use]
-pub fn rdp(c: &Connection) -> Option<String> {
-    let way = c.methods.iter().find(|way| way.method == "rdp")?;
-    let address = if c.address.is_ipv6() { format!("[{}]", c.address) } else { c.address.to_string() };
-    Some(format!(
-        "full address:s:{address}:{}\r\nusername:s:{}\r\nprompt for credentials:i:1\r\nauthentication level:i:2\r\n",
-        way.port, c.account
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -213,7 +213,7 @@ pub(super) async fn connect(asked: ConnectArguments, client: &Client, screen: &m
     let wish = Connect { from: asked.from, password: asked.password };
     let connection = client.connect(asked.id, &wish).await?;
     if let Some(path) = &asked.rdp {
-        let Some(text) = reservations::rdp(&connection) else {
+        let Some(text) = connection.rdp() else {
             let ways: Vec<&str> = connection.methods.iter().map(|way| way.method.as_str()).collect();
             let message = format!("reservation {} has no remote desktop, but: {}", asked.id, ways.join(", "));
             return Err(Error::new(ErrorKind::Refused, message));

@@ -37,7 +37,15 @@ fn job(state: job::State, reason: Option<&str>) -> JobRow {
 }
 fn step(name: &str, state: StepState) -> StepView {
     let ended = (state != StepState::Running).then(|| at(60));
-    StepView { name: name.into(), state, started: Some(at(60)), ended, progress: None, error: None }
+    StepView {
+        name: name.into(),
+        state,
+        started: Some(at(60)),
+        ended,
+        progress: None,
+        error: None,
+        usual: None,
+    }
 }
 fn history() -> History {
     let steps = [("define", 1_000), ("boot", 50_000), ("record", 2_000)];
