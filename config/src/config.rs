@@ -6,7 +6,6 @@ use crate::computers;
 use crate::credentials;
 use crate::error::Error;
 use crate::exchange;
-use crate::guacamole;
 use crate::inbox;
 use crate::keys::ROOT;
 use crate::lending;
@@ -19,6 +18,7 @@ use crate::tree;
 use crate::upkeep::{self, Upkeep};
 use crate::values::{self, CredentialName, KeySource};
 use crate::windows::{self, Windows};
+use crate::{guacamole, page};
 use camino::Utf8PathBuf;
 use serde::Deserialize;
 use std::time::Duration;
@@ -55,6 +55,8 @@ pub struct Config {
     pub notices: Option<notices::Notices>,
     /// `[guacamole]`, where it is there.
     pub guacamole: Option<guacamole::Guacamole>,
+    /// `[page]`.
+    pub page: page::Page,
     /// Where metrics are had without asking who it is.
     pub metrics: Option<std::net::SocketAddr>,
     /// `[log]`.
@@ -256,6 +258,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         false => Some(None),
         true => root.section("guacamole").and_then(|table| guacamole::read(&table)).map(Some),
     };
+    let page = root.section("page").and_then(|table| page::read(&table));
     let metrics = root.section("metrics").and_then(|table| notices::metrics(&table));
     let log = root.section("log").and_then(|table| read_log(&table));
     let (backends, kinds) = backend::read(root, file, known);
@@ -276,6 +279,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         lending: lending?,
         notices: notices?,
         guacamole: guacamole?,
+        page: page?,
         metrics: metrics?,
         log: log?,
         backends,

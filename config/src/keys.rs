@@ -265,6 +265,7 @@ pub const ROOT: &[Key] = &[
         "users come by their own programs alone",
         "The Guacamole in which users open their computers in a browser.",
     ),
+    Key::optional("page", Kind::Table(crate::page::KEYS), "the defaults", "The web page."),
     Key::optional("metrics", Kind::Table(crate::notices::METRICS), "the defaults", "Where metrics are had."),
     Key::optional("log", Kind::Table(LOG), "the defaults", "What the daemon writes about what it does."),
     Key::optional(

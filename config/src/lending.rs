@@ -308,6 +308,11 @@ pub struct Lending {
 }
 
 impl Lending {
+    /// The times where neither the image nor the group has some of its own.
+    #[must_use]
+    pub fn of_all(&self) -> &Times {
+        &self.site
+    }
     /// The times of a reservation of this image, of this group.
     #[must_use]
     pub fn times(&self, image: &ImageName, group: Option<&str>) -> Times {
