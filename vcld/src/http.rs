@@ -12,6 +12,7 @@ mod insight;
 mod keep;
 mod observe;
 mod once;
+mod page;
 mod pages;
 mod people;
 mod problem;
@@ -133,6 +134,7 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(people::revoke_token))
         .routes(routes!(people::audit))
         .routes(routes!(observe::usage))
+        .routes(routes!(observe::trends))
         .routes(routes!(observe::metrics))
         .routes(routes!(observe::healthz))
         .routes(routes!(observe::readyz))
@@ -148,6 +150,12 @@ pub fn openapi() -> String {
 
 /// Everything that answers, behind the door.
 fn router(node: Arc<Node>) -> Router {
+    let api = api_router(node.clone());
+    page::router(node, api)
+}
+
+/// The API, behind its door.
+fn api_router(node: Arc<Node>) -> Router {
     let (quick, _) = api().split_for_parts();
     let (streams, _) = OpenApiRouter::<Arc<Node>>::new().routes(routes!(stream::stream)).split_for_parts();
     let quick = quick.layer(tower_http::timeout::TimeoutLayer::with_status_code(

@@ -8,6 +8,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 /// Each crate of the workspace, and which others of it it may know. ARCHITECTURE.md says why.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("vcl-types", &[]),
+    ("vcl-page", &["vcl-types"]),
     ("vcl-job", &["vcl-types"]),
     ("vcl-config", &["vcl-types"]),
     ("vcl-queue", &["vcl-types", "vcl-job"]),
@@ -16,7 +17,16 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("vcl-provisioning", &["vcl-types", "vcl-job", "vcl-os", "vcl-images"]),
     (
         "vcld",
-        &["vcl-types", "vcl-job", "vcl-config", "vcl-queue", "vcl-os", "vcl-images", "vcl-provisioning"],
+        &[
+            "vcl-types",
+            "vcl-page",
+            "vcl-job",
+            "vcl-config",
+            "vcl-queue",
+            "vcl-os",
+            "vcl-images",
+            "vcl-provisioning",
+        ],
     ),
     ("vcl-client", &["vcl-types"]),
     ("vclctl", &["vcl-types", "vcl-client"]),
@@ -26,6 +36,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 
 const EVERYTHING: &[&str] = &[
     "vcl-types",
+    "vcl-page",
     "vcl-job",
     "vcl-config",
     "vcl-queue",

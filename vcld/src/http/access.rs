@@ -130,6 +130,10 @@ impl<S: Sync> FromRequestParts<S> for Who {
 #[derive(Debug, Clone)]
 pub(super) struct About(pub(super) String);
 
+/// Who asks, where the page has found that out already. Nothing that comes from outside can bring one: it is no header.
+#[derive(Debug, Clone)]
+pub(super) struct Vouched(pub(super) Who);
+
 /// Finds out who asks, refuses what the rules refuse, records what changed something.
 pub(super) async fn door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     let began = std::time::Instant::now();
@@ -144,14 +148,15 @@ pub(super) async fn door(State(node): State<Arc<Node>>, request: Request, next: 
         Err(_) => HashMap::new(),
     };
     let rule = template.as_deref().and_then(|path| rules::of(&method, path));
-    let identified = match rule {
+    let identified = match (parts.extensions.remove::<Vouched>(), rule) {
+        (Some(Vouched(who)), _) => Ok(who),
         // Whoever is about to say who he is may bring a word that is good no more.
-        Some(Rule::Open) => newcomer(&node, &parts),
-        _ => identify(&node, &parts).await,
+        (None, Some(Rule::Open)) => newcomer(&node, &parts),
+        (None, _) => identify(&node, &parts).await,
     };
     let (who, mut answer) = match identified {
         Ok(who) => {
-            let who = Who { request: id.clone(), from: from(&parts), ..who };
+            let who = Who { request: id.clone(), from: from(&parts).or(who.from), ..who };
             match admit(&node, &who, (&method, template.as_deref()), rule, &named).await {
                 Ok(()) => {
                     parts.extensions.insert(who.clone());
@@ -255,6 +260,25 @@ fn stranger(node: &Node, account: &str) -> Box<Response> {
     let group = api.users_group.as_ref().unwrap_or(&api.group);
     let message = format!("you may not use vcld; let an administrator add you: usermod -aG {group} USER");
     Box::new(Refusal::new(RefusalKind::Forbidden, message).into_response())
+}
+
+/// Who reads the page: by the proxy's word where there is one, else by the token of the page's cookie.
+pub(super) async fn reader(
+    node: &Arc<Node>,
+    parts: &Parts,
+    token: Option<&str>,
+) -> Result<Who, Box<Response>> {
+    let who = identify(node, parts).await?;
+    let who = match token {
+        Some(token) if who.via == Via::Nobody => by_token(node, token).await?,
+        _ => who,
+    };
+    Ok(Who { from: from(parts), ..who })
+}
+
+/// Somebody who reads the page and is nobody yet.
+pub(super) fn nobody(parts: &Parts) -> Who {
+    Who { from: from(parts), ..Who::nobody() }
 }
 
 /// Who asks. That nobody says who he is is no error; that he says something wrong is.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::IntoParams;
 use vcl_types::api::*;
-use vcl_types::usage::{UsageBy, UsageReport};
+use vcl_types::usage::{Trends, UsageBy, UsageReport};
 
 type Daemon = State<Arc<Node>>;
 
@@ -60,6 +60,27 @@ pub(super) async fn usage(State(node): Daemon, who: Who, Query(asked): Query<Usa
         }
         answer => Answer::from(answer).into_response(),
     }
+}
+
+/// Of how many days the trends are to be.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TrendsAsked {
+    /// How many days, today among them; 30 if not said, 400 at most
+    days: Option<u32>,
+}
+
+/// How the days went: how long loads and captures took, how much the computers were used, how long was waited, how the library
+/// grew. Of one's own reservations; with `look` on everything all.
+#[utoipa::path(get, path = "/v1/trends", params(TrendsAsked),
+    responses((status = 200, body = Trends), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn trends(
+    State(node): Daemon,
+    who: Who,
+    Query(asked): Query<TrendsAsked>,
+) -> Answer<Trends> {
+    let owner = (!who.sees_all()).then_some(who.name.as_str());
+    node.trends(asked.days.unwrap_or(30).clamp(1, 400), owner).await.into()
 }
 
 async fn report(node: &Node, who: &Who, asked: UsageAsked) -> Result<UsageReport, Refusal> {

@@ -98,6 +98,7 @@ pub(super) const RULES: &[(Method, &str, Rule)] = &[
     (Method::GET, "/v1/events", Within(SEEN)),
     (Method::GET, "/v1/stream", Within(SEEN)),
     (Method::GET, "/v1/usage", Within("one's own; all take `look` on everything")),
+    (Method::GET, "/v1/trends", Within("one's own; all take `look` on everything")),
     (Method::GET, "/metrics", Site(Look)),
     (Method::GET, "/healthz", Open),
     (Method::GET, "/readyz", Open),

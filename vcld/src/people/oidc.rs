@@ -401,6 +401,15 @@ impl Provider {
             let message = "the redirect is to lead to the caller's own machine: http://127.0.0.1:PORT/";
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
+        self.begin_code_to(redirect, from).await
+    }
+
+    /// The same, to an address that is known to be good.
+    pub(crate) async fn begin_code_to(
+        &self,
+        redirect: &str,
+        from: Option<IpAddr>,
+    ) -> Result<(String, String), Refusal> {
         let (verifier, nonce) = (tokens::random(32)?, tokens::random(16)?);
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
         let authorize = self.known(None, |known, _| known.authorization_endpoint.clone()).await?;

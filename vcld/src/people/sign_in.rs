@@ -220,6 +220,17 @@ impl Node {
     ) -> Result<(String, String), Refusal> {
         self.provider()?.begin_code(redirect, from).await
     }
+    /// Begins the code flow for the page, to which the browser comes back.
+    ///
+    /// # Errors
+    /// It is not known where the page is, there is no provider, or it does not answer.
+    pub(crate) async fn begin_page_code(&self, from: Option<IpAddr>) -> Result<(String, String), Refusal> {
+        let Some(url) = &self.config.page.url else {
+            let message = "the page cannot lead to the provider, because it is not known where it is itself; say so: [page] url = \"https://…\"";
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        };
+        self.provider()?.begin_code_to(&format!("{url}/sign-in/end"), from).await
+    }
     /// Ends it.
     pub(crate) async fn end_code(
         &self,

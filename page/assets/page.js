@@ -1,0 +1,193 @@
+// What the page does in the browser beside what htmx does: times in the reader's zone, what is looked at again when something
+// happened, previews in a dialog, and saying so when the daemon is away. Without it the page works all the same, by links
+// and forms; nothing here asks or changes anything that a link or a form could not.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const language = root.lang || undefined;
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const text = (name) => document.body.dataset[name] || "";
+
+  // ---- Times ----
+  const full = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+  const minute = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+  const clock = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const hour = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
+  const day = new Intl.DateTimeFormat(language, { weekday: "short", day: "numeric", month: "short" });
+
+  const span = (seconds) => {
+    const s = Math.max(0, Math.round(seconds));
+    if (s < 60) return `${s} s`;
+    const m = Math.floor(s / 60);
+    if (m < 60) return `${m}:${String(s % 60).padStart(2, "0")} min`;
+    const h = Math.floor(m / 60);
+    if (h < 48) return `${h}:${String(m % 60).padStart(2, "0")} h`;
+    return `${Math.floor(h / 24)} d`;
+  };
+
+  // A number of seconds by which this machine's clock is before the daemon's.
+  const behind = (Date.parse(document.body.dataset.now || "") - Date.now()) / 1000 || 0;
+  const now = () => Date.now() + behind * 1000;
+
+  const tell = (node) => {
+    const at = Date.parse(node.dateTime);
+    if (Number.isNaN(at)) return;
+    const date = new Date(at);
+    const said = {
+      left: () => (at > now() ? span((at - now()) / 1000) : text("over")),
+      since: () => span((now() - at) / 1000),
+      clock: () => clock.format(date),
+      day: () => `${day.format(date)} ${hour.format(date)}`,
+      hour: () => hour.format(date),
+      full: () => full.format(date),
+    }[node.dataset.as];
+    const words = said ? said() : minute.format(date);
+    if (node.textContent !== words) node.textContent = words;
+    if (!node.title) node.title = full.format(date);
+  };
+  const tellAll = (within) => within.querySelectorAll("time[datetime]").forEach(tell);
+  setInterval(() => {
+    if (!document.hidden) document.querySelectorAll("time[data-as=left], time[data-as=since]").forEach(tell);
+  }, 1000);
+
+  // Forms say in which zone their times are, and offer times of that zone.
+  const inputs = (within) => {
+    within.querySelectorAll("input[name=zone]").forEach((input) => { input.value = zone; });
+    within.querySelectorAll("[data-zone]").forEach((node) => { node.textContent = zone; });
+  };
+
+  // ---- Live: what a view shows is asked for again when one of its topics is told ----
+  // Of what is told many times in a moment the first counts at once and the last once more.
+  const waiting = new WeakMap();
+  const refresh = (node) => {
+    const pause = Number(node.dataset.pause || 250);
+    const state = waiting.get(node) || { until: 0, timer: 0 };
+    waiting.set(node, state);
+    if (state.timer) return;
+    const go = () => {
+      state.timer = 0;
+      state.until = Date.now() + pause;
+      if (node.isConnected) htmx.trigger(node, "live");
+    };
+    const rest = state.until - Date.now();
+    if (rest <= 0) go();
+    else state.timer = setTimeout(go, rest);
+  };
+  const told = (topics) => {
+    document.querySelectorAll("[data-live]").forEach((node) => {
+      const wanted = node.dataset.live.split(" ");
+      if (topics.includes("all") || topics.some((topic) => wanted.includes(topic))) refresh(node);
+    });
+  };
+
+  let stream = null;
+  let again = 0;
+  let wait = 500;
+  const banner = () => document.getElementById("away");
+  const away = (is) => {
+    const node = banner();
+    if (node && node.hidden === is) {
+      node.hidden = !is;
+      node.textContent = is ? text("away") : "";
+    }
+  };
+  let lost = false;
+  const open = () => {
+    clearTimeout(again);
+    if (stream || document.hidden || !document.querySelector("[data-live]")) return;
+    stream = new EventSource("/live");
+    stream.addEventListener("open", () => {
+      wait = 500;
+      away(false);
+      // What happened between this view and the stream was told to nobody.
+      told(["all"]);
+      lost = false;
+    });
+    stream.addEventListener("message", (event) => told(event.data.split(" ")));
+    stream.addEventListener("error", () => {
+      // The browser would ask again by itself, at the same pace for ever; here it is slower each time, and said.
+      shut();
+      lost = true;
+      away(true);
+      again = setTimeout(open, wait);
+      wait = Math.min(wait * 2, 10000);
+    });
+  };
+  const shut = () => {
+    clearTimeout(again);
+    if (stream) stream.close();
+    stream = null;
+  };
+  // A page that nobody looks at keeps no connection: a browser has only few of them for one place.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      shut();
+      lost = true;
+    } else {
+      open();
+    }
+  });
+  addEventListener("pagehide", shut);
+  addEventListener("pageshow", (event) => { if (event.persisted) { lost = true; open(); } });
+
+  // ---- Views that look again by themselves now and then, because nothing tells of what they show ----
+  setInterval(() => {
+    if (document.hidden) return;
+    document.querySelectorAll("[data-every]").forEach((node) => {
+      const due = Number(node.dataset.due || 0);
+      if (!due) node.dataset.due = String(Date.now() + Number(node.dataset.every) * 1000);
+      else if (Date.now() >= due) {
+        node.dataset.due = String(Date.now() + Number(node.dataset.every) * 1000);
+        refresh(node);
+      }
+    });
+  }, 1000);
+
+  // ---- Dialogs: a link that leads to a preview shows it here ----
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-dialog]");
+    const dialog = document.getElementById("dialog");
+    if (link && dialog && !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0) {
+      event.preventDefault();
+      dialog.dataset.back = link.id || "";
+      htmx.ajax("GET", link.getAttribute("href"), { target: "#dialog-body", select: "#preview", swap: "innerHTML" })
+        .then(() => { if (!dialog.open && dialog.querySelector("#preview")) dialog.showModal(); });
+    }
+    const copy = event.target.closest("button[data-copy]");
+    if (copy) {
+      const from = document.getElementById(copy.dataset.copy);
+      navigator.clipboard.writeText(from.textContent.trim()).then(
+        () => { copy.textContent = text("copied"); },
+        () => { getSelection().selectAllChildren(from); },
+      );
+    }
+    if (event.target.closest("[data-close]") && dialog && dialog.open) {
+      event.preventDefault();
+      dialog.close();
+    }
+  });
+
+  // A form that is sent by a change of one of its fields, such as the wall's filters.
+  document.addEventListener("change", (event) => {
+    const form = event.target.closest("form[data-at-once]");
+    if (form) form.requestSubmit();
+  });
+
+  // ---- htmx ----
+  document.addEventListener("htmx:load", (event) => {
+    tellAll(event.detail.elt);
+    inputs(event.detail.elt);
+  });
+  document.addEventListener("htmx:afterSettle", () => tellAll(document));
+  // Only what leads nowhere else is taken in: an answer that sends to another page, such as to sign in, is followed.
+  document.addEventListener("htmx:sendError", () => away(true));
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.successful) away(!!again && lost);
+  });
+  document.addEventListener("DOMContentLoaded", () => {
+    tellAll(document);
+    inputs(document);
+    document.body.dataset.ready = "yes";
+    open();
+  });
+})();

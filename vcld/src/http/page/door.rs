@@ -1,0 +1,149 @@
+//! The page's door: who reads is found out, changes that another site asks for are refused, and every answer carries what a
+//! browser is to forbid.
+
+use super::super::access;
+use super::reader::{self, cookie};
+use super::{Page, ask};
+use crate::rights::Who;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use std::sync::Arc;
+use vcl_page::show::segment;
+use vcl_types::people::Via;
+
+/// What every answer of the page carries.
+const FORBIDDEN: [(HeaderName, HeaderValue); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+];
+
+/// Whether a change is asked for by the page itself, as far as a browser tells: it tells where a request comes from, whatever
+/// the site says that sends it. What is no browser tells nothing, and has no cookie of anybody else's either.
+pub(super) fn from_here(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("sec-fetch-site") {
+        Some(site) => matches!(site, "same-origin" | "none"),
+        None => match text("origin") {
+            Some(origin) => {
+                let host = origin.split_once("://").map(|(_, host)| host);
+                host.is_some() && host == text("host")
+            }
+            None => !headers.contains_key("origin"),
+        },
+    }
+}
+
+/// Whether somebody who is nobody yet may ask for it.
+fn open(path: &str) -> bool {
+    path == "/sign-in" || path.starts_with("/sign-in/") || path.starts_with("/assets/") || path == "/theme"
+}
+
+pub(super) async fn door(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
+    let (said, part) =
+        (cookie(request.headers(), reader::SAID).is_some(), request.headers().contains_key("hx-request"));
+    let asset = request.uri().path().starts_with("/assets/");
+    let mut answer = through(&page, request, next).await;
+    let headers = answer.headers_mut();
+    for (name, value) in FORBIDDEN {
+        headers.entry(name).or_insert(value);
+    }
+    if !asset {
+        // It is somebody's.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    // It was said.
+    let html =
+        headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    if said && !part && html {
+        reader::keep(&mut answer, reader::SAID, "", Some(0));
+    }
+    answer
+}
+
+async fn through(page: &Arc<Page>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let safe = matches!(parts.method, Method::GET | Method::HEAD);
+    if !safe && !from_here(&parts.headers) {
+        let message = "another site asked for this, and it was not done";
+        return super::super::problem::respond(StatusCode::FORBIDDEN, "forbidden", message.into());
+    }
+    let path = parts.uri.path().to_owned();
+    let token =
+        cookie(&parts.headers, reader::TOKEN).filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+    let who = match access::reader(&page.node, &parts, token.as_deref()).await {
+        Ok(who) => who,
+        // A token that has ended, or was taken back: whoever had it signs in again.
+        Err(no) if no.status() == StatusCode::UNAUTHORIZED => access::nobody(&parts),
+        Err(no) => return *no,
+    };
+    if who.via == Via::Nobody && !open(&path) {
+        return to_sign_in(&parts, safe);
+    }
+    parts.extensions.insert::<Who>(who);
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// Leads to where one signs in, and from there back to what was asked for.
+fn to_sign_in(parts: &axum::http::request::Parts, safe: bool) -> Response {
+    if parts.uri.path() == "/live" {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let here = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let to = match safe && here != "/" {
+        true => format!("/sign-in?next={}", segment(here)),
+        false => "/sign-in".to_owned(),
+    };
+    if parts.headers.contains_key("hx-request") {
+        // A part of a view is not exchanged for a way in.
+        let mut answer = StatusCode::NO_CONTENT.into_response();
+        if let Ok(to) = HeaderValue::from_str(&to) {
+            answer.headers_mut().insert("hx-redirect", to);
+        }
+        return answer;
+    }
+    Redirect::to(&to).into_response()
+}
+
+/// The no for a verb that there is none of.
+pub(super) fn no_such_verb() -> ask::No {
+    ask::No::nowhere()
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn what_another_site_asks_for_is_told_apart() {
+        let headers = |pairs: &[(&'static str, &'static str)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect()
+        };
+        for (pairs, here) in [
+            (&[("sec-fetch-site", "same-origin")][..], true),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "https://vcld"), ("host", "vcld")], false),
+            (&[("origin", "https://vcld:8443"), ("host", "vcld:8443")], true),
+            (&[("origin", "https://evil.example"), ("host", "vcld")], false),
+            (&[("origin", "null"), ("host", "vcld")], false),
+            (&[], true),
+        ] {
+            assert_eq!(from_here(&headers(pairs)), here, "{pairs:?}");
+        }
+    }
+}
