@@ -64,7 +64,7 @@ fn seconds(value: f64) -> String {
     if value < 10.0 && value > 0.0 { format!("{value:.1} s") } else { show::span(value.round() as u64) }
 }
 fn hours(value: f64) -> String {
-    format!("{value:.0} h")
+    if value < 10.0 && value.fract() != 0.0 { format!("{value:.1} h") } else { format!("{value:.0} h") }
 }
 fn count(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { String::new() }
