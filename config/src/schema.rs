@@ -13,7 +13,20 @@ pub fn schema(known: &Known<'_>) -> Value {
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("vcld.toml");
     schema["description"] = json!("The configuration of vcld, a daemon that lends machines.");
-    schema
+    sorted(schema)
+}
+
+/// With its keys in the order of the alphabet, whatever order the maps of this build keep.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().map(|(key, value)| (key, sorted(value))).collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+        plain => plain,
+    }
 }
 
 fn table(keys: &[Key], known: &Known<'_>) -> Value {

@@ -4,7 +4,9 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const language = root.lang || undefined;
+  // The page's language, as this reader writes times in it: en-GB where the page is in English.
+  const own = navigator.languages.find((one) => one.split("-")[0] === root.lang.split("-")[0]);
+  const language = own || root.lang || undefined;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const text = (name) => document.body.dataset[name] || "";
 
@@ -98,6 +100,7 @@
     stream = new EventSource("/live");
     stream.addEventListener("open", () => {
       wait = 500;
+      again = 0;
       away(false);
       // What happened between this view and the stream was told to nobody.
       told(["all"]);
@@ -107,10 +110,17 @@
     stream.addEventListener("error", () => {
       // The browser would ask again by itself, at the same pace for ever; here it is slower each time, and said.
       shut();
+      // A stream also ends when what one may has changed: that it fails twice says more. What is asked for anew then leads to
+      // where one signs in, if that is what it takes.
+      if (lost) {
+        away(true);
+        const one = document.querySelector("[data-live]");
+        if (one) refresh(one);
+      }
       lost = true;
-      away(true);
       again = setTimeout(open, wait);
-      wait = Math.min(wait * 2, 10000);
+      // Not all at the same moment, when a daemon is back that many look at.
+      wait = Math.min(wait * 2, 10000) * (0.75 + Math.random() / 2);
     });
   };
   const shut = () => {
@@ -149,9 +159,15 @@
     const dialog = document.getElementById("dialog");
     if (link && dialog && !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0) {
       event.preventDefault();
-      dialog.dataset.back = link.id || "";
-      htmx.ajax("GET", link.getAttribute("href"), { target: "#dialog-body", select: "#preview", swap: "innerHTML" })
-        .then(() => { if (!dialog.open && dialog.querySelector("#preview")) dialog.showModal(); });
+      const body = document.getElementById("dialog-body");
+      body.replaceChildren();
+      const whole = () => { location.href = link.href; };
+      htmx.ajax("GET", link.getAttribute("href"),
+        { target: body, select: "#preview", swap: "innerHTML ignoreTitle:true" })
+        .then(() => {
+          if (!body.querySelector("#preview")) whole();
+          else if (!dialog.open) dialog.showModal();
+        }, whole);
     }
     const copy = event.target.closest("button[data-copy]");
     if (copy) {
@@ -167,13 +183,25 @@
     }
   });
 
-  // A form that is sent by a change of one of its fields, such as the wall's filters.
-  document.addEventListener("change", (event) => {
-    const form = event.target.closest("form[data-at-once]");
-    if (form) form.requestSubmit();
-  });
-
   // ---- htmx ----
+  // A part that is looked at again leaves alone what its reader has changed in it: what is chosen in a form, what is folded out,
+  // how to connect.
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (old) =>
+    !(old instanceof Element && old.matches("[data-keep]"));
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
+    !(name === "open" && node.tagName === "DETAILS");
+  // An answer that is no such view leaves what is shown; that it is gone, or nobody's to see any more, is shown whole.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr, target } = event.detail;
+    if (xhr.status < 400) return;
+    if (target.dataset.live !== undefined) {
+      event.detail.shouldSwap = false;
+      if (xhr.status === 403 || xhr.status === 404) location.reload();
+    } else if (target.id === "connection") {
+      event.detail.shouldSwap = true;
+    }
+  });
+  document.addEventListener("htmx:afterSwap", () => tellAll(document));
   document.addEventListener("htmx:load", (event) => {
     tellAll(event.detail.elt);
     inputs(event.detail.elt);

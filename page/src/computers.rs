@@ -95,6 +95,8 @@ pub struct Wall<'a> {
     /// All images that are loaded.
     pub images: BTreeSet<&'a str>,
     /// How many computers there are.
+    pub all: usize,
+    /// How many of them are looked for, in whatever state.
     pub total: usize,
     /// How many of what is looked for are in each state.
     pub sums: Vec<Sum>,
@@ -162,7 +164,8 @@ impl<'a> Wall<'a> {
             tags: computers.iter().flat_map(|view| &view.computer.tags).map(String::as_str).collect(),
             backends: computers.iter().map(|view| view.computer.backend.as_str()).collect(),
             images: computers.iter().filter_map(image_of).collect(),
-            total: computers.len(),
+            all: computers.len(),
+            total: found.len(),
             sums: State::ALL.iter().map(sum).filter(|sum| sum.count > 0 || asked.state == sum.word).collect(),
             tiles,
             frame,

@@ -76,6 +76,8 @@ pub struct Powers {
     pub look: bool,
     /// Operates everything.
     pub operate: bool,
+    /// Operates some computers at least.
+    pub operates: bool,
     /// May do everything.
     pub administer: bool,
     /// Sees who did what.
@@ -127,10 +129,16 @@ impl Frame<'_> {
     #[must_use]
     pub fn links(&self) -> Vec<Link> {
         let shown = |place: &Place| match place {
-            Place::Operations => self.powers.look,
+            Place::Operations => self.powers.look || self.powers.people || self.powers.operates,
             _ => true,
         };
-        let link = |place: Place| Link { path: place.path(), key: place.key(), here: place == self.place };
+        let path = |place: Place| match place {
+            // The first of its views that the reader may see.
+            Place::Operations if !self.powers.look && self.powers.operates => "/operations/maintenance",
+            Place::Operations if !self.powers.look => "/operations/audit",
+            place => place.path(),
+        };
+        let link = |place: Place| Link { path: path(place), key: place.key(), here: place == self.place };
         Place::ALL.into_iter().filter(shown).map(link).collect()
     }
     /// Where a part of the page is.

@@ -14,7 +14,10 @@ pub type Tabs = Vec<(&'static str, &'static str)>;
 /// The views that a reader may see.
 #[must_use]
 pub fn tabs(frame: &Frame<'_>) -> Tabs {
-    let mut tabs = vec![("/operations", "operations-hosts")];
+    let mut tabs = Vec::new();
+    if frame.powers.look {
+        tabs.push(("/operations", "operations-hosts"));
+    }
     if frame.powers.operate {
         tabs.push(("/operations/orphans", "orphans-title"));
     }

@@ -50,6 +50,8 @@ pub struct Mine<'a> {
     pub length_s: u64,
     /// Whether one of them waits.
     pub waits: bool,
+    /// Whether one of them is being loaded.
+    pub loads: bool,
 }
 
 /// What is wished for, as it stands in the form. What is not said is empty.

@@ -282,6 +282,24 @@ mod tests {
         for key in asked.iter().filter(|key| key.contains('-') && !made_up.contains(&key.as_str())) {
             assert!(there(key), "`{key}` is asked for and is not in en.ftl");
         }
+        // Each can be written: with whatever it is given, and with nothing that this program lacks.
+        for line in ENGLISH.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())) {
+            let key = line.split(" =").next().unwrap();
+            let message = catalogue.languages[0].bundle.get_message(key).unwrap();
+            let mut args = FluentArgs::new();
+            for name in
+                ["name", "from", "to", "p50", "p95", "image", "id", "computer", "because", "position", "wait"]
+            {
+                args.set(name, "x");
+            }
+            for name in ["verb", "who", "why", "size", "free", "booked", "taken"] {
+                args.set(name, "x");
+            }
+            args.set("n", 2);
+            let mut errors = Vec::new();
+            catalogue.languages[0].bundle.format_pattern(message.value().unwrap(), Some(&args), &mut errors);
+            assert!(errors.is_empty(), "{key}: {errors:?}");
+        }
         // Each state has its word.
         use vcl_types::state::{computer, job, node, reservation};
         let mut words: Vec<String> = Vec::new();

@@ -1,6 +1,7 @@
 //! Signing in, and what cannot be shown.
 
 use crate::Frame;
+use crate::show;
 use askama::Template;
 
 /// The ways in.

@@ -90,6 +90,27 @@ impl Queue {
         rows.bind(i64::from(limit)).fetch_all(self.readers()).await?.iter().rev().map(read).collect()
     }
 
+    /// A job's events, the oldest of them first, at most `limit`: those after the one of this number, or the newest.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn events_of(&self, job: JobId, after: Option<i64>, limit: u32) -> Result<Vec<EventView>> {
+        let rows = match after {
+            Some(after) => {
+                let rows =
+                    sqlx::query("SELECT * FROM events WHERE job_id = ? AND id > ? ORDER BY id LIMIT ?");
+                rows.bind(job.0).bind(after).bind(i64::from(limit)).fetch_all(self.readers()).await?
+            }
+            None => {
+                let rows = sqlx::query("SELECT * FROM events WHERE job_id = ? ORDER BY id DESC LIMIT ?");
+                let mut rows = rows.bind(job.0).bind(i64::from(limit)).fetch_all(self.readers()).await?;
+                rows.reverse();
+                rows
+            }
+        };
+        rows.iter().map(read).collect()
+    }
+
     /// What happens from now on. A subscriber that is more than 1024 items behind misses some, and its channel says so.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<StreamItem> {

@@ -4,6 +4,7 @@ pub mod api;
 pub mod capture;
 pub mod class;
 pub mod load;
+pub mod page;
 pub mod pickup;
 pub mod queue;
 pub mod transfer;

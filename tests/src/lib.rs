@@ -2,6 +2,7 @@
 //!
 //! - [`world`]: a private libvirtd with its own processes, mounts and network; `vcl-world` runs a command in one.
 //! - [`mod@bench`]: what vcld costs against the same work by hand; `vcl-bench` runs them.
+//! - [`browser`]: a headless Chromium, driven by chromedriver.
 //! - [`certificates`]: a site's own certificate authority.
 //! - [`daemon`]: a real vcld with a configuration of its own, asked through the real vclctl.
 //! - [`journal`]: a daemon's journal as another process sees it, and a gate that stops the daemon at a chosen record.
@@ -15,6 +16,7 @@
 mod command;
 
 pub mod bench;
+pub mod browser;
 pub mod certificates;
 pub mod daemon;
 pub mod guest;

@@ -238,7 +238,8 @@ fn what_came_true_is_told_once_whoever_was_away_or_died_meanwhile() -> Result<()
     ids.dedup();
     assert_eq!((all, ids.len()), (6, 6), "told twice: {:?}", site.told());
     let secrets =
-        std::fs::read_to_string(site.path.join("told.jsonl"))? + &std::fs::read_to_string(site.daemon.log())?;
+        [std::fs::read_to_string(site.path.join("told.jsonl"))?, std::fs::read_to_string(site.daemon.log())?]
+            .concat();
     assert!(!secrets.contains("wordpass") && !secrets.contains(SECRET));
     drop(office);
 

@@ -413,17 +413,11 @@ impl Node {
         job: Option<JobId>,
         limit: u32,
     ) -> Result<Vec<EventView>, Refusal> {
-        // A job's events are few among many: look at more than are wanted, and answer the last of them.
-        let fetch = if job.is_some() { 100_000 } else { limit };
-        let mut events = match after {
-            Some(after) => self.queue.events(after, fetch).await?,
-            None => self.queue.last_events(fetch).await?,
+        let events = match (job, after) {
+            (None, Some(after)) => self.queue.events(after, limit).await?,
+            (None, None) => self.queue.last_events(limit).await?,
+            (Some(job), after) => self.queue.events_of(job, after, limit).await?,
         };
-        if let Some(job) = job {
-            events.retain(|e| e.job == Some(job));
-            let extra = events.len().saturating_sub(limit as usize);
-            if after.is_some() { events.truncate(limit as usize) } else { drop(events.drain(..extra)) }
-        }
         Ok(events)
     }
 

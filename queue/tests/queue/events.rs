@@ -35,3 +35,21 @@ async fn an_event_is_kept_and_told_in_order() {
     world.reopen().await;
     assert_eq!(world.queue.events(0, 10).await.unwrap(), kept);
 }
+
+#[tokio::test]
+async fn a_jobs_events_are_found_among_all() {
+    let world = World::new().await;
+    let queue = &world.queue;
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        let job = (n % 2 == 0).then_some(vcl_types::JobId(7));
+        ids.push(queue.event("noted", job, None, &format!("{n}")).await.unwrap().id);
+    }
+    let of = async |after, limit| {
+        let events = queue.events_of(vcl_types::JobId(7), after, limit).await.unwrap();
+        events.into_iter().map(|event| event.message).collect::<Vec<_>>()
+    };
+    assert_eq!(of(None, 2).await, ["2", "4"], "the newest, in their order");
+    assert_eq!(of(Some(0), 2).await, ["0", "2"]);
+    assert_eq!(of(Some(ids[2]), 9).await, ["4"]);
+}

@@ -23,16 +23,19 @@ fn main() -> Result<()> {
         },
         Some("class") => bench::class::run(case),
         Some("load") => bench::load::run(),
+        Some("page") => bench::page::run(case),
         Some("pickup") => bench::pickup::run(),
         Some("queue") => bench::queue::run(case),
         Some("transfer") => bench::transfer::run(case),
         Some(other) => {
             bail!(
-                "no bench {other}; there are api, capture, class, load, pickup, queue and transfer (--help)"
+                "no bench {other}; there are api, capture, class, load, page, pickup, queue and transfer (--help)"
             )
         }
         None => {
-            bail!("which bench? There are api, capture, class, load, pickup, queue and transfer (--help)")
+            bail!(
+                "which bench? There are api, capture, class, load, page, pickup, queue and transfer (--help)"
+            )
         }
     }
 }
@@ -59,6 +62,7 @@ fn help() -> String {
     );
     bench("class", "until the last of a class's seats is loaded", bench::class::CASES);
     bench("load", "what vcld adds to a load on a hypervisor", &[]);
+    bench("page", "what the web page costs, in a real browser", bench::page::CASES);
     bench("pickup", "from a submit to the job's first step", &[]);
     bench("queue", "what the queue costs, on simulated machines that take no time", bench::queue::CASES);
     bench("transfer", "a disk to and from a VMware datastore, against curl", &bench::transfer::CASES);

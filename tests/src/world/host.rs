@@ -103,7 +103,7 @@ impl World {
         let text = fs::read_to_string(&conf)?;
         let listen =
             format!("listen_tls = 0\nlisten_tcp = 1\nlisten_addr = \"{FAR}\"\nauth_tcp = \"none\"\n");
-        fs::write(&conf, text + &listen)?;
+        fs::write(&conf, format!("{text}{listen}"))?;
         host.start_libvirtd()?;
         Ok(host)
     }

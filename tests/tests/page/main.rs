@@ -3,17 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod browser;
 mod looks;
 
 use anyhow::{Result, ensure};
-use browser::{Browser, Driver};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use thirtyfour::Key;
+use vcl_tests::browser::{Browser, Driver};
 use vcl_tests::certificates::certificates;
 use vcl_tests::daemon::{Daemon, Setup, Simulated};
 
@@ -124,11 +123,15 @@ async fn from_the_first_sign_in_to_a_revision_in_production() -> Result<()> {
     alice.keys(Key::Enter).await?;
 
     // The bar moves, and the reservation becomes usable, without a key being pressed.
-    alice.wait("the bar", "return !!document.querySelector('#bar')").await?;
-    let moved = "window.seen = window.seen || new Set(); const b = document.querySelector('#bar'); \
-                 if (b) window.seen.add(b.value); return !b || window.seen.size >= 3";
-    alice.wait("the bar's third place", moved).await?;
+    alice.wait("the reservation", "return location.pathname.startsWith('/reservations/')").await?;
+    let watch = "window.seen = window.seen || new Set(); const note = () => { \
+                 const b = document.querySelector('#bar'); if (b) window.seen.add(b.value); }; note(); \
+                 new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true }); \
+                 return true";
+    alice.wait("an observer", watch).await?;
     alice.wait_for("#state", "ready").await?;
+    let moved = alice.web.execute("return window.seen.size", vec![]).await?;
+    ensure!(moved.json().as_u64() >= Some(2), "the bar was at {} places", moved.json());
     let id: i64 = alice.path().await?.rsplit('/').next().unwrap().parse()?;
     alice.click("#do-connect").await?;
     alice.wait_for("#connection pre", "alice@").await?;

@@ -130,6 +130,24 @@ impl<S: Sync> FromRequestParts<S> for Who {
 #[derive(Debug, Clone)]
 pub(super) struct About(pub(super) String);
 
+/// Whether a change is asked for by the page itself, as far as a browser tells: it tells where a request comes from, whatever
+/// the site says that sends it. What is no browser tells nothing, and is nobody whom another site could send.
+pub(super) fn from_here(headers: &HeaderMap, page: Option<&str>) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("sec-fetch-site") {
+        Some(site) => matches!(site, "same-origin" | "none"),
+        None => match text("origin") {
+            // A proxy may ask for another host than the browser did.
+            Some(origin) if Some(origin) == page => true,
+            Some(origin) => {
+                let host = origin.split_once("://").map(|(_, host)| host);
+                host.is_some() && host == text("host")
+            }
+            None => !headers.contains_key("origin"),
+        },
+    }
+}
+
 /// Who asks, where the page has found that out already. Nothing that comes from outside can bring one: it is no header.
 #[derive(Debug, Clone)]
 pub(super) struct Vouched(pub(super) Who);
@@ -148,7 +166,15 @@ pub(super) async fn door(State(node): State<Arc<Node>>, request: Request, next: 
         Err(_) => HashMap::new(),
     };
     let rule = template.as_deref().and_then(|path| rules::of(&method, path));
-    let identified = match (parts.extensions.remove::<Vouched>(), rule) {
+    let vouched = parts.extensions.remove::<Vouched>();
+    // A browser sends along what the proxy or the machine knows it by, whoever asked it to; a token it does not.
+    let brought = vouched.is_none() && !parts.headers.contains_key(header::AUTHORIZATION);
+    let changes = method != Method::GET && method != Method::HEAD;
+    let identified = match (vouched, rule) {
+        _ if brought && changes && !from_here(&parts.headers, node.config.page.url.as_deref()) => {
+            let message = "another site asked for this, and it was not done".to_owned();
+            Err(Box::new(respond(StatusCode::FORBIDDEN, "forbidden", message)))
+        }
         (Some(Vouched(who)), _) => Ok(who),
         // Whoever is about to say who he is may bring a word that is good no more.
         (None, Some(Rule::Open)) => newcomer(&node, &parts),
@@ -263,17 +289,42 @@ fn stranger(node: &Node, account: &str) -> Box<Response> {
 }
 
 /// Who reads the page: by the proxy's word where there is one, else by the token of the page's cookie.
-pub(super) async fn reader(
-    node: &Arc<Node>,
-    parts: &Parts,
-    token: Option<&str>,
-) -> Result<Who, Box<Response>> {
+///
+/// # Errors
+/// Whoever comes to the proxy's address and is not the proxy is refused as [`Unread::Refused`]; a word that is good no more is
+/// [`Unread::Stale`].
+pub(super) async fn reader(node: &Arc<Node>, parts: &Parts, token: Option<&str>) -> Result<Who, Unread> {
+    genuine(parts).map_err(Unread::Refused)?;
+    let who = known(node, parts, token).await.map_err(|no| match no.status() {
+        StatusCode::UNAUTHORIZED => Unread::Stale,
+        _ => Unread::Refused(no),
+    })?;
+    Ok(Who { from: from(parts), ..who })
+}
+
+/// Why it is not known who reads the page.
+pub(super) enum Unread {
+    /// What he has is good no more, or never was.
+    Stale,
+    /// He may not come, or nobody can tell.
+    Refused(Box<Response>),
+}
+
+async fn known(node: &Arc<Node>, parts: &Parts, token: Option<&str>) -> Result<Who, Box<Response>> {
     let who = identify(node, parts).await?;
     let who = match token {
         Some(token) if who.via == Via::Nobody => by_token(node, token).await?,
         _ => who,
     };
-    Ok(Who { from: from(parts), ..who })
+    Ok(who)
+}
+
+/// Who has a token.
+///
+/// # Errors
+/// It is not good, or that cannot be found out.
+pub(super) async fn holder(node: &Arc<Node>, token: &str) -> Result<Who, Box<Response>> {
+    by_token(node, token).await
 }
 
 /// Somebody who reads the page and is nobody yet.
@@ -286,7 +337,9 @@ async fn identify(node: &Arc<Node>, parts: &Parts) -> Result<Who, Box<Response>>
     let refused = |no: Refusal| Box::new(no.into_response());
     let peer = parts.extensions.get::<Peer>();
     genuine(parts)?;
-    if let Some(token) = bearer(&parts.headers)? {
+    // What the proxy was shown by whoever it brings is no token of ours.
+    let proxied = matches!(peer, Some(Peer::Proxy { .. }));
+    if let Some(token) = bearer(&parts.headers, proxied)? {
         return by_token(node, token).await;
     }
     match peer {
@@ -332,11 +385,12 @@ async fn by_name(node: &Arc<Node>, name: &str, via: Via) -> Result<Who, Box<Resp
 }
 
 /// The token of a request, if it brings one.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Box<Response>> {
+fn bearer(headers: &HeaderMap, others: bool) -> Result<Option<&str>, Box<Response>> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().ok().and_then(|text| text.split_once(' '));
     match text {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ if others => Ok(None),
         _ => Err(Box::new(unauthorized())),
     }
 }

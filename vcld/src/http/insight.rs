@@ -127,6 +127,15 @@ pub(super) async fn orphans(
 /// Adopt, delete or ignore one of them.
 #[utoipa::path(post, path = "/v1/orphans", request_body = OrphanRequest,
     responses((status = 200, body = Plan), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn orphan(State(node): Daemon, who: Who, Body(asked): Body<OrphanRequest>) -> Answer<Plan> {
-    node.orphan(&asked, &who.name).await.into()
+pub(super) async fn orphan(State(node): Daemon, who: Who, Body(asked): Body<OrphanRequest>) -> Response {
+    let wish = match &asked.wish {
+        OrphanWish::Adopt => "adopt",
+        OrphanWish::Delete => "delete",
+        OrphanWish::Ignore { .. } => "ignore",
+    };
+    let tried = if asked.dry_run { ", only tried" } else { "" };
+    let about = super::access::About(format!("{wish} {}{tried}", asked.id));
+    let mut answer = Answer::from(node.orphan(&asked, &who.name).await).into_response();
+    answer.extensions_mut().insert(about);
+    answer
 }

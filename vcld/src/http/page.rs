@@ -34,6 +34,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use reader::Reader;
 use std::sync::Arc;
+use std::time::Duration;
 use vcl_page::{Catalogue, Place, Template};
 
 /// What every view needs.
@@ -42,14 +43,19 @@ pub(super) struct Page {
     /// The API, behind its door.
     api: Router,
     texts: Catalogue,
+    /// How many streams each reader has.
+    readers: super::serve::Seats<String>,
 }
+
+/// How long a view may take: what it asks of the API has its own limit, which is the shorter.
+const LONGEST: Duration = super::LONGEST_REQUEST.saturating_add(Duration::from_secs(15));
 
 type Site = State<Arc<Page>>;
 
 /// All paths of the page. Whatever else is asked for is the API's.
 pub(super) fn router(node: Arc<Node>, api: Router) -> Router {
     let texts = texts(&node);
-    let page = Arc::new(Page { node, api: api.clone(), texts });
+    let page = Arc::new(Page { node, api: api.clone(), texts, readers: super::serve::Seats::default() });
     let views = Router::new()
         .route("/", get(mine::home))
         .route("/sign-in", get(session::ways).post(session::password))
@@ -63,7 +69,7 @@ pub(super) fn router(node: Arc<Node>, api: Router) -> Router {
         .route("/reservations/{id}", get(reservation::view))
         .route("/reservations/{id}/connect", post(reservation::connect))
         .route("/reservations/{id}/extend", post(reservation::extend))
-        .route("/reservations/{id}/rdp", get(reservation::rdp))
+        .route("/reservations/{id}/rdp", post(reservation::rdp))
         .route("/reservations/{id}/{verb}", get(reservation::preview).post(reservation::act))
         .route("/wall", get(computers::wall))
         .route("/computers/{name}", get(computers::computer))
@@ -95,10 +101,7 @@ pub(super) fn router(node: Arc<Node>, api: Router) -> Router {
             get(operations::preview_window).post(operations::end_window),
         )
         .route("/operations/audit", get(operations::audit))
-        .layer(tower_http::timeout::TimeoutLayer::with_status_code(
-            StatusCode::GATEWAY_TIMEOUT,
-            super::LONGEST_REQUEST,
-        ));
+        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LONGEST));
     let open = Router::new().route("/live", get(live::live)).route("/assets/{digest}/{name}", get(asset));
     let behind = middleware::from_fn_with_state(page.clone(), door::door);
     views

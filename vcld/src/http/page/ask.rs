@@ -59,10 +59,23 @@ impl Asker {
         let request =
             request.extension(Vouched(self.who.clone())).body(body.map_or_else(Body::empty, Body::from));
         match request {
-            Ok(request) => match self.api.clone().oneshot(request).await {
-                Ok(answer) => answer,
-                Err(never) => match never {},
-            },
+            Ok(request) => {
+                let (api, safe) = (self.api.clone(), request.method() == Method::GET);
+                let asked = async move {
+                    match api.oneshot(request).await {
+                        Ok(answer) => answer,
+                        Err(never) => match never {},
+                    }
+                };
+                // A change goes to its end, and into the record, although the browser has gone away meanwhile.
+                match safe {
+                    true => asked.await,
+                    false => tokio::spawn(asked).await.unwrap_or_else(|e| {
+                        let message = format!("the request broke off: {e}");
+                        super::super::problem::respond(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+                    }),
+                }
+            }
             Err(error) => super::super::problem::respond(
                 StatusCode::BAD_REQUEST,
                 "invalid",

@@ -59,7 +59,12 @@ pub(super) async fn add(State(page): Site, reader: Reader, Form(asked): Form<Cla
             until: forms::end_of_day("Until", &asked.until)?,
             owner: None,
         };
-        reader.ask(&page).post::<ClassView>("/v1/classes", &request).await
+        let ask = reader.ask(&page);
+        // Of one that is there this would make another, and it would not be seen that it did.
+        if ask.get::<ClassView>(&path(request.name.trim())).await.is_ok() {
+            return Err(No::invalid(reader.texts(&page).of("class-is-there", request.name.trim())));
+        }
+        ask.post::<ClassView>("/v1/classes", &request).await
     };
     match added.await {
         Ok(class) => {

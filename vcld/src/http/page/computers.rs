@@ -54,11 +54,15 @@ async fn computer_or_no(page: &Page, reader: &Reader, name: &str) -> Asked<Respo
         None => None,
     };
     let operates = reader.who.can(people::Verb::Operate, &Subject::Computer(Tagged::from(&view.computer)));
+    let captures = view.loaded.as_ref().is_some_and(|loaded| {
+        let both = Subject::Both(Tagged::from(&view.computer), loaded.image.name.clone());
+        reader.who.can(people::Verb::Imaging, &both)
+    });
     let view = Computer {
         frame: reader.frame(page, HERE),
         owner,
         why: why.as_ref(),
-        verbs: if operates { verbs(&view) } else { Vec::new() },
+        verbs: if operates { verbs(&view, captures) } else { Vec::new() },
         console: operates && view.loaded.is_some(),
         view: &view,
     };
@@ -66,7 +70,7 @@ async fn computer_or_no(page: &Page, reader: &Reader, name: &str) -> Asked<Respo
 }
 
 /// What can be done to it now.
-fn verbs(view: &ComputerView) -> Vec<Verb> {
+fn verbs(view: &ComputerView, captures: bool) -> Vec<Verb> {
     let mut verbs = Vec::new();
     if view.job.is_some() {
         return verbs;
@@ -75,7 +79,9 @@ fn verbs(view: &ComputerView) -> Vec<Verb> {
         verbs.push(Verb::plain("load"));
     }
     if view.loaded.is_some() {
-        verbs.push(Verb::plain("capture"));
+        if captures {
+            verbs.push(Verb::plain("capture"));
+        }
         match view.power {
             Some(PowerState::Off) => verbs.push(Verb::plain("power-on")),
             Some(PowerState::On | PowerState::Paused) => {

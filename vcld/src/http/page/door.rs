@@ -1,12 +1,12 @@
 //! The page's door: who reads is found out, changes that another site asks for are refused, and every answer carries what a
 //! browser is to forbid.
 
-use super::super::access;
+use super::super::access::{self, Unread};
 use super::reader::{self, cookie};
 use super::{Page, ask};
 use crate::rights::Who;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use std::sync::Arc;
@@ -28,22 +28,6 @@ const FORBIDDEN: [(HeaderName, HeaderValue); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
-
-/// Whether a change is asked for by the page itself, as far as a browser tells: it tells where a request comes from, whatever
-/// the site says that sends it. What is no browser tells nothing, and has no cookie of anybody else's either.
-pub(super) fn from_here(headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    match text("sec-fetch-site") {
-        Some(site) => matches!(site, "same-origin" | "none"),
-        None => match text("origin") {
-            Some(origin) => {
-                let host = origin.split_once("://").map(|(_, host)| host);
-                host.is_some() && host == text("host")
-            }
-            None => !headers.contains_key("origin"),
-        },
-    }
-}
 
 /// Whether somebody who is nobody yet may ask for it.
 fn open(path: &str) -> bool {
@@ -75,18 +59,22 @@ pub(super) async fn door(State(page): State<Arc<Page>>, request: Request, next: 
 async fn through(page: &Arc<Page>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let safe = matches!(parts.method, Method::GET | Method::HEAD);
-    if !safe && !from_here(&parts.headers) {
+    if !safe && !access::from_here(&parts.headers, page.node.config.page.url.as_deref()) {
         let message = "another site asked for this, and it was not done";
         return super::super::problem::respond(StatusCode::FORBIDDEN, "forbidden", message.into());
     }
     let path = parts.uri.path().to_owned();
     let token =
         cookie(&parts.headers, reader::TOKEN).filter(|token| !token.is_empty()).map(ToOwned::to_owned);
-    let who = match access::reader(&page.node, &parts, token.as_deref()).await {
-        Ok(who) => who,
-        // A token that has ended, or was taken back: whoever had it signs in again.
-        Err(no) if no.status() == StatusCode::UNAUTHORIZED => access::nobody(&parts),
-        Err(no) => return *no,
+    // What is everybody's is had without finding out whose it is.
+    let who = match path.starts_with("/assets/") {
+        true => access::nobody(&parts),
+        false => match access::reader(&page.node, &parts, token.as_deref()).await {
+            Ok(who) => who,
+            // A token that has ended, or was taken back: whoever had it signs in again.
+            Err(Unread::Stale) => access::nobody(&parts),
+            Err(Unread::Refused(no)) => return *no,
+        },
     };
     if who.via == Via::Nobody && !open(&path) {
         return to_sign_in(&parts, safe);
@@ -123,11 +111,13 @@ pub(super) fn no_such_verb() -> ask::No {
 
 #[cfg(test)]
 mod unit {
+    use super::access::from_here;
     use super::*;
+    use axum::http::HeaderMap;
 
     #[test]
     fn what_another_site_asks_for_is_told_apart() {
-        let headers = |pairs: &[(&'static str, &'static str)]| {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
@@ -143,7 +133,10 @@ mod unit {
             (&[("origin", "null"), ("host", "vcld")], false),
             (&[], true),
         ] {
-            assert_eq!(from_here(&headers(pairs)), here, "{pairs:?}");
+            assert_eq!(from_here(&headers(pairs), Some("https://page.example")), here, "{pairs:?}");
         }
+        // A proxy asks for another host than the browser did.
+        let proxied = headers(&[("origin", "https://page.example"), ("host", "vcld")]);
+        assert!(from_here(&proxied, Some("https://page.example")) && !from_here(&proxied, None));
     }
 }

@@ -228,7 +228,9 @@ pub(super) async fn form(State(page): Site, reader: Reader, Query(asked): Query<
 async fn form_with(page: &Page, reader: &Reader, asked: &NewAsked, no: Option<No>) -> Response {
     let ask = reader.ask(page);
     // Whoever may not see backends imports.
-    let backends: Vec<BackendView> = ask.get("/v1/backends").await.unwrap_or_default();
+    let makes = reader.who.can(Verb::Administer, &Subject::Nothing);
+    let backends: Vec<BackendView> =
+        if makes { ask.get("/v1/backends").await.unwrap_or_default() } else { Vec::new() };
     let mut no = no;
     let backend = show::segment(&asked.backend);
     let vms: Option<Vec<VmView>> = match asked.backend.is_empty() {

@@ -53,8 +53,7 @@ async fn queue_or_no(page: &Page, reader: &Reader, asked: &QueueAsked) -> Asked<
     }
     let (jobs, more): (Vec<JobView>, bool) = ask.part(&path).await?;
     let open = ask.open_reservations().await?;
-    let waits =
-        |r: &&ReservationView| matches!(r.state, reservation::State::Scheduled | reservation::State::Queued);
+    let waits = |r: &&ReservationView| r.waiting.is_some() || r.state == reservation::State::Queued;
     let mut waiting: Vec<&ReservationView> = open.iter().filter(waits).collect();
     waiting.sort_by_key(|r| (r.waiting.as_ref().map_or(u64::MAX, |w| w.position), r.start, r.id));
     let older = jobs.last().filter(|_| more).map(|last| format!("{older}before={}", last.id));

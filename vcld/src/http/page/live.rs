@@ -5,19 +5,27 @@
 //! the reader may see is told.
 
 use super::super::seen;
+use super::super::serve::Seat;
 use super::Site;
 use super::reader::Reader;
+use crate::node::Node;
+use crate::rights::Who;
 use axum::extract::State;
+use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::wrappers::BroadcastStream;
 use vcl_types::api::StreamItem;
 
 /// How many items are told in one message at most.
 const AT_ONCE: usize = 256;
+/// How many views one reader has open at once that look again by themselves.
+const EACH: usize = 64;
 /// How often something is sent when nothing happens, so that a connection that is gone is noticed.
 const ALIVE: Duration = Duration::from_secs(25);
 
@@ -49,11 +57,18 @@ fn topics(item: &StreamItem, into: &mut BTreeSet<String>) {
 }
 
 /// What happens from now on.
-pub(super) async fn live(
-    State(page): Site,
-    reader: Reader,
+pub(super) async fn live(State(page): Site, reader: Reader) -> Response {
+    let Some(seat) = page.readers.enter(reader.who.name.clone(), EACH) else {
+        return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "10")]).into_response();
+    };
+    stream_of(page.node.clone(), reader.who, seat).into_response()
+}
+
+fn stream_of(
+    node: Arc<Node>,
+    who: Who,
+    seat: Seat<String>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let (node, who) = (page.node.clone(), reader.who);
     let ending = seen::until_changed(node.clone(), who.clone());
     // What happens in one moment is told at once.
     let items = BroadcastStream::new(node.queue.subscribe()).map(|item| item.unwrap_or(StreamItem::Missed));
@@ -75,6 +90,11 @@ pub(super) async fn live(
             }
         },
     );
+    // The seat is kept for as long as the stream is.
+    let told = told.map(move |told| {
+        let _kept = &seat;
+        told
+    });
     Sse::new(told.take_until(ending)).keep_alive(KeepAlive::new().interval(ALIVE))
 }
 

@@ -15,8 +15,9 @@ use vcl_types::lending::{Purpose, ReservationRequest, Wish};
 use vcl_types::people::Verb;
 use vcl_types::state::reservation::State as Is;
 
-/// How many of those that are over are shown.
+/// How many of those that are over are shown, and among how many of the newest they are looked for.
 const PAST: usize = 10;
+const LATELY: usize = 40;
 
 /// Where somebody begins: whoever looks after the site at its computers, everybody else at his reservations.
 pub(super) async fn home(reader: Reader) -> Response {
@@ -48,12 +49,13 @@ pub(super) async fn mine(State(page): Site, reader: Reader) -> Response {
 async fn mine_or_no(page: &Page, reader: &Reader) -> Answer<Response> {
     let ask = reader.ask(page);
     let owner = show::segment(&reader.who.name);
-    let all: Vec<ReservationView> =
-        ask.get(&format!("/v1/reservations?all=true&limit=100&owner={owner}")).await?;
-    let (open, past): (Vec<_>, Vec<_>) = all
-        .into_iter()
-        .filter(|view| view.purpose != Purpose::Direct)
-        .partition(|view| view.state != Is::Ended);
+    // What goes on is asked for by itself: many that are over do not hide it.
+    let of = |what: &str| format!("/v1/reservations?limit=1000&owner={owner}{what}");
+    let mut open: Vec<ReservationView> = ask.get(&of("")).await?;
+    open.retain(|view| view.purpose != Purpose::Direct && view.state != Is::Ended);
+    let mut past: Vec<ReservationView> =
+        ask.get(&format!("/v1/reservations?limit={LATELY}&all=true&owner={owner}")).await?;
+    past.retain(|view| view.purpose != Purpose::Direct && view.state == Is::Ended);
     let images: Vec<ImageView> = ask.get("/v1/images").await?;
     let mut items = Vec::new();
     for view in &open {
@@ -78,6 +80,7 @@ async fn mine_or_no(page: &Page, reader: &Reader) -> Answer<Response> {
     let view = Mine {
         frame: reader.frame(page, Place::Reservations),
         waits: open.iter().any(|view| view.waiting.is_some()),
+        loads: items.iter().any(|item| item.percent.is_some()),
         open: items,
         past: &past[..past.len().min(PAST)],
         offers: offers.collect(),
@@ -119,7 +122,11 @@ async fn form_with(
     if imaging {
         purposes.push(Purpose::Imaging.as_str());
     }
-    purposes.push(Purpose::Server.as_str());
+    let servers = |group: Option<&str>| page.node.config.lending.servers(group);
+    let server = servers(None) || reader.who.groups.iter().any(|group| servers(Some(group.as_str())));
+    if server || reader.who.can(Verb::Operate, &Subject::Nothing) {
+        purposes.push(Purpose::Server.as_str());
+    }
     let hours = usual_length(page) as f64 / 3600.0;
     let status = problem.as_ref().map_or(StatusCode::OK, |no| no.status);
     let view = Reserve {

@@ -145,7 +145,7 @@ impl Reader {
             texts: self.texts(page),
             reader: (self.who.via != Via::Nobody).then(|| self.who.name.clone()),
             powers: self.powers(),
-            may_leave: self.cookie && self.who.token.is_some(),
+            may_leave: self.cookie && matches!(self.who.via, Via::Token | Via::Oidc),
             place,
             theme: self.theme,
             said: self.said.clone(),
@@ -173,11 +173,15 @@ impl Reader {
     fn powers(&self) -> Powers {
         let who = &self.who;
         let everywhere = |verb| who.can(verb, &Subject::Nothing);
-        let somewhere =
-            |verb: Verb| everywhere(verb) || who.grant_views().iter().any(|grant| grant.verb.implies(verb));
+        let somewhere = |verb: Verb| {
+            let scoped =
+                who.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| scope.implies(verb)));
+            everywhere(verb) || (scoped && who.grant_views().iter().any(|grant| grant.verb.implies(verb)))
+        };
         Powers {
             look: everywhere(Verb::Look),
             operate: everywhere(Verb::Operate),
+            operates: somewhere(Verb::Operate),
             administer: everywhere(Verb::Administer),
             people: everywhere(Verb::People),
             classes: somewhere(Verb::Classes),
@@ -188,7 +192,10 @@ impl Reader {
 
 /// Whether a path leads to a view of this page and nowhere else.
 pub(super) fn is_here(path: &str) -> bool {
-    path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n', '\t'])
+    path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains('\\')
+        && !path.contains(char::is_control)
 }
 
 #[cfg(test)]

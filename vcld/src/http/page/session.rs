@@ -11,7 +11,7 @@ use serde_json::json;
 use std::sync::Arc;
 use vcl_page::Place;
 use vcl_page::way_in::SignIn;
-use vcl_types::api::{SignIn as Asked, TokenMade, WaysIn};
+use vcl_types::api::{SignIn as Asked, TokenMade, TokenView, WaysIn};
 use vcl_types::people::Via;
 
 /// What a token that a browser got is called in lists.
@@ -19,7 +19,7 @@ const LABEL: &str = "browser";
 /// The cookie with the sign-in that was begun at the provider: whoever ends it is who began it.
 const BEGUN: &str = "__Host-vcld-begun";
 /// How long one may take there, in seconds.
-const PATIENCE: i64 = 900;
+const PATIENCE: i64 = 600;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -93,16 +93,18 @@ pub(super) struct Token {
 }
 
 /// With a token that one has.
-pub(super) async fn token(
-    State(page): Site,
-    reader: Reader,
-    parts: Peer,
-    Form(form): Form<Token>,
-) -> Response {
+pub(super) async fn token(State(page): Site, reader: Reader, Form(form): Form<Token>) -> Response {
     let secret = form.token.trim();
     let good = secret.len() <= 4096 && secret.bytes().all(|b| b.is_ascii_graphic() && b != b';' && b != b',');
     let who = match good {
-        true => super::super::access::reader(&page.node, &parts.0, Some(secret)).await.ok(),
+        true => match super::super::access::holder(&page.node, secret).await {
+            Ok(who) => Some(who),
+            Err(no) if no.status() == StatusCode::UNAUTHORIZED => None,
+            Err(no) => {
+                let no = No::new(no.status(), "unavailable", reader.texts(&page).say("problem-unavailable"));
+                return ways_with(&page, &reader, &form.next, "", Some(no)).await;
+            }
+        },
         false => None,
     };
     match who.filter(|who| who.via != Via::Nobody) {
@@ -120,19 +122,6 @@ pub(super) async fn token(
             );
             ways_with(&page, &reader, &form.next, "", Some(no)).await
         }
-    }
-}
-
-/// What a request brought besides its body, for whoever has to find out who another token is of.
-pub(super) struct Peer(axum::http::request::Parts);
-
-impl<S: Sync> axum::extract::FromRequestParts<S> for Peer {
-    type Rejection = std::convert::Infallible;
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Self::Rejection> {
-        Ok(Self(parts.clone()))
     }
 }
 
@@ -186,14 +175,17 @@ pub(super) async fn provider_end(
                 Err(no) => ways_with(&page, &reader, &next, "", Some(no)).await,
             }
         }
-        _ => {
+        Some((state, _)) if !state.is_empty() && state == ended.state => {
             let texts = reader.texts(&page);
-            let said = match ended.error.as_str() {
-                "" => texts.say("sign-in-not-begun").into_owned(),
-                error => texts.of("sign-in-provider-no", format!("{error} {}", ended.error_description)),
-            };
-            let no = No::new(StatusCode::UNAUTHORIZED, "unauthorized", said);
+            let said = format!("{} {}", ended.error, ended.error_description);
+            let no = No::new(StatusCode::UNAUTHORIZED, "unauthorized", texts.of("sign-in-provider-no", said));
             ways_with(&page, &reader, &next, "", Some(no)).await
+        }
+        // Whoever sent this did not begin here: what he says is not shown, and what was begun goes on.
+        _ => {
+            let said = reader.texts(&page).say("sign-in-not-begun");
+            let no = No::new(StatusCode::UNAUTHORIZED, "unauthorized", said);
+            return ways_with(&page, &reader, &next, "", Some(no)).await;
         }
     };
     reader::keep(&mut answer, BEGUN, "", Some(0));
@@ -207,9 +199,15 @@ fn decoded(text: &str) -> String {
     next.map(|axum::extract::Query(Next { next })| next).unwrap_or_default()
 }
 
-/// Out: the token is good no more.
+/// Out: the browser's own token is good no more. One that was brought from elsewhere is only forgotten here.
 pub(super) async fn sign_out(State(page): Site, reader: Reader) -> Response {
-    let out = reader.ask(&page).done(Method::POST, "/v1/sign-out", None::<&()>).await;
+    let ask = reader.ask(&page);
+    let tokens: Vec<TokenView> = ask.get("/v1/tokens").await.unwrap_or_default();
+    let own = |token: &TokenView| reader.who.token.as_deref() == Some(&token.id) && token.label == LABEL;
+    let out = match tokens.iter().any(own) {
+        true => ask.done(Method::POST, "/v1/sign-out", None::<&()>).await,
+        false => Ok(()),
+    };
     let mut answer = match out {
         Ok(()) => Redirect::to("/sign-in").into_response(),
         Err(no) => led("/sign-in", Err(no)),

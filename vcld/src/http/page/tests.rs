@@ -161,6 +161,38 @@ async fn what_another_site_asks_for_is_not_done() {
     assert!(!browser.get(&site, "/reservations/4").await.body.contains("The reservation ends."));
 }
 
+/// The proxy's address is for whoever knows its secret, the way in among the rest; and what the proxy vouches for no other site
+/// makes a browser do.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxys_door_is_the_proxys() {
+    let site = Site::new().await;
+    let secret = Some(crate::people::tokens::digest("between us"));
+    let ask = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(Method::POST).uri(path).header(header::HOST, "vcld");
+        request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.extension(Peer::Proxy { secret: secret.clone() });
+        let request = request.body(Body::from("name=alice&password=x")).unwrap();
+        site.router.clone().oneshot(request).await.unwrap().status()
+    };
+    let other = [("x-vcld-proxy", "a guess"), ("x-forwarded-for", "198.51.100.7")];
+    for headers in [&[][..], &other] {
+        assert_eq!(ask("/sign-in", headers).await, StatusCode::UNAUTHORIZED);
+    }
+    let bodies =
+        site.node.queue.deeds(&vcl_queue::DeedFilter { limit: 9, ..Default::default() }).await.unwrap();
+    assert!(bodies.is_empty(), "nothing of it is recorded: {bodies:?}");
+    let sent = [("x-vcld-proxy", "between us"), ("sec-fetch-site", "cross-site")];
+    assert_eq!(ask("/v1/jobs/1/cancel", &sent).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        ask("/v1/jobs/1/cancel", &sent[..1]).await,
+        StatusCode::UNAUTHORIZED,
+        "a program says nothing of it"
+    );
+}
+
 /// All views that show something of a site that is lived in.
 const VIEWS: [&str; 21] = [
     "/wall",
@@ -220,6 +252,14 @@ async fn every_view_is_whole_and_forbids_a_browser_what_it_does_not_need() {
         assert_eq!(seen.status, StatusCode::NOT_FOUND, "{nowhere}");
         assert!(seen.body.contains("<html"), "{nowhere}");
     }
+    // How the provider is led to is a link: a form's way may not lead to another site.
+    assert_eq!(
+        browser.get(&site, "/reservations/3/rdp").await.status,
+        StatusCode::METHOD_NOT_ALLOWED,
+        "a look changes nothing"
+    );
+    let ways = Browser::default().get(&site, "/sign-in/end?state=x&error=y&error_description=call+us").await;
+    assert!(!ways.body.contains("call us"), "what nobody asked for is not repeated");
     assert_eq!(browser.get(&site, "/live").await.status, StatusCode::OK);
     assert_eq!(Browser::default().get(&site, "/live").await.status, StatusCode::UNAUTHORIZED);
 }
@@ -266,7 +306,7 @@ async fn what_one_may_not_do_is_not_offered_and_not_done() {
     let mut browser = Browser::with_token(&carol);
     let wall = browser.get(&site, "/wall").await;
     assert!(wall.body.contains("id=\"c-a\"") && !wall.body.contains("id=\"c-b\""));
-    assert!(browser.get(&site, "/computers/a").await.body.contains("verb-load") || wall.body.contains("c-a"));
+    assert!(browser.get(&site, "/jobs/3").await.body.contains("verb-cancel"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

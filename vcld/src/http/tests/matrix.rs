@@ -63,7 +63,9 @@ fn opens(method: &Method, path: &str) -> Opens {
         ("POST", "/v1/reservations/{id}/checkpoint") => With(ADMINISTER, ALL),
         ("GET", path) if path.starts_with("/v1/reservations/{id}") => With(&["look", "operate"], COMPUTER),
         ("POST", path) if path.starts_with("/v1/reservations/{id}/") => With(&["operate"], COMPUTER),
-        ("GET", "/healthz" | "/readyz" | "/v1/usage" | "/v1/classes" | "/v1/maintenance") => Everybody,
+        ("GET", "/healthz" | "/readyz" | "/v1/usage" | "/v1/trends" | "/v1/classes" | "/v1/maintenance") => {
+            Everybody
+        }
         ("GET", "/metrics" | "/v1/hosts") => With(&["look", "operate"], ALL),
         ("POST", "/v1/classes") => With(&["classes"], ALL),
         // Another's.

@@ -13,12 +13,17 @@ use thirtyfour::prelude::*;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The driver's process; it ends with this.
+#[derive(Debug)]
 pub struct Driver {
     child: Child,
     port: u16,
 }
 
 impl Driver {
+    /// Starts it on a port of its own.
+    ///
+    /// # Errors
+    /// It is not installed, or does not listen within half a minute.
     pub fn start() -> Result<Self> {
         // The client of WebDriver asks for one, and another test may have brought it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -48,13 +53,18 @@ impl Drop for Driver {
 }
 
 /// One window, of one person.
+#[derive(Debug)]
 pub struct Browser {
+    /// What drives it.
     pub web: WebDriver,
     base: String,
 }
 
 impl Browser {
-    /// `profile` is a directory that does not exist yet.
+    /// Opens one on the site at `base`; `profile` is a directory that does not exist yet.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn open(driver: &Driver, profile: &Utf8Path, base: &str) -> Result<Self> {
         let mut wanted = DesiredCapabilities::chrome();
         for argument in [
@@ -80,14 +90,25 @@ impl Browser {
         let web = WebDriver::new(format!("http://127.0.0.1:{}", driver.port), wanted).await?;
         Ok(Self { web, base: base.to_owned() })
     }
+    /// Goes to a path of the site, and waits until the page's scripts have run.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn goto(&self, path: &str) -> Result<()> {
         self.web.goto(format!("{}{path}", self.base)).await?;
         self.wait("the scripts have run", "return document.body.dataset.ready === 'yes'").await
     }
+    /// Where it is.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn path(&self) -> Result<String> {
         Ok(self.web.current_url().await?.path().to_owned())
     }
     /// Waits until something that the page's script says is so.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn wait(&self, what: &str, script: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -105,6 +126,9 @@ impl Browser {
         }
     }
     /// Waits until an element of the page has these words.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn wait_for(&self, css: &str, words: &str) -> Result<()> {
         let script = format!(
             "const e = document.querySelector({}); return !!e && e.textContent.includes({})",
@@ -113,28 +137,50 @@ impl Browser {
         );
         self.wait(&format!("`{words}` in {css}"), &script).await
     }
+    /// What stands in an element.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn text(&self, css: &str) -> Result<String> {
         Ok(self.web.find(By::Css(css.to_owned())).await?.text().await?)
     }
+    /// Clicks on an element, once it is there.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn click(&self, css: &str) -> Result<()> {
         self.wait(css, &format!("return !!document.querySelector({})", Value::from(css))).await?;
         self.web.find(By::Css(css.to_owned())).await?.click().await.with_context(|| css.to_owned())
     }
+    /// Puts a text into a field.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
         let field = self.web.find(By::Css(css.to_owned())).await?;
         field.clear().await?;
         Ok(field.send_keys(text).await?)
     }
     /// Presses keys where the focus is.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn keys(&self, keys: impl Into<TypingData>) -> Result<()> {
         Ok(self.web.active_element().await?.send_keys(keys.into()).await?)
     }
     /// Presses a button of a preview that opens in the dialog, after what opens it.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn confirm(&self, opens: &str) -> Result<()> {
         self.click(opens).await?;
         self.wait("the preview", "return document.getElementById('dialog').open").await?;
         self.click("#dialog form button").await
     }
+    /// Signs somebody in by name and password.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn sign_in(&self, name: &str, password: &str) -> Result<()> {
         self.goto("/").await?;
         self.fill("#name", name).await?;
@@ -143,6 +189,9 @@ impl Browser {
         self.wait("the page", "return !!document.querySelector('.who bdi')").await
     }
     /// What it complained of since it was asked last, and every place it asked that is not the site.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn complaints(&self) -> Result<Vec<String>> {
         let mut all: Vec<String> = Vec::new();
         for entry in self.web.browser_log().await? {
@@ -162,6 +211,10 @@ impl Browser {
         }
         Ok(all)
     }
+    /// Closes it.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within a minute.
     pub async fn quit(self) -> Result<()> {
         Ok(self.web.quit().await?)
     }
