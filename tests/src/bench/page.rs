@@ -26,6 +26,8 @@ const COMPUTERS: usize = 1000;
 const PAINTS: usize = 9;
 const LOADS: usize = 6;
 const OPEN: usize = 200;
+/// Whose they are.
+const READERS: usize = 4;
 /// How many of the kernel's ticks a second has, on every Linux there is.
 const TICKS: f64 = 100.0;
 /// For how long nothing happens.
@@ -75,7 +77,8 @@ struct Site {
     daemon: Daemon,
     directory: Utf8PathBuf,
     url: String,
-    token: String,
+    /// Of each administrator; the first has the browser.
+    tokens: Vec<String>,
 }
 
 impl Site {
@@ -95,23 +98,24 @@ impl Site {
         let daemon = Daemon::start(setup)?;
         let _: JobView =
             daemon.json(&["image", "import", "tiny", super::queue::tiny(directory)?.as_str()])?;
-        for words in [
-            &["user", "add", "boss"][..],
-            &["group", "add", "bosses"],
-            &["group", "member", "add", "bosses", "boss"],
-            &["grant", "add", "bosses", "administer", "all"],
-        ] {
-            let _: Value = daemon.json(words)?;
+        let _: Value = daemon.json(&["group", "add", "bosses"])?;
+        let _: Value = daemon.json(&["grant", "add", "bosses", "administer", "all"])?;
+        let mut tokens = Vec::new();
+        for n in 1..=READERS {
+            let name = format!("boss-{n}");
+            let _: Value = daemon.json(&["user", "add", &name])?;
+            let _: Value = daemon.json(&["group", "member", "add", "bosses", &name])?;
+            let made: TokenMade = daemon.json(&["token", "create", "bench", "--owner", &name])?;
+            tokens.push(made.secret);
         }
-        let made: TokenMade = daemon.json(&["token", "create", "bench", "--owner", "boss"])?;
         let url = format!("https://127.0.0.1:{port}");
-        Ok(Self { daemon, directory: directory.to_owned(), url, token: made.secret })
+        Ok(Self { daemon, directory: directory.to_owned(), url, tokens })
     }
 
     async fn sign_in(&self, browser: &Browser) -> Result<()> {
         browser.goto("/sign-in").await?;
         browser.click("details summary").await?;
-        browser.fill("#token", &self.token).await?;
+        browser.fill("#token", &self.tokens[0]).await?;
         browser.click("form[action='/sign-in/token'] button").await?;
         browser.wait("the page", "return !!document.querySelector('.who bdi')").await
     }
@@ -121,7 +125,7 @@ impl Site {
         let mut late = Vec::new();
         for n in 1..=LOADS {
             let submitted =
-                self.daemon.command(&["--json", "load", &format!("sim-{n:04}"), "tiny", "--no-wait"])?;
+                self.daemon.command(&["--json", "load", &format!("sim-{n:04}"), "tiny", "--detach"])?;
             let job = submitted_job(submitted)?;
             browser.goto(&format!("/jobs/{job}")).await?;
             let watch = "window.done = {}; const note = () => document.querySelectorAll('.step').forEach((s) => {
@@ -153,11 +157,12 @@ impl Site {
     fn idle(&self) -> Result<f64> {
         let mut pages: Vec<Page> = Vec::new();
         for n in 0..OPEN {
-            // One address may have 128 connections.
-            let from = format!("127.0.0.{}", 2 + n % 4);
+            // One address may have 128 connections, and one reader 64 streams.
+            let from = format!("127.0.0.{}", 2 + n % READERS);
+            let token = &self.tokens[n % READERS];
             let child = Command::new("curl")
                 .args(["-sN", "--cacert", self.directory.join("ca.pem").as_str(), "--interface", &from])
-                .args(["-b", &format!("__Host-vcld={}", self.token), &format!("{}/live", self.url)])
+                .args(["-b", &format!("__Host-vcld={token}"), &format!("{}/live", self.url)])
                 .args(["-o", "/dev/null", "-f"])
                 .stdin(Stdio::null())
                 .spawn()
