@@ -183,6 +183,13 @@
     }
   });
 
+  // The pause is between what was shown and what is asked for next, however long asking takes.
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const node = event.detail.elt;
+    const state = node && waiting.get(node);
+    if (state) state.until = Date.now() + Number(node.dataset.pause || 250);
+  });
+
   // ---- htmx ----
   // A part that is looked at again leaves alone what its reader has changed in it: what is chosen in a form, what is folded out,
   // how to connect.

@@ -1,6 +1,6 @@
 //! Charts: how long loads and captures take, how much the computers are used, how long people wait, how the library grows.
 
-use crate::picture::{self, Drawn, Series};
+use crate::picture::{self, Counted, Drawn, Series};
 use crate::show;
 use crate::{Frame, Texts};
 use askama::Template;
@@ -79,7 +79,7 @@ fn chart(
     title: &'static str,
     days: &[DayTrend],
     lines: &[(Drawn, &'static str, Value)],
-    write: Write,
+    (counted, write): (Counted, Write),
 ) -> Chart {
     let names: Vec<String> = days.iter().map(|day| day.day.format("%-d %b").to_string()).collect();
     let series: Vec<Series> = lines
@@ -93,7 +93,7 @@ fn chart(
     Chart {
         title,
         empty: !series.iter().flat_map(|series| series.values.iter().flatten()).any(|value| *value > 0.0),
-        picture: picture::chart(&texts.say(title), &names, &series, &write),
+        picture: picture::chart(&texts.say(title), &names, &series, (counted, &write)),
         keys: lines.iter().map(|(drawn, text, _)| Key { class: drawn.class(), text }).collect(),
         rows: days.iter().rev().map(row).collect(),
     }
@@ -114,7 +114,7 @@ impl<'a> Charts<'a> {
                     (Drawn::Line, "charts-p50", |day| day.load_p50_s),
                     (Drawn::Dashed, "charts-p95", |day| day.load_p95_s),
                 ],
-                seconds,
+                (Counted::Seconds, seconds),
             ));
             charts.push(chart(
                 texts,
@@ -124,7 +124,7 @@ impl<'a> Charts<'a> {
                     (Drawn::Line, "charts-p50", |day| day.capture_p50_s),
                     (Drawn::Dashed, "charts-p95", |day| day.capture_p95_s),
                 ],
-                seconds,
+                (Counted::Seconds, seconds),
             ));
         }
         charts.push(chart(
@@ -132,14 +132,14 @@ impl<'a> Charts<'a> {
             "charts-use",
             days,
             &[(Drawn::Blocks, "charts-hours", |day| Some(day.hours))],
-            hours,
+            (Counted::Things, hours),
         ));
         charts.push(chart(
             texts,
             "charts-many",
             days,
             &[(Drawn::Blocks, "charts-reservations", |day| Some(day.reservations as f64))],
-            count,
+            (Counted::Things, count),
         ));
         charts.push(chart(
             texts,
@@ -149,7 +149,7 @@ impl<'a> Charts<'a> {
                 (Drawn::Line, "charts-p50", |day| day.wait_p50_s),
                 (Drawn::Dashed, "charts-p90", |day| day.wait_p90_s),
             ],
-            seconds,
+            (Counted::Seconds, seconds),
         ));
         if !trends.own {
             charts.push(chart(
@@ -157,7 +157,7 @@ impl<'a> Charts<'a> {
                 "charts-library",
                 days,
                 &[(Drawn::Area, "charts-bytes", |day| day.library.map(|size| size.0 as f64))],
-                bytes,
+                (Counted::Bytes, bytes),
             ));
         }
         let days = u32::try_from(days.len()).unwrap_or(u32::MAX);

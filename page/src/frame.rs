@@ -111,6 +111,8 @@ pub struct Frame<'a> {
     pub now: DateTime<Utc>,
     /// The management node's name.
     pub node: &'a str,
+    /// What the view's forms are known by: one that is sent twice is done once.
+    pub key: String,
 }
 
 /// A link of the navigation.
@@ -154,6 +156,11 @@ impl Frame<'_> {
             Some("dark") => "light",
             _ => "system",
         }
+    }
+    /// What follows a form's address, so that it is done once however often it is sent.
+    #[must_use]
+    pub fn once(&self) -> String {
+        format!("?once={}", self.key)
     }
     /// Its time as the script reads it.
     #[must_use]

@@ -151,9 +151,36 @@ const LEFT: f64 = 58.0;
 const BOTTOM: f64 = 22.0;
 const TOP: f64 = 8.0;
 
+/// What an axis counts, which decides what its steps are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Tens.
+    Things,
+    /// Powers of 1024.
+    Bytes,
+    /// Minutes and hours.
+    Seconds,
+}
+
+/// Steps of time that are more than tens of seconds: minutes, hours, and days.
+const TIMES: [f64; 12] = [
+    30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 21_600.0, 43_200.0,
+];
+
 /// A step of an axis that people count in, so that about four of them reach a value.
-fn step(most: f64) -> f64 {
+fn step(most: f64, counted: Counted) -> f64 {
     let rough = (most / 4.0).max(f64::MIN_POSITIVE);
+    match counted {
+        Counted::Seconds if rough > 20.0 => {
+            let day = 86_400.0;
+            return TIMES.into_iter().find(|step| *step >= rough).unwrap_or_else(|| (rough / day).ceil() * day);
+        }
+        Counted::Bytes if rough >= 1024.0 => {
+            let unit = 1024_f64.powf(rough.log(1024.0).floor());
+            return (unit * step(most / unit, Counted::Things)).min(unit * 1024.0);
+        }
+        _ => {}
+    }
     let power = 10_f64.powf(rough.log10().floor());
     let of = rough / power;
     power
@@ -170,10 +197,15 @@ fn step(most: f64) -> f64 {
 
 /// A chart of days. `unit` writes a value of the axis.
 #[must_use]
-pub fn chart(label: &str, days: &[String], series: &[Series], unit: &dyn Fn(f64) -> String) -> Safe<String> {
+pub fn chart(
+    label: &str,
+    days: &[String],
+    series: &[Series],
+    (counted, unit): (Counted, &dyn Fn(f64) -> String),
+) -> Safe<String> {
     let values = series.iter().flat_map(|s| s.values.iter().flatten().copied());
     let most = values.fold(0.0_f64, f64::max);
-    let step = step(if most > 0.0 { most } else { 1.0 });
+    let step = step(if most > 0.0 { most } else { 1.0 }, counted);
     let steps = (most / step).ceil().max(1.0);
     let top = steps * step;
     let (width, height) = (SIZE.0 - LEFT - 8.0, SIZE.1 - TOP - BOTTOM);
@@ -263,8 +295,25 @@ mod tests {
 
     #[test]
     fn an_axis_goes_in_steps_that_people_count_in() {
-        for (most, wanted) in [(1.0, 0.5), (3.9, 1.0), (7.0, 2.0), (100.0, 50.0), (4321.0, 2000.0)] {
-            assert!((step(most) - wanted).abs() < 1e-9, "{most}: {}", step(most));
+        let (things, bytes, seconds) = (Counted::Things, Counted::Bytes, Counted::Seconds);
+        let gib = 1024.0 * 1024.0 * 1024.0;
+        for (most, counted, wanted) in [
+            (1.0, things, 0.5),
+            (3.9, things, 1.0),
+            (7.0, things, 2.0),
+            (100.0, things, 50.0),
+            (4321.0, things, 2000.0),
+            (700.0, bytes, 200.0),
+            (6.0 * gib, bytes, 2.0 * gib),
+            (3900.0 * gib, bytes, 1000.0 * gib),
+            (12.0, seconds, 5.0),
+            (100.0, seconds, 30.0),
+            (1500.0, seconds, 600.0),
+            (90_000.0, seconds, 43_200.0),
+            (1e6, seconds, 3.0 * 86_400.0),
+        ] {
+            let got = step(most, counted);
+            assert!((got - wanted).abs() < 1e-9, "{most} {counted:?}: {got}");
         }
     }
     #[test]
@@ -278,11 +327,11 @@ mod tests {
     fn days_of_which_nothing_is_known_leave_a_gap_and_names_are_no_markup() {
         let days: Vec<String> = (1..=4).map(|n| format!("{n}<")).collect();
         let series = [Series { drawn: Drawn::Line, values: vec![Some(1.0), None, Some(2.0), Some(3.0)] }];
-        let picture = chart("a \"b\"", &days, &series, &|value| format!("{value}"));
+        let picture = chart("a \"b\"", &days, &series, (Counted::Things, &|value| format!("{value}")));
         let line = picture.0.split("class=\"one\" d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!((line.matches('M').count(), line.matches('L').count()), (2, 1), "{line}");
         assert!(picture.0.contains("&lt;") && picture.0.contains("a &quot;b&quot;"));
-        assert!(chart("", &[], &[], &|_| String::new()).0.ends_with("</svg>"));
+        assert!(chart("", &[], &[], (Counted::Things, &|_| String::new())).0.ends_with("</svg>"));
     }
     #[test]
     fn a_lineage_has_a_row_for_each_branch() {

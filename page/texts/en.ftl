@@ -327,7 +327,12 @@ delete-says = The revision goes to the trash and can be brought back for a while
 delete-now = Remove it for good at once
 undelete-says = The revision is brought back from the trash.
 prune-says = Revisions that nothing needs go to the trash: not the one in production, not one that is loaded, not one that another lies on.
-prune-keep = Keep so many of the newest
+prune-keep = Newest to keep
+prune-keeps = { $n ->
+    [0] None is kept for being new.
+    [one] The newest one is kept in any case.
+   *[other] The newest { $n } are kept in any case.
+}
 new-from-vm = From a machine
 new-from-vm-what = A machine that was made by hand becomes an image. The machine itself stays as it is.
 new-no-backend = You may not see the hosts.

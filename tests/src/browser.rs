@@ -11,6 +11,8 @@ use thirtyfour::prelude::*;
 
 /// How long anything may take that the page is to show.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where a real guest boots, is captured, or is compared with another.
+const GUEST: Duration = Duration::from_secs(420);
 
 /// The driver's process; it ends with this.
 #[derive(Debug)]
@@ -110,7 +112,10 @@ impl Browser {
     /// # Errors
     /// The browser does not do it, or it does not happen within a minute.
     pub async fn wait(&self, what: &str, script: &str) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+        self.wait_within(PATIENCE, what, script).await
+    }
+    async fn wait_within(&self, limit: Duration, what: &str, script: &str) -> Result<()> {
+        let until = Instant::now() + limit;
         loop {
             // A page that is being left answers nothing.
             if let Ok(value) = self.web.execute(script, vec![]).await
@@ -130,12 +135,22 @@ impl Browser {
     /// # Errors
     /// The browser does not do it, or it does not happen within a minute.
     pub async fn wait_for(&self, css: &str, words: &str) -> Result<()> {
+        self.wait_for_within(PATIENCE, css, words).await
+    }
+    /// The same where a real guest has to boot before.
+    ///
+    /// # Errors
+    /// The browser does not do it, or it does not happen within some minutes.
+    pub async fn wait_long(&self, css: &str, words: &str) -> Result<()> {
+        self.wait_for_within(GUEST, css, words).await
+    }
+    async fn wait_for_within(&self, limit: Duration, css: &str, words: &str) -> Result<()> {
         let script = format!(
             "const e = document.querySelector({}); return !!e && e.textContent.includes({})",
             Value::from(css),
             Value::from(words)
         );
-        self.wait(&format!("`{words}` in {css}"), &script).await
+        self.wait_within(limit, &format!("`{words}` in {css}"), &script).await
     }
     /// What stands in an element.
     ///

@@ -118,6 +118,10 @@ impl Rights {
     pub(crate) fn version(&self) -> i64 {
         self.version
     }
+    /// Whether another copy says the same of these groups.
+    pub(crate) fn same_for(&self, other: &Self, groups: &BTreeSet<GroupName>) -> bool {
+        self.images == other.images && self.of(groups).eq(other.of(groups))
+    }
     fn has_image(&self, group: &GroupName, image: &ImageName) -> bool {
         self.images.get(group).is_some_and(|patterns| patterns.iter().any(|pattern| pattern.has(image)))
     }

@@ -1,17 +1,17 @@
-//! The page in a real browser, against a real daemon on simulated machines: what people do with it, from the first sign-in to
-//! a revision in production.
+//! The page in a real browser, against a real daemon: what people do with it. On simulated machines, but for `real.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod looks;
+mod many;
+mod real;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use thirtyfour::Key;
 use vcl_tests::browser::{Browser, Driver};
 use vcl_tests::certificates::certificates;
 use vcl_tests::daemon::{Daemon, Setup, Simulated};
@@ -27,9 +27,32 @@ struct Site {
 }
 
 impl Site {
+    /// With simulated machines, two images, and people.
     fn new() -> Result<Self> {
+        Self::furnished(Self::of(|_, setup| setup)?)
+    }
+    fn furnished(site: Self) -> Result<Self> {
+        let disk = site.directory.join("disk.qcow2");
+        let made =
+            Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "16M"]).status()?;
+        ensure!(made.success(), "qemu-img");
+        for (image, note) in [("gis", "QGIS on Debian"), ("cad", "FreeCAD")] {
+            site.root(&["image", "import", image, disk.as_str(), "--note", note])?;
+        }
+        site.people()?;
+        Ok(site)
+    }
+    /// The daemon alone, with whatever is to be otherwise.
+    fn of(change: impl FnOnce(&Utf8Path, Setup) -> Setup) -> Result<Self> {
         let kept = tempfile::Builder::new().prefix("vcl-page-").tempdir()?;
         let directory = Utf8Path::from_path(kept.path()).unwrap().to_owned();
+        Self::at(directory, kept, change)
+    }
+    fn at(
+        directory: Utf8PathBuf,
+        kept: tempfile::TempDir,
+        change: impl FnOnce(&Utf8Path, Setup) -> Setup,
+    ) -> Result<Self> {
         let key = directory.join("id");
         let words = ["-q", "-t", "ed25519", "-N", "", "-f", key.as_str()];
         ensure!(Command::new("ssh-keygen").args(words).status()?.success(), "ssh-keygen");
@@ -46,18 +69,22 @@ impl Site {
             "listen = \"127.0.0.1:{port}\"\ncertificate = \"{directory}/server.pem\"\n\
              key = {{ file = \"{directory}/server.key\" }}\nfiles = \"{directory}\"\n"
         );
-        let site = Self { daemon: Daemon::start(setup)?, port, directory, _kept: kept };
-        let disk = site.directory.join("disk.qcow2");
-        let made =
-            Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "16M"]).status()?;
-        ensure!(made.success(), "qemu-img");
-        for (image, note) in [("gis", "QGIS on Debian"), ("cad", "FreeCAD")] {
-            site.root(&["image", "import", image, disk.as_str(), "--note", note])?;
-        }
-        site.person("alice", &[("reserve", "all"), ("imaging", "all")])?;
-        site.person("teacher", &[("reserve", "all"), ("classes", "all")])?;
-        site.person("boss", &[("administer", "all")])?;
-        Ok(site)
+        let setup = change(&directory, setup);
+        Ok(Self { daemon: Daemon::start(setup)?, port, directory, _kept: kept })
+    }
+    /// One who works, one who teaches, one who looks after everything.
+    fn people(&self) -> Result<()> {
+        self.person("alice", &[("reserve", "all"), ("imaging", "all")])?;
+        self.person("teacher", &[("reserve", "all"), ("classes", "all")])?;
+        self.person("boss", &[("administer", "all")])
+    }
+    /// Changes what the daemon has written down, while it is down.
+    fn rewrite(&mut self, sql: &str) -> Result<()> {
+        self.daemon.stop()?;
+        let database = self.daemon.directory().join("vcld.db");
+        let done = Command::new("sqlite3").arg(database).arg(sql).output().context("sqlite3")?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        self.daemon.up()
     }
     fn root(&self, arguments: &[&str]) -> Result<Value> {
         self.daemon.json(arguments)
@@ -92,76 +119,6 @@ async fn content(browser: &Browser) -> Result<()> {
     let complaints = browser.complaints().await?;
     ensure!(complaints.is_empty(), "{complaints:#?}");
     Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn from_the_first_sign_in_to_a_revision_in_production() -> Result<()> {
-    let (mut site, driver) = (Site::new()?, Driver::start()?);
-    let alice = site.browser(&driver, "alice").await?;
-    ensure!(alice.path().await? == "/reservations", "whoever reserves begins at what he has");
-
-    // The form, by the keyboard alone: image, begin, hours, purpose, and the button.
-    alice.goto("/reserve?image=gis").await?;
-    alice.web.execute("document.getElementById('image').focus()", vec![]).await?;
-    let focused = "return document.activeElement.id || document.activeElement.value";
-    let mut seen = Vec::new();
-    for _ in 0..20 {
-        let at = alice.web.execute(focused, vec![]).await?;
-        let at = at.json().as_str().unwrap_or_default().to_owned();
-        match at.as_str() {
-            "hours" => alice.keys("2").await?,
-            "purpose" => alice.keys("imaging").await?,
-            _ => {}
-        }
-        seen.push(at.clone());
-        if at == "reserve" {
-            break;
-        }
-        alice.keys(Key::Tab).await?;
-    }
-    ensure!(seen.last().is_some_and(|at| at == "reserve"), "the button is not reached by Tab: {seen:?}");
-    alice.keys(Key::Enter).await?;
-
-    // The bar moves, and the reservation becomes usable, without a key being pressed.
-    alice.wait("the reservation", "return location.pathname.startsWith('/reservations/')").await?;
-    let watch = "window.seen = window.seen || new Set(); const note = () => { \
-                 const b = document.querySelector('#bar'); if (b) window.seen.add(b.value); }; note(); \
-                 new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true }); \
-                 return true";
-    alice.wait("an observer", watch).await?;
-    alice.wait_for("#state", "ready").await?;
-    let moved = alice.web.execute("return window.seen.size", vec![]).await?;
-    ensure!(moved.json().as_u64() >= Some(2), "the bar was at {} places", moved.json());
-    let id: i64 = alice.path().await?.rsplit('/').next().unwrap().parse()?;
-    alice.click("#do-connect").await?;
-    alice.wait_for("#connection pre", "alice@").await?;
-    let command = alice.text("#connection pre").await?;
-    ensure!(command.starts_with("ssh "), "{command}");
-    content(&alice).await?;
-
-    // What she made becomes a revision when she gives it back.
-    alice.confirm("#verb-release").await?;
-    alice.wait_for("#state", "over").await?;
-    alice.goto("/images/gis").await?;
-    alice.wait_for("#revision-2", "gis@2").await?;
-    ensure!(site.root(&["job", "list"])?.to_string().contains(&format!("\"reservation\":{id}")), "{id}");
-    content(&alice).await?;
-    alice.quit().await?;
-
-    // Whoever looks after images has it tested and promotes it.
-    let boss = site.browser(&driver, "boss").await?;
-    ensure!(boss.path().await? == "/wall", "whoever looks after the site begins at its computers");
-    boss.goto("/images/gis").await?;
-    boss.confirm("#verb-test-2").await?;
-    boss.wait_for("#job .head .state", "done").await?;
-    boss.goto("/images/gis").await?;
-    boss.wait_for("#revision-2", "test passed").await?;
-    boss.confirm("#verb-promote-2").await?;
-    boss.wait_for(".said", "is in production").await?;
-    boss.wait_for("#revision-2", "in production").await?;
-    content(&boss).await?;
-    boss.quit().await?;
-    site.daemon.stop()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,11 +159,10 @@ async fn a_teacher_sees_a_class_load() -> Result<()> {
     teacher.goto("/classes").await?;
     teacher.fill("#name", "GIS 101").await?;
     teacher.fill("#seats", "3").await?;
-    // One that goes on now: all day, today.
-    let day = chrono::Utc::now().format("%a").to_string();
-    teacher.fill("#weekly", &format!("{day} 0-24")).await?;
+    // One that goes on now, whatever day it is, and whichever it becomes meanwhile.
+    teacher.fill("#weekly", "Mon 0-24, Tue 0-24, Wed 0-24, Thu 0-24, Fri 0-24, Sat 0-24, Sun 0-24").await?;
     teacher.web.execute("document.getElementById('image').value = 'gis'", vec![]).await?;
-    teacher.click("form[action='/classes'] button.first").await?;
+    teacher.click("form[action^='/classes'] button.first").await?;
     teacher.wait_for(".said", "its seats are being booked").await?;
     let ready = "return [...document.querySelectorAll('.tile')].filter((t) => t.classList.contains('free')).length === 3";
     teacher.wait("three seats that are ready", ready).await?;

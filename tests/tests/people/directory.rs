@@ -129,7 +129,7 @@ fn groups(site: &Site, name: &str) -> Result<Vec<String>> {
 #[test]
 fn a_directory_vouches_for_its_people_and_their_groups_are_what_it_says_now() -> Result<()> {
     let mut started = None;
-    let mut site = Site::new("", |directory| {
+    let mut site = Site::new("", |directory, _| {
         let slapd = Slapd::start(directory).unwrap();
         std::fs::write(directory.join("credentials/ldap"), "vcld's password\n").unwrap();
         let table = format!(
@@ -206,7 +206,7 @@ fn a_directory_vouches_for_its_people_and_their_groups_are_what_it_says_now() ->
 fn starttls_comes_before_the_password_and_only_to_whom_the_authority_names() -> Result<()> {
     for (ca, good) in [("ca.pem", true), ("other/ca.pem", false)] {
         let mut started = None;
-        let mut site = Site::new("", |directory| {
+        let mut site = Site::new("", |directory, _| {
             std::fs::create_dir(directory.join("other")).unwrap();
             certificates(&directory.join("other")).unwrap();
             let slapd = Slapd::start(directory).unwrap();

@@ -13,7 +13,7 @@ fn as_account(site: &Site, account: &str, group: &str, arguments: &[&str]) -> Re
 
 #[test]
 fn the_socket_knows_its_callers_and_refuses_the_others() -> Result<()> {
-    let mut site = Site::new("group = \"daemon\"\nusers_group = \"games\"\n", |_| String::new())?;
+    let mut site = Site::new("group = \"daemon\"\nusers_group = \"games\"\n", |_, _| String::new())?;
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let list = |output: Output| -> Result<usize> {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -58,7 +58,7 @@ fn the_socket_knows_its_callers_and_refuses_the_others() -> Result<()> {
 
 #[test]
 fn over_tls_somebody_signs_in_does_what_he_may_and_signs_out() -> Result<()> {
-    let mut site = Site::new("", |_| String::new())?;
+    let mut site = Site::new("", |_, _| String::new())?;
     let password = "correct horse battery staple";
     site.user("alice", password, &[("operate", "computers:b12")])?;
     let (code, said) = site.refused("alice", &["computer", "list"])?;
@@ -121,7 +121,7 @@ fn over_tls_somebody_signs_in_does_what_he_may_and_signs_out() -> Result<()> {
 #[test]
 fn a_proxy_brings_people_and_nobody_else_can_say_he_is_the_proxy() -> Result<()> {
     let port = free_port()?;
-    let mut site = Site::new("", |directory| {
+    let mut site = Site::new("", |directory, _| {
         std::fs::write(directory.join("credentials/proxy-secret"), "between the two of us").unwrap();
         format!(
             "[api.proxy]\nlisten = \"127.0.0.1:{port}\"\nsecret = {{ credential = \"proxy-secret\" }}\n\

@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn large_bodies_slow_callers_and_nonsense_do_no_harm() -> Result<()> {
-    let mut site = Site::new("", |_| String::new())?;
+    let mut site = Site::new("", |_, _| String::new())?;
     let before = pss(&site)?;
     let socket = site.daemon.directory().join("vcld.sock");
 
@@ -115,7 +115,7 @@ fn large_bodies_slow_callers_and_nonsense_do_no_harm() -> Result<()> {
 
 #[test]
 fn subscribers_that_never_read_cost_no_memory_and_nobody_else_anything() -> Result<()> {
-    let mut site = Site::new("", |_| String::new())?;
+    let mut site = Site::new("", |_, _| String::new())?;
     let disk = site.directory.join("tiny.qcow2");
     let made =
         Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "8M"]).status()?;

@@ -45,8 +45,8 @@ struct Site {
 }
 
 impl Site {
-    /// `api` are lines of `[api]`, `more` are tables of their own.
-    fn new(api: &str, more: impl FnOnce(&Utf8Path) -> String) -> Result<Self> {
+    /// `api` are lines of `[api]`, `more` are tables of their own; it is told the directory and the TLS door's port.
+    fn new(api: &str, more: impl FnOnce(&Utf8Path, u16) -> String) -> Result<Self> {
         let kept = tempfile::Builder::new().prefix("vcl-people-").tempdir()?;
         // Other accounts come to the socket in it.
         std::fs::set_permissions(kept.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -70,7 +70,7 @@ impl Site {
             "listen = \"127.0.0.1:{port}\"\ncertificate = \"{directory}/server.pem\"\n\
              key = {{ file = \"{directory}/server.key\" }}\nfiles = \"{directory}\"\n{api}"
         );
-        setup.more = more(&directory);
+        setup.more = more(&directory, port);
         setup.environment =
             vec![("CREDENTIALS_DIRECTORY".into(), directory.join("credentials").into_string())];
         let daemon = Daemon::start(setup)?;

@@ -1,11 +1,11 @@
 // A real OpenID Connect provider for the tests: oidc-provider with two users, and a way to have tokens signed that it would
-// never give.   node provider.mjs PORT CERTIFICATE KEY TOOLS
+// never give.   node provider.mjs PORT CERTIFICATE KEY TOOLS [WHERE THE PAGE IS LED BACK TO]
 import { createServer } from 'node:https';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
-const [port, certificate, key, tools] = process.argv.slice(2);
+const [port, certificate, key, tools, page] = process.argv.slice(2);
 const require = createRequire(`${tools}/`);
 const load = async (name) => import(pathToFileURL(require.resolve(name)));
 const { default: Provider } = await load('oidc-provider');
@@ -25,9 +25,9 @@ const secret = 'the provider knows vcld by this';
 const configuration = {
   clients: [{
     client_id: 'vcld', client_secret: secret, token_endpoint_auth_method: 'client_secret_post',
-    application_type: 'native',
+    application_type: page ? 'web' : 'native',
     grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
-    response_types: ['code'], redirect_uris: ['http://127.0.0.1/'],
+    response_types: ['code'], redirect_uris: [page ?? 'http://127.0.0.1/'],
   }],
   jwks: { keys },
   claims: { openid: ['sub'], profile: ['preferred_username', 'name', 'groups'], email: ['email'] },

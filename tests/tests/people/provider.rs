@@ -1,6 +1,7 @@
 //! A real OpenID Connect provider: discovery, keys, the code flow and the device flow, and tokens that are none.
 
 use super::*;
+use vcl_tests::browser::{Browser, Driver};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Child;
 
@@ -11,7 +12,7 @@ struct Provider {
 }
 
 impl Provider {
-    fn start(directory: &Utf8Path) -> Result<Self> {
+    fn start(directory: &Utf8Path, page: Option<&str>) -> Result<Self> {
         let tools = tools();
         ensure!(
             tools.join("node_modules/oidc-provider").exists(),
@@ -27,6 +28,7 @@ impl Provider {
                 directory.join("server.key").as_str(),
                 tools.as_str(),
             ])
+            .args(page.map(|page| format!("{page}/sign-in/end")))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -98,13 +100,20 @@ impl Drop for Provider {
 }
 
 fn site() -> Result<(Site, Provider)> {
+    site_with(false)
+}
+
+/// With a page that leads to the provider, or for vclctl.
+fn site_with(page: bool) -> Result<(Site, Provider)> {
     let mut started = None;
-    let site = Site::new("", |directory| {
-        let provider = Provider::start(directory).unwrap();
+    let site = Site::new("", |directory, port| {
+        let page = page.then(|| format!("https://127.0.0.1:{port}"));
+        let provider = Provider::start(directory, page.as_deref()).unwrap();
         let secret = "the provider knows vcld by this";
         std::fs::write(directory.join("credentials/oidc"), secret).unwrap();
+        let page = page.map(|url| format!("[page]\nurl = \"{url}\"\n")).unwrap_or_default();
         let table = format!(
-            "[api.oidc]\nissuer = \"https://localhost:{}\"\nclient_id = \"vcld\"\nca = \"{directory}/ca.pem\"\n\
+            "{page}[api.oidc]\nissuer = \"https://localhost:{}\"\nclient_id = \"vcld\"\nca = \"{directory}/ca.pem\"\n\
              client_secret = {{ credential = \"oidc\" }}\n",
             provider.port
         );
@@ -178,6 +187,35 @@ fn a_provider_vouches_in_a_browser_here_and_on_another_device() -> Result<()> {
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("there is a user alice of local already"), "{said}");
     site.nowhere("the provider knows vcld by this")?;
+    site.daemon.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_vouches_for_who_reads_the_page() -> Result<()> {
+    let (mut site, _provider) = site_with(true)?;
+    site.root(&["group", "add", "gis-course"])?;
+    site.root(&["grant", "add", "gis-course", "reserve", "all"])?;
+    let driver = Driver::start()?;
+    let browser = Browser::open(&driver, &site.directory.join("browser"), &site.url()).await?;
+    browser.goto("/classes").await?;
+    ensure!(browser.path().await? == "/sign-in", "nobody sees {}", browser.path().await?);
+    browser.click("a[href^='/sign-in/provider']").await?;
+    browser.wait("the provider's form", "return !!document.querySelector('input[name=login]')").await?;
+    browser.fill("input[name=login]", "Alice").await?;
+    browser.fill("input[name=password]", "x").await?;
+    browser.click("button[type=submit]").await?;
+    browser.wait("its question", "return !!document.querySelector('input[value=consent]')").await?;
+    browser.click("button[type=submit]").await?;
+    // Back where she wanted to go, as who she is there.
+    let back = "return location.pathname === '/classes' && document.querySelector('.who bdi')?.textContent === 'alice'";
+    browser.wait("the page", back).await?;
+    let token = site.root(&["token", "list", "--all"])?;
+    ensure!(token.to_string().contains("\"label\":\"browser\""), "{token}");
+    browser.click("form[action='/sign-out'] button").await?;
+    browser.wait("the way in", "return location.pathname === '/sign-in'").await?;
+    browser.goto("/classes").await?;
+    ensure!(browser.path().await? == "/sign-in", "signed out and sees {}", browser.path().await?);
+    browser.quit().await?;
     site.daemon.stop()
 }
 

@@ -7,7 +7,7 @@ const CHECKS: &str =
 
 #[test]
 fn every_answer_is_documented_and_none_is_a_fault() -> Result<()> {
-    let mut site = Site::new("", |_| String::new())?;
+    let mut site = Site::new("", |_, _| String::new())?;
     let disk = site.directory.join("tiny.qcow2");
     let made =
         Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", disk.as_str(), "8M"]).status()?;

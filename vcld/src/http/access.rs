@@ -152,13 +152,18 @@ pub(super) fn from_here(headers: &HeaderMap, page: Option<&str>) -> bool {
 #[derive(Debug, Clone)]
 pub(super) struct Vouched(pub(super) Who);
 
+/// A request's number: the caller's where it is sound, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let sound = |id: &&str| (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    id.filter(sound).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
 /// Finds out who asks, refuses what the rules refuse, records what changed something.
 pub(super) async fn door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     let began = std::time::Instant::now();
     let (mut parts, body) = request.into_parts();
-    let id = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let sound = |id: &&str| (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    let id = id.filter(sound).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let id = request_id(&parts.headers);
     let template = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = parts.method.clone();
     let named = match RawPathParams::from_request_parts(&mut parts, &()).await {

@@ -229,16 +229,36 @@ pub(super) async fn until_changed(node: Arc<Node>, who: Who) {
     if who.admin && who.token.is_none() {
         return std::future::pending().await;
     }
+    let mut seen = who.rights.version();
     loop {
         tokio::time::sleep(RECHECK).await; // why: nothing tells what another node has changed
         if who.expires.is_some_and(|end| end <= chrono::Utc::now()) {
             return;
         }
         match node.queue.people_version().await {
-            Ok(version) if version == who.rights.version() => {}
+            Ok(version) if version == seen => {}
+            // What has changed may be somebody else's: each who signs in or out changes something.
+            Ok(version) if still(&node, &who).await => seen = version,
             _ => return,
         }
     }
+}
+
+/// Whether he has the rights that he came with.
+async fn still(node: &Node, who: &Who) -> bool {
+    let same = async {
+        let rights = node.rights().await?;
+        if let Some(token) = &who.token {
+            let row = node.token_row(token, &rights).await?;
+            if row.is_none_or(|row| row.view.revoked.is_some() || row.view.scopes != who.scopes) {
+                return Ok(false);
+            }
+        }
+        let standing = node.user_standing(&who.name, &rights).await?;
+        let here = standing.is_some_and(|standing| !standing.disabled && standing.groups == who.groups);
+        Ok::<_, Refusal>(here && rights.same_for(&who.rights, &who.groups))
+    };
+    same.await.unwrap_or(false)
 }
 
 /// A job's title, for the record.

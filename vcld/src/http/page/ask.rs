@@ -1,6 +1,7 @@
 //! Asking the API, inside this process, as the one who reads.
 
-use super::super::access::Vouched;
+use super::super::access::{REQUEST_ID, Vouched};
+use crate::people::tokens;
 use crate::rights::Who;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -8,11 +9,14 @@ use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::Digest as _;
 use tower::ServiceExt as _;
 use vcl_types::api::Problem;
 
 /// The largest answer that a view is made of.
 const LARGEST: usize = 256 * 1024 * 1024;
+/// The longest that is said in the place of an answer.
+const LARGEST_PROBLEM: usize = 64 * 1024;
 
 /// An answer that is not what was asked for.
 #[derive(Debug, Clone)]
@@ -31,6 +35,18 @@ impl No {
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
     }
+    /// What the API said in the place of what was asked for.
+    pub(super) async fn of(answer: Response) -> Self {
+        let (parts, body) = answer.into_parts();
+        let bytes = axum::body::to_bytes(body, LARGEST_PROBLEM).await.unwrap_or_default();
+        Self::read(parts.status, &bytes)
+    }
+    fn read(status: StatusCode, bytes: &[u8]) -> Self {
+        match serde_json::from_slice::<Problem>(bytes) {
+            Ok(problem) => Self { status, kind: problem.kind, message: problem.message },
+            Err(_) => Self::new(status, "internal", String::from_utf8_lossy(bytes)),
+        }
+    }
     pub(super) fn nowhere() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this address")
     }
@@ -43,18 +59,34 @@ pub(super) type Asked<T> = Result<T, No>;
 pub(super) struct Asker {
     api: Router,
     who: Who,
+    once: Option<String>,
 }
 
 impl Asker {
     pub(super) fn new(api: Router, who: Who) -> Self {
-        Self { api, who }
+        Self { api, who, once: None }
+    }
+
+    /// The same for a form that is answered once, however often it is sent: `key` is the form's own.
+    pub(super) fn once(self, key: Option<&str>) -> Self {
+        Self { once: key.map(ToOwned::to_owned), ..self }
     }
 
     /// What the API answers, whatever it is.
     pub(super) async fn raw(&self, method: Method, path: &str, body: Option<String>) -> Response {
+        let method_is_post = method == Method::POST;
         let mut request = Request::builder().method(method).uri(path);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(once) = self.once.as_deref().filter(|_| method_is_post) {
+            // Filled in otherwise it is another wish.
+            let wished = body.as_deref().unwrap_or_default();
+            let digest = sha2::Sha256::digest(format!("{once}\n{path}\n{wished}"));
+            request = request.header(super::super::once::KEY, format!("page-{}", tokens::hex(&digest)));
+        }
+        if !self.who.request.is_empty() {
+            request = request.header(REQUEST_ID, &self.who.request);
         }
         let request =
             request.extension(Vouched(self.who.clone())).body(body.map_or_else(Body::empty, Body::from));
@@ -93,10 +125,7 @@ impl Asker {
         if parts.status.is_success() {
             return Ok((parts.headers, bytes));
         }
-        Err(match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => No { status: parts.status, kind: problem.kind, message: problem.message },
-            Err(_) => No::new(parts.status, "internal", String::from_utf8_lossy(&bytes).into_owned()),
-        })
+        Err(No::read(parts.status, &bytes))
     }
 
     fn read<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Asked<T> {

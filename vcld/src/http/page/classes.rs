@@ -1,10 +1,10 @@
 //! Classes: seats for many, every week.
 
 use super::ask::{Asked, No};
-use super::reader::{Path, Query, Reader};
+use super::reader::{Form, Path, Query, Reader};
 use super::{Page, Site, door, failed, forms, led, shown, shown_with};
 use crate::rights::Subject;
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde_json::json;
@@ -56,7 +56,7 @@ pub(super) async fn add(State(page): Site, reader: Reader, Form(asked): Form<Cla
             wish: Wish { tags: forms::words(&asked.tags), ..Wish::default() },
             group: forms::some(&asked.group),
             from: None,
-            until: forms::end_of_day("Until", &asked.until)?,
+            until: forms::end_of_day("Until", &asked.until, page.node.config.lending.timezone)?,
             owner: None,
         };
         let ask = reader.ask(&page);
@@ -99,6 +99,10 @@ pub(super) async fn preview(
 ) -> Response {
     let texts = reader.texts(&page);
     let start = asked.get("start").cloned().unwrap_or_default();
+    // Which of its times it is, on the clock that its times are said by.
+    let zone = page.node.config.lending.timezone;
+    let when = chrono::DateTime::parse_from_rfc3339(&start).ok().filter(|_| verb == "call-off");
+    let when = when.map(|at| at.with_timezone(&zone).format("%a %Y-%m-%d %H:%M %Z").to_string());
     let (key, word, hidden) = match verb.as_str() {
         "delete" => ("class-end-title", "end-class", Vec::new()),
         "call-off" => ("class-call-off-title", "call-off", vec![("start", start)]),
@@ -111,7 +115,7 @@ pub(super) async fn preview(
     shown(&Confirm {
         frame: reader.frame(&page, HERE),
         title: texts.of(key, &name),
-        lines: vec![texts.say(&format!("{word}-says")).into_owned()],
+        lines: when.into_iter().chain([texts.say(&format!("{word}-says")).into_owned()]).collect(),
         hindrance: None,
         steps: Vec::new(),
         usual: None,

@@ -1,10 +1,10 @@
 //! The wall of all computers, and one of them: its console, its power, what is loaded on it.
 
 use super::ask::{Asked, Asker, No};
-use super::reader::{Path, Query, Reader};
+use super::reader::{Form, Path, Query, Reader};
 use super::{Page, Site, door, failed, forms, led, shown};
 use crate::rights::{Subject, Tagged};
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::Method;
 use axum::response::Response;
 use serde_json::json;
@@ -231,9 +231,5 @@ pub(super) async fn screenshot(State(page): Site, reader: Reader, Path(name): Pa
     if answer.status().is_success() {
         return answer;
     }
-    let status = answer.status();
-    let bytes = axum::body::to_bytes(answer.into_body(), 64 * 1024).await.unwrap_or_default();
-    let problem = serde_json::from_slice::<vcl_types::api::Problem>(&bytes).ok();
-    let (kind, message) = problem.map(|p| (p.kind, p.message)).unwrap_or_default();
-    failed(&page, &reader, HERE, &No { status, kind, message })
+    failed(&page, &reader, HERE, &No::of(answer).await)
 }

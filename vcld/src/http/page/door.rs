@@ -2,14 +2,16 @@
 //! browser is to forbid.
 
 use super::super::access::{self, Unread};
-use super::reader::{self, cookie};
+use super::reader::{self, Reader, cookie};
 use super::{Page, ask};
 use crate::rights::Who;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts as _, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use std::sync::Arc;
+use vcl_page::Place;
 use vcl_page::show::segment;
 use vcl_types::people::Via;
 
@@ -38,8 +40,12 @@ pub(super) async fn door(State(page): State<Arc<Page>>, request: Request, next: 
     let (said, part) =
         (cookie(request.headers(), reader::SAID).is_some(), request.headers().contains_key("hx-request"));
     let asset = request.uri().path().starts_with("/assets/");
-    let mut answer = through(&page, request, next).await;
+    let id = access::request_id(request.headers());
+    let mut answer = through(&page, request, &id, next).await;
     let headers = answer.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(access::REQUEST_ID, id);
+    }
     for (name, value) in FORBIDDEN {
         headers.entry(name).or_insert(value);
     }
@@ -56,26 +62,28 @@ pub(super) async fn door(State(page): State<Arc<Page>>, request: Request, next: 
     answer
 }
 
-async fn through(page: &Arc<Page>, request: Request, next: Next) -> Response {
+async fn through(page: &Arc<Page>, request: Request, id: &str, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let safe = matches!(parts.method, Method::GET | Method::HEAD);
     if !safe && !access::from_here(&parts.headers, page.node.config.page.url.as_deref()) {
         let message = "another site asked for this, and it was not done";
-        return super::super::problem::respond(StatusCode::FORBIDDEN, "forbidden", message.into());
+        let no = super::super::problem::respond(StatusCode::FORBIDDEN, "forbidden", message.into());
+        return as_view(page, parts, no).await;
     }
     let path = parts.uri.path().to_owned();
     let token =
         cookie(&parts.headers, reader::TOKEN).filter(|token| !token.is_empty()).map(ToOwned::to_owned);
     // What is everybody's is had without finding out whose it is.
-    let who = match path.starts_with("/assets/") {
+    let known = match path.starts_with("/assets/") {
         true => access::nobody(&parts),
         false => match access::reader(&page.node, &parts, token.as_deref()).await {
             Ok(who) => who,
             // A token that has ended, or was taken back: whoever had it signs in again.
             Err(Unread::Stale) => access::nobody(&parts),
-            Err(Unread::Refused(no)) => return *no,
+            Err(Unread::Refused(no)) => return as_view(page, parts, *no).await,
         },
     };
+    let who = Who { request: id.to_owned(), ..known };
     if who.via == Via::Nobody && !open(&path) {
         return to_sign_in(&parts, safe);
     }
@@ -83,8 +91,29 @@ async fn through(page: &Arc<Page>, request: Request, next: Next) -> Response {
     next.run(Request::from_parts(parts, body)).await
 }
 
+/// A problem as a view, for a browser that asked for one.
+async fn as_view(page: &Arc<Page>, mut parts: Parts, no: Response) -> Response {
+    let viewed = parts.headers.get(header::ACCEPT).and_then(|kinds| kinds.to_str().ok());
+    if !viewed.is_some_and(|kinds| kinds.contains("text/html")) {
+        return no;
+    }
+    let nobody = access::nobody(&parts);
+    parts.extensions.insert::<Who>(nobody);
+    let (status, retry) = (no.status(), no.headers().get(header::RETRY_AFTER).cloned());
+    let no = ask::No::of(no).await;
+    let mut answer = match Reader::from_request_parts(&mut parts, page).await {
+        Ok(reader) => super::failed(page, &reader, Place::Elsewhere, &no),
+        Err(never) => match never {},
+    };
+    *answer.status_mut() = status;
+    if let Some(retry) = retry {
+        answer.headers_mut().insert(header::RETRY_AFTER, retry);
+    }
+    answer
+}
+
 /// Leads to where one signs in, and from there back to what was asked for.
-fn to_sign_in(parts: &axum::http::request::Parts, safe: bool) -> Response {
+fn to_sign_in(parts: &Parts, safe: bool) -> Response {
     if parts.uri.path() == "/live" {
         return StatusCode::UNAUTHORIZED.into_response();
     }

@@ -60,13 +60,18 @@ pub(super) fn moment(field: &str, text: &str, zone_name: &str) -> Asked<Option<D
     Ok(Some(at.with_timezone(&Utc)))
 }
 
-/// The end of a day, by UTC.
+/// The end of a day on the site's clock: its last second, or the last before the clocks are put forward over it.
 ///
 /// # Errors
 /// It is no day.
-pub(super) fn end_of_day(field: &str, text: &str) -> Asked<Option<DateTime<Utc>>> {
+pub(super) fn end_of_day(field: &str, text: &str, zone: chrono_tz::Tz) -> Asked<Option<DateTime<Utc>>> {
     let day: Option<NaiveDate> = read(field, text)?;
-    Ok(day.and_then(|day| day.and_hms_opt(23, 59, 59)).map(|at| at.and_utc()))
+    let last = |day: NaiveDate| {
+        let seconds = (0..=3 * 3600).rev().step_by(1800).map(|ago| 23 * 3600 + 3599 - (3 * 3600 - ago));
+        let mut ends = seconds.filter_map(|s| day.and_hms_opt(s / 3600, s / 60 % 60, s % 60));
+        ends.find_map(|end| zone.from_local_datetime(&end).latest())
+    };
+    Ok(day.and_then(last).map(|at| at.with_timezone(&Utc)))
 }
 
 /// A number of hours as seconds.
@@ -100,6 +105,19 @@ mod unit {
         assert!(at("2026-03-29T02:30", "Europe/Berlin").unwrap_err().contains("put forward"));
         assert!(at("2026-07-01T10:00", "Mars/Base").unwrap_err().contains("Mars/Base"));
         assert!(at("tomorrow", "UTC").unwrap_err().contains("`tomorrow`"));
+    }
+    #[test]
+    fn a_day_ends_on_the_clock_of_the_site() {
+        let end = |text: &str, zone| {
+            end_of_day("until", text, zone).map(|at| at.map(|at| at.to_rfc3339())).map_err(|no| no.message)
+        };
+        let berlin = chrono_tz::Europe::Berlin;
+        assert_eq!(end("2026-07-01", berlin), Ok(Some("2026-07-01T21:59:59+00:00".into())));
+        assert_eq!(end("2026-12-01", berlin), Ok(Some("2026-12-01T22:59:59+00:00".into())));
+        // The clocks of Nuuk are put forward at eleven in the evening.
+        assert_eq!(end("2026-03-28", chrono_tz::America::Nuuk), Ok(Some("2026-03-29T00:29:59+00:00".into())));
+        assert_eq!(end("", berlin), Ok(None));
+        assert!(end("soon", berlin).unwrap_err().contains("`soon`"));
     }
     #[test]
     fn hours_are_read_with_a_point_or_a_comma() {

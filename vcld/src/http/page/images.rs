@@ -1,15 +1,16 @@
 //! Images: what there is, what can be done to a revision, and new ones.
 
 use super::ask::{Asked, Asker, No};
-use super::reader::{Path, Query, Reader};
+use super::reader::{Form, Path, Query, Reader};
 use super::{Page, Site, door, failed, forms, led, shown, shown_with};
 use crate::rights::Subject;
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
-use vcl_page::confirm::{Choice, Confirm, Field};
+use vcl_page::confirm::{Choice, Confirm};
 use vcl_page::images::{Image, Images, NewAsked, NewImage};
 use vcl_page::{Place, show};
 use vcl_types::api::{
@@ -174,34 +175,45 @@ pub(super) async fn act(
     }
 }
 
+/// How many of the newest revisions are kept unless it is said otherwise.
+const KEPT: u32 = 2;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PruneAsked {
+    keep: String,
+}
+
 fn prune_request(name: &str, keep: Option<u32>) -> Asked<JobRequest> {
     let image = forms::needed("Image", name)?;
     Ok(JobRequest::Prune { image, keep, older_than_s: None, owner: None, now: false })
 }
 
 /// What of an image is no longer needed.
-pub(super) async fn preview_prune(State(page): Site, reader: Reader, Path(name): Path<String>) -> Response {
+pub(super) async fn preview_prune(
+    State(page): Site,
+    reader: Reader,
+    Path(name): Path<String>,
+    Query(asked): Query<PruneAsked>,
+) -> Response {
     let texts = reader.texts(&page);
     let plan = async {
-        let request = prune_request(&name, Some(2))?;
-        reader.ask(&page).post::<Plan>("/v1/plan", &request).await
+        let keep = forms::read("Keep", &asked.keep)?.unwrap_or(KEPT);
+        let request = prune_request(&name, Some(keep))?;
+        Ok((keep, reader.ask(&page).post::<Plan>("/v1/plan", &request).await?))
     };
     match plan.await {
-        Ok(plan) => shown(&Confirm {
+        Ok((keep, plan)) => shown(&Confirm {
             frame: reader.frame(&page, HERE),
             title: plan.title,
-            lines: vec![texts.say("prune-says").into_owned()],
+            lines: vec![texts.say("prune-says").into_owned(), texts.count("prune-keeps", keep)],
             hindrance: plan.hindrance,
             steps: plan.steps,
             usual: None,
             action: format!("/images/{}/prune", show::segment(&name)),
-            hidden: Vec::new(),
+            hidden: vec![("keep", keep.to_string())],
             options: Vec::new(),
-            field: Some(Field {
-                name: "keep",
-                label: texts.say("prune-keep").into_owned(),
-                value: "2".into(),
-            }),
+            field: None,
             button: texts.say("verb-prune").into_owned(),
             danger: true,
             back: format!("/images/{}", show::segment(&name)),

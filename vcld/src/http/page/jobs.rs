@@ -186,14 +186,11 @@ pub(super) async fn evidence(
         answer.headers_mut().insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("inline"));
         return answer;
     }
-    let status = answer.status();
+    if !answer.status().is_success() {
+        return failed(&page, &reader, HERE, &No::of(answer).await);
+    }
     let bytes = axum::body::to_bytes(answer.into_body(), 8 * 1024 * 1024).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    if !status.is_success() {
-        let problem = serde_json::from_slice::<vcl_types::api::Problem>(&bytes).ok();
-        let (kind, message) = problem.map(|p| (p.kind, p.message)).unwrap_or_default();
-        return failed(&page, &reader, HERE, &No { status, kind, message });
-    }
     shown(&Said {
         frame: reader.frame(&page, HERE),
         name: &id.to_string(),

@@ -1,10 +1,10 @@
 //! One's reservations, and making one.
 
 use super::ask::{Asked as Answer, Asker, No};
-use super::reader::{Query, Reader};
+use super::reader::{Form, Query, Reader};
 use super::{Page, Site, failed, forms, led, shown, shown_with};
 use crate::rights::{Subject, Who};
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use vcl_page::jobs::percent;

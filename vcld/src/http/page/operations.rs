@@ -1,9 +1,10 @@
 //! What those who look after the site look at.
 
 use super::ask::{Asked, No};
-use super::reader::{Path, Query, Reader};
+use super::reader::{Form, Path, Query, Reader};
 use super::{Page, Site, door, failed, forms, led, shown, shown_with};
-use axum::extract::{Form, State};
+use axum::extract::State;
+use crate::rights::Subject;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -15,6 +16,7 @@ use vcl_page::{Place, show};
 use vcl_types::api::{
     AuditView, BackendView, Finding, LeaseView, OrphanRequest, OrphanWish, Orphans, Plan, Status,
 };
+use vcl_types::people::Verb;
 use vcl_types::lending::{HostView, MaintenanceRequest, MaintenanceView};
 
 const HERE: Place = Place::Operations;
@@ -85,6 +87,9 @@ pub(super) async fn preview_host(
         label: texts.say("col-why").into_owned(),
         value: String::new(),
     });
+    if let Err(no) = reader.who.may(Verb::Operate, &Subject::Nothing) {
+        return failed(&page, &reader, HERE, &No::new(StatusCode::FORBIDDEN, "forbidden", no.message));
+    }
     match verb.as_str() {
         "drain" | "undrain" => {
             words(&page, &reader, title, &format!("{verb}-says"), &verb, field, action, "/operations")

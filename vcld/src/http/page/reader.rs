@@ -3,12 +3,13 @@
 use super::Page;
 use super::ask::{Asker, No};
 use crate::rights::{Subject, Who};
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,6 +36,13 @@ pub(super) struct Reader {
     referer: Option<String>,
     /// Whether he came with the cookie.
     pub(super) cookie: bool,
+    /// The key of the form that was sent: each time a form is shown it has another.
+    once: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Once {
+    once: Option<String>,
 }
 
 /// A cookie's value.
@@ -88,19 +96,26 @@ impl FromRequestParts<Arc<Page>> for Reader {
         };
         let said = cookie(&parts.headers, SAID).and_then(heard);
         let live = parts.headers.contains_key("hx-request");
+        let safe = parts.method.is_safe();
+        let referer = parts.headers.get(header::REFERER).and_then(|value| value.to_str().ok());
+        let referer = referer.map(ToOwned::to_owned);
         Ok(Self {
             who: parts.extensions.get::<Who>().cloned().unwrap_or_else(Who::nobody),
             theme: cookie(&parts.headers, THEME).and_then(theme),
             // A part of a view that is asked for again does not have what is said once.
             said: said.filter(|_| !live),
-            here: parts.uri.path_and_query().map_or_else(|| "/".into(), ToString::to_string),
+            // What a change is answered with stands where the form was.
+            here: match safe {
+                true => parts.uri.path_and_query().map_or_else(|| "/".into(), ToString::to_string),
+                false => referer.as_deref().and_then(own_path).unwrap_or_else(|| "/".into()),
+            },
             languages: text(header::ACCEPT_LANGUAGE),
-            referer: parts
-                .headers
-                .get(header::REFERER)
-                .and_then(|value| value.to_str().ok())
-                .map(ToOwned::to_owned),
+            referer,
             cookie: cookie(&parts.headers, TOKEN).is_some(),
+            once: axum::extract::Query::<Once>::try_from_uri(&parts.uri)
+                .ok()
+                .and_then(|axum::extract::Query(Once { once })| once)
+                .filter(|_| !safe),
         })
     }
 }
@@ -109,6 +124,21 @@ impl FromRequestParts<Arc<Page>> for Reader {
 pub(super) struct Path<T>(pub(super) T);
 /// What is asked for behind the path. What cannot be read is said in a view.
 pub(super) struct Query<T>(pub(super) T);
+/// What was filled in. What cannot be read is said in a view.
+pub(super) struct Form<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Page>> for Form<T> {
+    type Rejection = Response;
+    async fn from_request(request: Request, page: &Arc<Page>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let request = Request::from_parts(parts.clone(), body);
+        let no = match axum::extract::Form::<T>::from_request(request, page).await {
+            Ok(axum::extract::Form(value)) => return Ok(Self(value)),
+            Err(e) => No::new(e.status(), "invalid", e.body_text()),
+        };
+        Err(unread(&mut parts, page, &no).await)
+    }
+}
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Page>> for Path<T> {
     type Rejection = Response;
@@ -151,6 +181,7 @@ impl Reader {
             said: self.said.clone(),
             here: self.here.clone(),
             now: page.node.clock.now(),
+            key: uuid::Uuid::now_v7().to_string(),
             node: &page.node.name,
         }
     }
@@ -160,15 +191,12 @@ impl Reader {
     }
     /// The API as he sees it.
     pub(super) fn ask(&self, page: &Page) -> Asker {
-        Asker::new(page.api.clone(), self.who.clone())
+        Asker::new(page.api.clone(), self.who.clone()).once(self.once.as_deref())
     }
     /// Where he came from, on this site.
     pub(super) fn back(&self) -> String {
-        let path = self.referer.as_deref().and_then(|from| from.split_once("://")).and_then(|(_, rest)| {
-            let at = rest.find('/')?;
-            Some(rest[at..].to_owned())
-        });
-        path.filter(|path| is_here(path) && *path != self.here).unwrap_or_else(|| "/".into())
+        let path = self.referer.as_deref().and_then(own_path);
+        path.filter(|path| *path != self.here).unwrap_or_else(|| "/".into())
     }
     fn powers(&self) -> Powers {
         let who = &self.who;
@@ -188,6 +216,13 @@ impl Reader {
             images: somewhere(Verb::Images) || somewhere(Verb::Imaging),
         }
     }
+}
+
+/// The path of an address, where it leads to a view of this page.
+fn own_path(address: &str) -> Option<String> {
+    let (_, rest) = address.split_once("://")?;
+    let at = rest.find('/')?;
+    Some(rest[at..].to_owned()).filter(|path| is_here(path))
 }
 
 /// Whether a path leads to a view of this page and nowhere else.

@@ -3,9 +3,9 @@
 use super::ask::{Asked, Asker, No};
 use super::forms;
 use super::mine::job_of;
-use super::reader::{Path, Reader};
+use super::reader::{Form, Path, Reader};
 use super::{Page, Site, door, failed, led, shown, shown_with};
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;

@@ -1,9 +1,9 @@
 //! Signing in and out: a token in a cookie. And the theme.
 
 use super::ask::No;
-use super::reader::{self, Query, Reader, is_here};
+use super::reader::{self, Form, Query, Reader, is_here};
 use super::{Page, Site, led, shown_with};
-use axum::extract::{Form, State};
+use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;

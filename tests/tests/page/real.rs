@@ -1,0 +1,156 @@
+//! From the first sign-in to a revision in production, on a real guest of a real libvirt: reserved by the keyboard alone,
+//! connected to with the command that the page says, captured, tested, promoted; and a machine that the daemon has forgotten is
+//! adopted. As root.
+
+use super::{Browser, Driver, Site, content};
+use anyhow::{Result, ensure};
+use camino::Utf8Path;
+use std::process::{Command, Stdio};
+use thirtyfour::Key;
+use vcl_tests::daemon::Setup;
+use vcl_tests::guest::{self, Guest, Kind};
+use vcl_tests::world::World;
+use vcl_types::api::JobView;
+use vcl_types::state::computer::State;
+
+const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
+const TEST: &str = "real::from_the_first_sign_in_to_a_revision_in_production";
+
+#[test]
+fn from_the_first_sign_in_to_a_revision_in_production() -> Result<()> {
+    let cache = guest::cache_directory();
+    let key = guest::cached_key(&cache)?;
+    let public = std::fs::read_to_string(format!("{key}.pub"))?;
+    let guest = Guest::make(Kind::Fast, &cache, &public, &mut |_| {})?;
+    let Some(_world) = World::around_test(VCL_WORLD, TEST)? else { return Ok(()) };
+    let site = Site::of(|directory, setup| {
+        let mut own = Setup::new(directory, &key, &["vm-1", "vm-2"]);
+        own.api = setup.api;
+        own.more = "[deadlines]\nboot = \"4m\"\nshutdown = \"2m\"\n".into();
+        own
+    })?;
+    site.daemon.import(&guest, "debian", "")?;
+    site.people()?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(life(site, &key))
+}
+
+async fn life(mut site: Site, root: &Utf8Path) -> Result<()> {
+    let driver = Driver::start()?;
+    let alice = site.browser(&driver, "alice").await?;
+    ensure!(alice.path().await? == "/reservations", "whoever reserves begins at what he has");
+    let key = site.directory.join("alice");
+    let words = ["-q", "-t", "ed25519", "-N", "", "-f", key.as_str()];
+    ensure!(Command::new("ssh-keygen").args(words).status()?.success(), "ssh-keygen");
+    reserve_by_keyboard(&alice, std::fs::read_to_string(format!("{key}.pub"))?.trim()).await?;
+
+    // The bar moves, and the reservation becomes usable, without a key being pressed.
+    alice.wait("the reservation", "return location.pathname.startsWith('/reservations/')").await?;
+    let watch = "window.seen = window.seen || new Set(); const note = () => { \
+                 const b = document.querySelector('#bar'); if (b) window.seen.add(b.value); }; note(); \
+                 new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true }); \
+                 return true";
+    alice.wait("an observer", watch).await?;
+    alice.wait_long("#state", "ready").await?;
+    let moved = alice.web.execute("return window.seen.size", vec![]).await?;
+    ensure!(moved.json().as_u64() >= Some(2), "the bar was at {} places", moved.json());
+    let id: i64 = alice.path().await?.rsplit('/').next().unwrap_or_default().parse()?;
+    alice.click("#do-connect").await?;
+    alice.wait_for("#connection pre", "alice@").await?;
+    connects(&alice.text("#connection pre").await?, &key)?;
+    content(&alice).await?;
+
+    // What she made becomes a revision when she gives it back.
+    alice.confirm("#verb-release").await?;
+    alice.wait_long("#state", "over").await?;
+    alice.goto("/images/debian").await?;
+    alice.wait_for("#revision-2", "debian@2").await?;
+    ensure!(site.root(&["job", "list"])?.to_string().contains(&format!("\"reservation\":{id}")), "{id}");
+    content(&alice).await?;
+    alice.quit().await?;
+
+    // Whoever looks after images has it tested and promotes it.
+    let boss = site.browser(&driver, "boss").await?;
+    ensure!(boss.path().await? == "/wall", "whoever looks after the site begins at its computers");
+    boss.goto("/images/debian").await?;
+    boss.confirm("#verb-test-2").await?;
+    boss.wait_long("#job .head .state", "done").await?;
+    boss.goto("/images/debian").await?;
+    boss.wait_for("#revision-2", "test passed").await?;
+    boss.confirm("#verb-promote-2").await?;
+    boss.wait_for(".said", "is in production").await?;
+    boss.wait_for("#revision-2", "in production").await?;
+    content(&boss).await?;
+    adopt(&mut site, &boss).await?;
+    content(&boss).await?;
+    boss.quit().await?;
+    let name = site.daemon.ssh("vm-1", "hostname");
+    ensure!(name.as_ref().is_ok_and(|name| name == "vm-1"), "{name:?}, {root}");
+    site.daemon.stop()
+}
+
+/// The form, by the keyboard alone: image, begin, hours, purpose, a key, and the button.
+async fn reserve_by_keyboard(alice: &Browser, public: &str) -> Result<()> {
+    alice.goto("/reserve?image=debian").await?;
+    alice.web.execute("document.getElementById('image').focus()", vec![]).await?;
+    let focused = "return document.activeElement.id || document.activeElement.value \
+                   || document.activeElement.tagName.toLowerCase()";
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        let at = alice.web.execute(focused, vec![]).await?;
+        let at = at.json().as_str().unwrap_or_default().to_owned();
+        match at.as_str() {
+            "hours" => alice.keys("2").await?,
+            "purpose" => alice.keys("imaging").await?,
+            "keys" => alice.keys(public).await?,
+            // More to fill in is folded away.
+            "summary" => alice.keys(Key::Enter).await?,
+            _ => {}
+        }
+        seen.push(at.clone());
+        if at == "reserve" {
+            break;
+        }
+        alice.keys(Key::Tab).await?;
+    }
+    ensure!(seen.iter().any(|at| at == "keys"), "the key's field is not reached by Tab: {seen:?}");
+    ensure!(seen.last().is_some_and(|at| at == "reserve"), "the button is not reached by Tab: {seen:?}");
+    alice.keys(Key::Enter).await
+}
+
+/// The command that the page says leads into the guest, as her.
+fn connects(command: &str, key: &Utf8Path) -> Result<()> {
+    let mut words = command.split_whitespace();
+    ensure!(words.next() == Some("ssh"), "{command}");
+    let said = Command::new("ssh")
+        .args(words)
+        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-i", key.as_str()])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "id -un"])
+        .stdin(Stdio::null())
+        .output()?;
+    let name = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+    ensure!(name == "alice", "`{command}` leads to `{name}`: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(())
+}
+
+/// The daemon has forgotten what it loaded, as after its database was put back from yesterday's backup: the operator sees the
+/// machine among what is nobody's, and gives it back to its computer.
+async fn adopt(site: &mut Site, boss: &Browser) -> Result<()> {
+    let _: JobView = site.daemon.json(&["load", "vm-1", "debian"])?;
+    site.rewrite(
+        "UPDATE computers SET state = 'available', loaded = NULL, loaded_image = NULL, loaded_revision = NULL; \
+         UPDATE reservations SET state = 'ended';",
+    )?;
+    // It was away, which the browser noted.
+    let _ = boss.complaints().await?;
+    boss.goto("/operations/orphans").await?;
+    boss.wait_for("main", "kvm/domain/vcl-vm-1").await?;
+    let row = "const row = [...document.querySelectorAll('tr')].find((r) => r.textContent.includes('kvm/domain/vcl-vm-1')); \
+               const link = row && row.querySelector('a[href*=\"/adopt\"]'); \
+               if (link) link.id = 'adopt-it'; return !!link";
+    boss.wait("a way to adopt it", row).await?;
+    boss.confirm("#adopt-it").await?;
+    boss.wait_for(".said", "vcl-vm-1").await?;
+    ensure!(site.daemon.computer("vm-1")?.state == State::Reserved, "{:?}", site.daemon.computer("vm-1"));
+    boss.goto("/computers/vm-1").await?;
+    boss.wait_for("main", "debian@").await
+}
