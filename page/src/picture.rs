@@ -163,9 +163,8 @@ pub enum Counted {
 }
 
 /// Steps of time that are more than tens of seconds: minutes, hours, and days.
-const TIMES: [f64; 12] = [
-    30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 21_600.0, 43_200.0,
-];
+const TIMES: [f64; 12] =
+    [30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 21_600.0, 43_200.0];
 
 /// A step of an axis that people count in, so that about four of them reach a value.
 fn step(most: f64, counted: Counted) -> f64 {
@@ -173,7 +172,10 @@ fn step(most: f64, counted: Counted) -> f64 {
     match counted {
         Counted::Seconds if rough > 20.0 => {
             let day = 86_400.0;
-            return TIMES.into_iter().find(|step| *step >= rough).unwrap_or_else(|| (rough / day).ceil() * day);
+            return TIMES
+                .into_iter()
+                .find(|step| *step >= rough)
+                .unwrap_or_else(|| (rough / day).ceil() * day);
         }
         Counted::Bytes if rough >= 1024.0 => {
             let unit = 1024_f64.powf(rough.log(1024.0).floor());

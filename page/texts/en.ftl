@@ -362,7 +362,7 @@ class-seats = { $n ->
    *[other] { $n } seats
  }
 class-weekly = When
-class-weekly-hint = As Mon 10-12, Thu 14:30-16. In the time zone of the site.
+class-weekly-hint = As Mon 10-12; Tue,Thu 14:30-16. In the time zone of the site.
 class-group = Who may take a seat
 class-group-hint = A group; empty: whoever may reserve the image.
 class-until = Last day

@@ -160,7 +160,7 @@ async fn a_teacher_sees_a_class_load() -> Result<()> {
     teacher.fill("#name", "GIS 101").await?;
     teacher.fill("#seats", "3").await?;
     // One that goes on now, whatever day it is, and whichever it becomes meanwhile.
-    teacher.fill("#weekly", "Mon 0-24, Tue 0-24, Wed 0-24, Thu 0-24, Fri 0-24, Sat 0-24, Sun 0-24").await?;
+    teacher.fill("#weekly", "Mon,Tue,Wed,Thu,Fri,Sat,Sun 0-24").await?;
     teacher.web.execute("document.getElementById('image').value = 'gis'", vec![]).await?;
     teacher.click("form[action^='/classes'] button.first").await?;
     teacher.wait_for(".said", "its seats are being booked").await?;

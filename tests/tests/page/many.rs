@@ -4,7 +4,8 @@ use super::looks::{axe, faults};
 use super::{Browser, Driver, Site, content};
 use anyhow::{Result, ensure};
 
-const HTML: &str = "<img src=x onerror=window.harmed=1><script>window.harmed=1</script>\"'><svg/onload=window.harmed=1>";
+const HTML: &str =
+    "<img src=x onerror=window.harmed=1><script>window.harmed=1;\"'><svg onload=window.harmed=1>";
 const RIGHT_TO_LEFT: &str = "מערכת מידע גאוגרפית \u{202e}12 نظم المعلومات";
 
 /// Something of two hundred letters without a place to break it at.
@@ -34,8 +35,9 @@ async fn many(site: &mut Site) -> Result<()> {
     let note = [HTML, RIGHT_TO_LEFT, &long()].join(" ");
     site.root(&["image", "import", "odd", site.directory.join("disk.qcow2").as_str(), "--note", &note])?;
     for (n, name) in [HTML.to_owned(), RIGHT_TO_LEFT.into(), long()].iter().enumerate() {
-        let name = format!("{name}{n}").chars().take(200).collect::<String>();
-        site.root(&["class", "add", &name, "--seats", "1", "--image", "gis", "--weekly", "Mon 10-12"])?;
+        let name = format!("{n}{name}").chars().take(200).collect::<String>();
+        let class: String = name.chars().take(100).collect();
+        site.root(&["class", "add", &class, "--seats", "1", "--image", "gis", "--weekly", "Mon 10-12"])?;
         site.root(&["maintenance", "add", "gis-12", "--reason", &name])?;
         site.root(&["group", "add", &name.chars().take(60).collect::<String>()])?;
     }

@@ -30,43 +30,45 @@ fn from_the_first_sign_in_to_a_revision_in_production() -> Result<()> {
         own
     })?;
     site.daemon.import(&guest, "debian", "")?;
-    site.people()?;
+    // The guest has an account of its own that is called alice.
+    site.person("carol", &[("reserve", "all"), ("imaging", "all")])?;
+    site.person("boss", &[("administer", "all")])?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(life(site, &key))
 }
 
 async fn life(mut site: Site, root: &Utf8Path) -> Result<()> {
     let driver = Driver::start()?;
-    let alice = site.browser(&driver, "alice").await?;
-    ensure!(alice.path().await? == "/reservations", "whoever reserves begins at what he has");
-    let key = site.directory.join("alice");
+    let carol = site.browser(&driver, "carol").await?;
+    ensure!(carol.path().await? == "/reservations", "whoever reserves begins at what he has");
+    let key = site.directory.join("carol");
     let words = ["-q", "-t", "ed25519", "-N", "", "-f", key.as_str()];
     ensure!(Command::new("ssh-keygen").args(words).status()?.success(), "ssh-keygen");
-    reserve_by_keyboard(&alice, std::fs::read_to_string(format!("{key}.pub"))?.trim()).await?;
+    reserve_by_keyboard(&carol, std::fs::read_to_string(format!("{key}.pub"))?.trim()).await?;
 
     // The bar moves, and the reservation becomes usable, without a key being pressed.
-    alice.wait("the reservation", "return location.pathname.startsWith('/reservations/')").await?;
+    carol.wait("the reservation", "return location.pathname.startsWith('/reservations/')").await?;
     let watch = "window.seen = window.seen || new Set(); const note = () => { \
                  const b = document.querySelector('#bar'); if (b) window.seen.add(b.value); }; note(); \
                  new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true }); \
                  return true";
-    alice.wait("an observer", watch).await?;
-    alice.wait_long("#state", "ready").await?;
-    let moved = alice.web.execute("return window.seen.size", vec![]).await?;
+    carol.wait("an observer", watch).await?;
+    carol.wait_long("#state", "ready").await?;
+    let moved = carol.web.execute("return window.seen.size", vec![]).await?;
     ensure!(moved.json().as_u64() >= Some(2), "the bar was at {} places", moved.json());
-    let id: i64 = alice.path().await?.rsplit('/').next().unwrap_or_default().parse()?;
-    alice.click("#do-connect").await?;
-    alice.wait_for("#connection pre", "alice@").await?;
-    connects(&alice.text("#connection pre").await?, &key)?;
-    content(&alice).await?;
+    let id: i64 = carol.path().await?.rsplit('/').next().unwrap_or_default().parse()?;
+    carol.click("#do-connect").await?;
+    carol.wait_for("#connection pre", "carol@").await?;
+    connects(&carol.text("#connection pre").await?, &key)?;
+    content(&carol).await?;
 
     // What she made becomes a revision when she gives it back.
-    alice.confirm("#verb-release").await?;
-    alice.wait_long("#state", "over").await?;
-    alice.goto("/images/debian").await?;
-    alice.wait_for("#revision-2", "debian@2").await?;
+    carol.confirm("#verb-release").await?;
+    carol.wait_long("#state", "over").await?;
+    carol.goto("/images/debian").await?;
+    carol.wait_for("#revision-2", "debian@2").await?;
     ensure!(site.root(&["job", "list"])?.to_string().contains(&format!("\"reservation\":{id}")), "{id}");
-    content(&alice).await?;
-    alice.quit().await?;
+    content(&carol).await?;
+    carol.quit().await?;
 
     // Whoever looks after images has it tested and promotes it.
     let boss = site.browser(&driver, "boss").await?;
@@ -89,32 +91,32 @@ async fn life(mut site: Site, root: &Utf8Path) -> Result<()> {
 }
 
 /// The form, by the keyboard alone: image, begin, hours, purpose, a key, and the button.
-async fn reserve_by_keyboard(alice: &Browser, public: &str) -> Result<()> {
-    alice.goto("/reserve?image=debian").await?;
-    alice.web.execute("document.getElementById('image').focus()", vec![]).await?;
+async fn reserve_by_keyboard(carol: &Browser, public: &str) -> Result<()> {
+    carol.goto("/reserve?image=debian").await?;
+    carol.web.execute("document.getElementById('image').focus()", vec![]).await?;
     let focused = "return document.activeElement.id || document.activeElement.value \
                    || document.activeElement.tagName.toLowerCase()";
     let mut seen = Vec::new();
     for _ in 0..30 {
-        let at = alice.web.execute(focused, vec![]).await?;
+        let at = carol.web.execute(focused, vec![]).await?;
         let at = at.json().as_str().unwrap_or_default().to_owned();
         match at.as_str() {
-            "hours" => alice.keys("2").await?,
-            "purpose" => alice.keys("imaging").await?,
-            "keys" => alice.keys(public).await?,
+            "hours" => carol.keys("2").await?,
+            "purpose" => carol.keys("imaging").await?,
+            "keys" => carol.keys(public).await?,
             // More to fill in is folded away.
-            "summary" => alice.keys(Key::Enter).await?,
+            "summary" => carol.keys(Key::Enter).await?,
             _ => {}
         }
         seen.push(at.clone());
         if at == "reserve" {
             break;
         }
-        alice.keys(Key::Tab).await?;
+        carol.keys(Key::Tab).await?;
     }
     ensure!(seen.iter().any(|at| at == "keys"), "the key's field is not reached by Tab: {seen:?}");
     ensure!(seen.last().is_some_and(|at| at == "reserve"), "the button is not reached by Tab: {seen:?}");
-    alice.keys(Key::Enter).await
+    carol.keys(Key::Enter).await
 }
 
 /// The command that the page says leads into the guest, as her.
@@ -128,7 +130,7 @@ fn connects(command: &str, key: &Utf8Path) -> Result<()> {
         .stdin(Stdio::null())
         .output()?;
     let name = String::from_utf8_lossy(&said.stdout).trim().to_owned();
-    ensure!(name == "alice", "`{command}` leads to `{name}`: {}", String::from_utf8_lossy(&said.stderr));
+    ensure!(name == "carol", "`{command}` leads to `{name}`: {}", String::from_utf8_lossy(&said.stderr));
     Ok(())
 }
 

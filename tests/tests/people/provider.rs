@@ -1,9 +1,9 @@
 //! A real OpenID Connect provider: discovery, keys, the code flow and the device flow, and tokens that are none.
 
 use super::*;
-use vcl_tests::browser::{Browser, Driver};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Child;
+use vcl_tests::browser::{Browser, Driver};
 
 struct Provider {
     child: Child,

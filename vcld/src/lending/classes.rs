@@ -347,8 +347,21 @@ impl Node {
             };
             (row.start.is_some_and(|start| start > at), rank, row.booked.is_none(), row.id)
         });
+        // Where one has rights is in `any_of`, and a seat is everybody's who is in the class.
+        let wish = Wish { any_of: Vec::new(), ..request.wish.clone() };
         for row in free {
             let computer = row.computer.clone().or_else(|| row.booked.clone());
+            let wanted = Wanted::of(&wish, &row.image, sight.hardware(&row.image.name), at, row.end);
+            let fits = match &computer {
+                Some(name) => {
+                    sight.seats.iter().any(|s| s.computer.name == *name && s.unfit(&wanted).is_none())
+                }
+                // Which it will be is not known yet.
+                None => wish == Wish::default(),
+            };
+            if !fits {
+                continue;
+            }
             let name = match row.class {
                 Some(class) => self.queue.class_name(class).await?.unwrap_or_default(),
                 None => String::new(),
@@ -445,7 +458,11 @@ impl Node {
     pub async fn add_class(&self, request: ClassRequest, who: &str) -> Result<ClassView, Refusal> {
         let now = self.clock.now();
         let name = request.name.trim().to_owned();
-        if name.is_empty() || name.len() > 100 || name.contains('/') || name.chars().any(char::is_control) {
+        if name.is_empty()
+            || name.chars().count() > 100
+            || name.contains('/')
+            || name.chars().any(char::is_control)
+        {
             return Err(invalid("`name` has to have 1 to 100 characters, without a slash"));
         }
         if !(1..=MOST).contains(&request.seats) {

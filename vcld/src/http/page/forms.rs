@@ -60,18 +60,15 @@ pub(super) fn moment(field: &str, text: &str, zone_name: &str) -> Asked<Option<D
     Ok(Some(at.with_timezone(&Utc)))
 }
 
-/// The end of a day on the site's clock: its last second, or the last before the clocks are put forward over it.
+/// The last second of a day on the site's clock.
 ///
 /// # Errors
-/// It is no day.
+/// It is no day, or none that was there.
 pub(super) fn end_of_day(field: &str, text: &str, zone: chrono_tz::Tz) -> Asked<Option<DateTime<Utc>>> {
-    let day: Option<NaiveDate> = read(field, text)?;
-    let last = |day: NaiveDate| {
-        let seconds = (0..=3 * 3600).rev().step_by(1800).map(|ago| 23 * 3600 + 3599 - (3 * 3600 - ago));
-        let mut ends = seconds.filter_map(|s| day.and_hms_opt(s / 3600, s / 60 % 60, s % 60));
-        ends.find_map(|end| zone.from_local_datetime(&end).latest())
-    };
-    Ok(day.and_then(last).map(|at| at.with_timezone(&Utc)))
+    let Some(day) = read::<NaiveDate>(field, text)? else { return Ok(None) };
+    let end = day.and_hms_opt(23, 59, 59).and_then(|end| zone.from_local_datetime(&end).latest());
+    let end = end.ok_or_else(|| No::invalid(format!("{field}: the clocks of {zone} left {day} out")))?;
+    Ok(Some(end.with_timezone(&Utc)))
 }
 
 /// A number of hours as seconds.
@@ -114,8 +111,8 @@ mod unit {
         let berlin = chrono_tz::Europe::Berlin;
         assert_eq!(end("2026-07-01", berlin), Ok(Some("2026-07-01T21:59:59+00:00".into())));
         assert_eq!(end("2026-12-01", berlin), Ok(Some("2026-12-01T22:59:59+00:00".into())));
-        // The clocks of Nuuk are put forward at eleven in the evening.
-        assert_eq!(end("2026-03-28", chrono_tz::America::Nuuk), Ok(Some("2026-03-29T00:29:59+00:00".into())));
+        // Samoa went over the date line.
+        assert!(end("2011-12-30", chrono_tz::Pacific::Apia).unwrap_err().contains("left 2011-12-30 out"));
         assert_eq!(end("", berlin), Ok(None));
         assert!(end("soon", berlin).unwrap_err().contains("`soon`"));
     }

@@ -3,8 +3,8 @@
 use super::ask::{Asked, No};
 use super::reader::{Form, Path, Query, Reader};
 use super::{Page, Site, door, failed, forms, led, shown, shown_with};
-use axum::extract::State;
 use crate::rights::Subject;
+use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -16,8 +16,8 @@ use vcl_page::{Place, show};
 use vcl_types::api::{
     AuditView, BackendView, Finding, LeaseView, OrphanRequest, OrphanWish, Orphans, Plan, Status,
 };
-use vcl_types::people::Verb;
 use vcl_types::lending::{HostView, MaintenanceRequest, MaintenanceView};
+use vcl_types::people::Verb;
 
 const HERE: Place = Place::Operations;
 /// How many deeds are shown at once.

@@ -33,6 +33,12 @@ async fn a_classs_seats_are_loaded_ahead_taken_and_given_back() {
     // One seat each: another computer of theirs is not the class's.
     let more = scene.reserve(scene.wish(), "bob").await;
     assert_eq!(scene.reservation(more).await.class, None);
+    // Nor is a seat what somebody gets who asked for another computer than it is on.
+    let mut large = scene.wish();
+    large.wish.cpus = Some(1000);
+    large.dry_run = true;
+    let refused = scene.node.reserve(large, "carol").await.unwrap_err();
+    assert!(refused.message.contains("processors"), "{}", refused.message);
     for id in [alice, bob] {
         scene.comes(id).await;
     }
