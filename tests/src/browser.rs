@@ -210,6 +210,10 @@ impl Browser {
     pub async fn complaints(&self) -> Result<Vec<String>> {
         let mut all: Vec<String> = Vec::new();
         for entry in self.web.browser_log().await? {
+            // What a new window shows is the browser's own.
+            if entry.message.starts_with("chrome://") {
+                continue;
+            }
             all.push(format!("{}: {}", entry.level, entry.message));
         }
         for entry in self.web.get_log("performance").await? {

@@ -236,6 +236,7 @@ async fn every_view_is_for_everybody() -> Result<()> {
         ensure!(complaints.is_empty(), "{complaints:#?}");
     }
     if pictures {
+        boss.goto("/queue").await?;
         site.daemon.kill()?;
         boss.wait("the notice", "return !document.getElementById('away').hidden").await?;
         boss.web.screenshot(&place.join("away-light.png")).await?;

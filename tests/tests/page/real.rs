@@ -26,7 +26,9 @@ fn from_the_first_sign_in_to_a_revision_in_production() -> Result<()> {
     let site = Site::of(|directory, setup| {
         let mut own = Setup::new(directory, &key, &["vm-1", "vm-2"]);
         own.api = setup.api;
-        own.more = "[deadlines]\nboot = \"4m\"\nshutdown = \"2m\"\n".into();
+        // What is free stays as it is: one of them is forgotten further down, and is to be found.
+        own.more =
+            "[deadlines]\nboot = \"4m\"\nshutdown = \"2m\"\n[reservations]\nafter_use = \"nothing\"\n".into();
         own
     })?;
     site.daemon.import(&guest, "debian", "")?;
@@ -73,6 +75,11 @@ async fn life(mut site: Site, root: &Utf8Path) -> Result<()> {
     // Whoever looks after images has it tested and promotes it.
     let boss = site.browser(&driver, "boss").await?;
     ensure!(boss.path().await? == "/wall", "whoever looks after the site begins at its computers");
+    // A test takes two that are nobody's.
+    for name in ["vm-1", "vm-2"] {
+        boss.goto(&format!("/computers/{name}")).await?;
+        boss.wait_long("#computer .head .state", "free").await?;
+    }
     boss.goto("/images/debian").await?;
     boss.confirm("#verb-test-2").await?;
     boss.wait_long("#job .head .state", "done").await?;
@@ -137,7 +144,7 @@ fn connects(command: &str, key: &Utf8Path) -> Result<()> {
 /// The daemon has forgotten what it loaded, as after its database was put back from yesterday's backup: the operator sees the
 /// machine among what is nobody's, and gives it back to its computer.
 async fn adopt(site: &mut Site, boss: &Browser) -> Result<()> {
-    let _: JobView = site.daemon.json(&["load", "vm-1", "debian"])?;
+    let _: JobView = site.daemon.json(&["load", "vm-1", "debian", "--wait"])?;
     site.rewrite(
         "UPDATE computers SET state = 'available', loaded = NULL, loaded_image = NULL, loaded_revision = NULL; \
          UPDATE reservations SET state = 'ended';",
