@@ -113,6 +113,15 @@ fn mismatch(orphan: &OrphanView) -> &'static str {
         Mismatch::Missing => "orphans-missing",
     }
 }
+/// What can be done about it: nobody has to try what is refused.
+fn wishes(orphan: &OrphanView) -> &'static [&'static str] {
+    let machine = orphan.thing.kind == "domain" && orphan.thing.computer.is_some();
+    match orphan.mismatch {
+        Mismatch::LeftOver if machine => &["adopt", "delete", "ignore"],
+        Mismatch::LeftOver => &["delete", "ignore"],
+        Mismatch::Missing => &["ignore"],
+    }
+}
 
 /// What is asked for in the form of a new window.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]

@@ -368,7 +368,8 @@ pub struct Thing {
     pub name: String,
     /// The computer it was made for, as far as it tells.
     pub computer: Option<ComputerName>,
-    /// The job that made it, as far as it tells.
+    /// The job that alone needs it, as far as it tells: when that job is over, it is left over. `None` for what stays
+    /// with its computer.
     pub job: Option<JobId>,
     /// How many bytes it takes, where that is known.
     pub bytes: Option<u64>,

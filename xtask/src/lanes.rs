@@ -17,7 +17,7 @@ use cargo_metadata::{Message, TargetKind};
 /// The package whose tests these are; the others' are `cargo test`'s.
 const PACKAGE: &str = "vcl-tests";
 /// Binaries whose tests take longest. They begin first, so that none of them runs alone at the end.
-const LONG: &[&str] = &["machines", "xcat", "conformance", "vmware", "new_backend"];
+const LONG: &[&str] = &["machines", "xcat", "conformance", "page", "vmware", "new_backend"];
 /// What is left to `./check --full`, with what stands for it in every check: the same by another way, or a part of it.
 const FULL_ONLY: &[(&str, &str)] = &[
     (
@@ -40,6 +40,7 @@ const FULL_ONLY: &[(&str, &str)] = &[
         "machines::insight::a_guest_that_dies_in_post_load_leaves_evidence",
         "what jobs on simulated machines leave",
     ),
+    ("machines::insight::what_belongs_to_nobody_is_listed_adopted_and_deleted", "page::real, which adopts"),
     ("machines::kills::in_the_middle_of_a_copy_two_never_write", "frozen::another_takes_over"),
     ("machines::outages::the_guest_is_powered_off_while_the_daemon_is_down", "the other outages"),
     ("machines::outages::the_guest_s_ssh_server_is_killed", "the other outages"),

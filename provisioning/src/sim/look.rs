@@ -99,10 +99,10 @@ impl Sim {
                 continue;
             }
             let computer = name.strip_prefix("vcl-").and_then(|n| n.parse().ok());
-            let job = machine.hand.as_ref().and_then(|hand| hand.job.parse().ok());
             // A definition goes with its files; files without one are there after a load that died early.
             let kind = if machine.domain.is_some() { "domain" } else { "directory" };
-            things.push(Thing { kind: kind.into(), name, computer, job, bytes: None });
+            // Whichever job had a hand in it, it is the computer's, and stays when the job is done.
+            things.push(Thing { kind: kind.into(), name, computer, job: None, bytes: None });
         }
         Ok(things)
     }

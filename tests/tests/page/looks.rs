@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::path::Path;
 
-/// The widths that are looked at, and the themes, each with its name in the pictures' names. The last is left to whoever takes
-/// pictures or checks everything: what is wrong in it alone has not been seen yet.
+/// The widths that are looked at, and the themes, each with its name in the pictures' names. Whoever takes pictures or checks
+/// everything has each view in all of them; others have it in the first or in the second, by turns.
 const LOOKS: [(&str, u32, &str); 3] =
     [("dark", 1280, "dark"), ("narrow", 390, "light"), ("light", 1280, "light")];
 
@@ -201,14 +201,18 @@ async fn every_view_is_for_everybody() -> Result<()> {
     let all = [&nobody, &alice, &teacher, &boss];
     let looks = if pictures || full { &LOOKS[..] } else { &LOOKS[..2] };
     let mut wrong: Vec<String> = Vec::new();
-    for (look, width, theme) in looks {
+    for (at, (look, width, theme)) in looks.iter().enumerate() {
         for browser in all {
             browser.web.set_window_rect(0, 0, *width, 900).await?;
             browser.goto("/sign-in").await?;
             let cookie = format!("document.cookie = 'vcld-theme={theme}; path=/; secure'");
             browser.web.execute(cookie, vec![]).await?;
         }
-        for (name, path, who, then) in &VIEWS {
+        for (view, (name, path, who, then)) in VIEWS.iter().enumerate() {
+            // Every second view is looked at in the one way, the others in the other.
+            if !(pictures || full || view % looks.len() == at) {
+                continue;
+            }
             let browser = match *who {
                 "nobody" => &nobody,
                 "alice" => &alice,

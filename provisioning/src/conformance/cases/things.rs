@@ -115,6 +115,12 @@ pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
     ensure!(!made.is_empty(), "a loaded machine is not among the things");
     let named = made.iter().any(|thing| thing.computer.as_ref() == Some(&computer.name));
     ensure!(named, "none of {made:?} says that it is of {computer}");
+    // It would be taken for what a job left over, and offered for deletion while somebody works on it.
+    let jobs = made.iter().find(|thing| thing.job.is_some());
+    ensure!(
+        jobs.is_none(),
+        "the load is over, and {jobs:?} says that it is its job's and not the computer's"
+    );
     let kind = "a kind of the kit's".to_owned();
     let stranger = Thing { kind, name: "kit-nothing".into(), computer: None, job: None, bytes: None };
     let removed = kit.backend.remove_thing(&stranger).await;
