@@ -1,0 +1,21 @@
+//! cdist's stages: what a machine is made to be, from what is explored of it to the code that runs on it.
+//!
+//! A *manifest* calls *types* as commands, and each call defines an *object*, `__file/etc/motd`. An object's type explores the
+//! machine, may define further objects in a manifest of its own, and generates the code that makes the machine what the object
+//! says. Types, explorers and manifests are cdist's, as sites have them; what they may count on is cdist 7.0.0's.
+//!
+//! What is here so far is the half that needs no machine: what types are ([`definition`]), how their commands are taken apart
+//! ([`arguments`]) and define objects ([`emulator`]) in a tree of files ([`tree`]), and in which order objects can be done
+//! ([`order`]). Nothing runs a manifest yet.
+//!
+//! This crate knows nothing of backends, queues and the daemon.
+
+pub mod arguments;
+pub mod definition;
+pub mod emulator;
+mod error;
+pub mod name;
+pub mod order;
+pub mod tree;
+
+pub use error::{Error, ErrorKind, Result};
