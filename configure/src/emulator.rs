@@ -1,7 +1,7 @@
 //! What a type's command does: it defines an object.
 //!
 //! A manifest calls types as commands, `require=__directory/etc/x __file /etc/x/y --source -`. Each call is taken apart
-//! ([`arguments`](crate::arguments)), and the object noted: its parameters, where it is defined, its stdin, what it requires.
+//! ([`arguments`]), and the object noted: its parameters, where it is defined, its stdin, what it requires.
 //! Whoever starts manifests keeps an [`Emulator`] for the run and hands each call to it, with the variables that the command
 //! had; [`Emulator::define`] and [`Emulator::connect`] are the two halves between which the command's stdin is stored, since a
 //! call that is refused must not take the input of the loop it stands in.

@@ -14,6 +14,10 @@ pub enum ErrorKind {
     NotFound,
     /// Objects wait for each other, or for one that nobody defines.
     Unresolvable,
+    /// The target does not let us in, or the connection broke.
+    Unreachable,
+    /// It took longer than it may.
+    Deadline,
     /// The file system, or a process, does not do what it should.
     Failed,
 }

@@ -11,11 +11,16 @@
 //! This crate knows nothing of backends, queues and the daemon.
 
 pub mod arguments;
+pub mod channel;
+pub mod command;
+pub mod conf;
 pub mod definition;
 pub mod emulator;
 mod error;
 pub mod name;
 pub mod order;
+pub mod server;
+pub mod target;
 pub mod tree;
 
 pub use error::{Error, ErrorKind, Result};

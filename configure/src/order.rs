@@ -20,6 +20,9 @@ pub struct Needs {
     pub autorequire: Vec<ObjectName>,
 }
 
+/// An object on a way through the graph, where else one can go from it, and why one went on.
+type Stop<'a> = (&'a ObjectName, Vec<(&'a ObjectName, Why)>, Why);
+
 /// All objects of a run and what they wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Graph {
@@ -139,7 +142,7 @@ impl Graph {
     fn ring(&self) -> Option<Vec<(&ObjectName, Why)>> {
         let mut finished: BTreeSet<&ObjectName> = BTreeSet::new();
         for start in &self.order {
-            let mut path: Vec<(&ObjectName, Vec<(&ObjectName, Why)>, Why)> = Vec::new();
+            let mut path: Vec<Stop<'_>> = Vec::new();
             let mut on_path: BTreeSet<&ObjectName> = BTreeSet::new();
             if !finished.contains(start) {
                 on_path.insert(start);

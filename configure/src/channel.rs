@@ -1,0 +1,367 @@
+//! The one connection to a target: a loop of POSIX sh that takes batches of work and says what came of each.
+//!
+//! A batch is a length, so many bytes of sh, and the contents of files that the sh reads from the same stream. The loop puts the
+//! sh into a file and reads it in; nothing but `head` (or `dd`, where `head -c` takes more than it should) is needed there. What
+//! a batch answers is text between lines with a boundary that nobody can guess; so no output has to be counted, and none can be
+//! taken for an answer. Batches may be sent before earlier ones are answered; they are done in their order.
+//!
+//! A script that was sent in a batch has no input, for the input is the next batch. One that does not end is not waited for:
+//! whoever waits gives a deadline, and [`Channel::kill`] ends everything that the loop has started, by a connection of its own.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::target::{Transport, quoted};
+use std::collections::VecDeque;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, oneshot};
+
+/// The loop. `f` takes so many bytes of the stream, `b` is where it works, `m` the boundary.
+///
+/// A `head` that reads more than it was told to has taken `def` with the `abc`, and the next line is `end`.
+const LOOP: &str = "umask 077; IFS= read -r b; IFS= read -r m; mkdir -p \"$b\" && chmod 0700 \"$b\" && cd / || exit 1; \
+    x=$(head -c 3); echo \"$m $$ $x\"; IFS= read -r y; if [ \"$y\" = def ]; then read -r y; f() { head -c \"$1\"; }; \
+    else f() { dd ibs=1 obs=65536 count=\"$1\" 2>/dev/null; }; fi; echo \"$m $y\"; exec 3>&1; \
+    while read -r n; do f \"$n\" >\"$b/.batch\" || exit 1; . \"$b/.batch\"; done";
+/// How much one script may say.
+const MOST: usize = 16 << 20;
+/// A value of this size stands in the sh; a larger one behind it.
+const INLINE: usize = 2048;
+/// How long opening and closing may take.
+const OPEN: Duration = Duration::from_secs(60);
+
+/// Work for a target.
+#[derive(Debug, Default)]
+pub struct Batch {
+    sh: Vec<u8>,
+    contents: Vec<u8>,
+    /// How many answers there will be.
+    answers: usize,
+}
+
+/// What came of one script of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its exit code.
+    pub code: u8,
+    /// What it said.
+    pub stdout: Vec<u8>,
+    /// What it complained.
+    pub stderr: Vec<u8>,
+}
+
+impl Batch {
+    /// Adds sh as it is. What it says outside of a script is nobody's.
+    pub fn sh(&mut self, line: &[u8]) -> &mut Self {
+        self.sh.extend(line);
+        self.sh.push(b'\n');
+        self
+    }
+    /// Puts a file there. Its directory has to be.
+    pub fn put(&mut self, path: &str, content: &[u8]) -> &mut Self {
+        let path = quoted(path.as_bytes());
+        if content.len() <= INLINE && !content.contains(&0) {
+            self.sh(&[b"printf %s ", &quoted(content)[..], b" >", &path].concat())
+        } else {
+            self.contents.extend(content);
+            // Where it cannot be written, what was sent is taken off the stream all the same; and a disk that is full in the
+            // middle ends the connection, since nobody knows how much of it is still to come.
+            let size = content.len();
+            let put =
+                format!("if true >>@ 2>/dev/null; then f {size} >@ || exit 1; else f {size} >/dev/null; fi");
+            let put: Vec<u8> = put.split('@').map(str::as_bytes).collect::<Vec<_>>().join(&path[..]);
+            self.sh(&put)
+        }
+    }
+    /// Runs a script with these variables besides those of the target, and answers with what came of it.
+    pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
+        self.sh.extend(b"( ");
+        for (name, value) in variables {
+            self.sh.extend(name.as_bytes());
+            self.sh.push(b'=');
+            self.sh.extend(quoted(value));
+            self.sh.extend(b"; export ");
+            self.sh.extend(name.as_bytes());
+            self.sh.extend(b"; ");
+        }
+        self.sh.extend(b"exec /bin/sh -e ");
+        self.sh.extend(quoted(script.as_bytes()));
+        // To files: what a script leaves running keeps these open, and says nothing into the stream.
+        self.answered(b" ) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-")
+    }
+    /// Runs a line of sh, and answers with what came of it.
+    pub fn line(&mut self, line: &[u8]) -> &mut Self {
+        self.sh.extend(b"( ");
+        self.sh.extend(line);
+        self.answered(b"\n) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-")
+    }
+    fn answered(&mut self, tail: &[u8]) -> &mut Self {
+        self.answers += 1;
+        self.sh(tail);
+        self.sh(b"r=$?; [ -s \"$b/.out\" ] && cat \"$b/.out\"; echo; echo \"$m $r\"; [ -s \"$b/.err\" ] && cat \"$b/.err\"; echo; echo \"$m\"")
+    }
+}
+
+/// Who waits for answers, in the order of the batches; `None` when there will be none any more.
+type Waiting = Arc<Mutex<Option<VecDeque<(usize, oneshot::Sender<Result<Vec<Answer>>>)>>>>;
+
+/// A connection to a target.
+#[derive(Debug)]
+pub struct Channel {
+    transport: Transport,
+    base: String,
+    /// The process group of the loop, there.
+    group: u32,
+    child: Child,
+    batches: mpsc::UnboundedSender<Vec<u8>>,
+    waiting: Waiting,
+}
+
+impl Channel {
+    /// Connects. What has to lie on the target lies in the directory `base`, which is made.
+    ///
+    /// # Errors
+    /// Nobody lets us in, there is no POSIX sh, or it takes too long.
+    pub async fn open(transport: &Transport, base: &str, boundary: &str) -> Result<Self> {
+        let failed =
+            |what: String| Error::new(ErrorKind::Unreachable, format!("{}: {what}", transport.name()));
+        if base.contains('\n') {
+            return Err(failed("the directory to work in has a newline in its name".into()));
+        }
+        let mut words = transport.shell(LOOP).into_iter();
+        let program = words.next().unwrap_or_default();
+        let mut command = Command::new(&program);
+        command
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command.process_group(0);
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("{} does not start: {error}", program.display())))?;
+        let (Some(stdin), Some(stdout), Some(mut stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(failed("its streams are gone".into()));
+        };
+        let begun = tokio::time::timeout(OPEN, begin(stdin, stdout, base, boundary)).await;
+        let (stdin, stdout, group) = match begun {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(error)) => {
+                let mut said = Vec::new();
+                let _ = tokio::time::timeout(Duration::from_secs(1), stderr.read_to_end(&mut said)).await;
+                let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
+                return Err(failed(if said.is_empty() { error } else { format!("{error}: {said}") }));
+            }
+            Err(_) => return Err(failed(format!("there is no shell after {} s", OPEN.as_secs()))),
+        };
+        let waiting = Waiting::new(Mutex::new(Some(VecDeque::new())));
+        let (batches, queue) = mpsc::unbounded_channel();
+        tokio::spawn(write(stdin, queue));
+        tokio::spawn(read(stdout, boundary.to_owned(), waiting.clone(), transport.name()));
+        // What a connection says besides is for whoever looks for why it broke.
+        tokio::spawn(async move {
+            let mut said = Vec::new();
+            let _ = stderr.read_to_end(&mut said).await;
+            if !said.is_empty() {
+                tracing::debug!(said = %String::from_utf8_lossy(&said), "the connection said");
+            }
+        });
+        Ok(Self { transport: transport.clone(), base: base.to_owned(), group, child, batches, waiting })
+    }
+    /// The directory on the target.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+    /// Sends a batch; it is done when those before it are.
+    ///
+    /// # Errors
+    /// The connection is gone, or it takes longer than `limit`: then [`ErrorKind::Deadline`], and the connection is to be
+    /// killed, for what it does now is not known.
+    pub async fn send(&self, batch: Batch, limit: Duration) -> Result<Vec<Answer>> {
+        let gone = || {
+            Error::new(ErrorKind::Unreachable, format!("{}: the connection is gone", self.transport.name()))
+        };
+        let mut bytes = format!("{}\n", batch.sh.len()).into_bytes();
+        bytes.extend(batch.sh);
+        bytes.extend(batch.contents);
+        let answers = {
+            // The answers come in the order in which the batches were sent.
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = waiting.as_mut().ok_or_else(gone)?;
+            let (tell, answers) = oneshot::channel();
+            self.batches.send(bytes).map_err(|_| gone())?;
+            if batch.answers > 0 {
+                waiting.push_back((batch.answers, tell));
+            } else {
+                let _ = tell.send(Ok(Vec::new()));
+            }
+            answers
+        };
+        match tokio::time::timeout(limit, answers).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => {
+                let context =
+                    format!("{}: it has not ended after {} s", self.transport.name(), limit.as_secs());
+                Err(Error::new(ErrorKind::Deadline, context))
+            }
+        }
+    }
+    /// Ends everything that was started by it, on the target too, and the connection.
+    pub async fn kill(mut self) {
+        // Shells differ in how they take a group.
+        let group = self.group;
+        let line = format!("kill -s KILL -- -{group} 2>/dev/null || kill -KILL -{group} 2>/dev/null; exit 0");
+        let mut words = self.transport.shell(&line).into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        if let Ok(mut child) = command.spawn() {
+            let _ = tokio::time::timeout(OPEN, child.wait()).await;
+        }
+        let _ = self.child.start_kill();
+        let _ = tokio::time::timeout(OPEN, self.child.wait()).await;
+    }
+    /// Ends the connection when everything was done.
+    pub async fn close(self) {
+        let Self { mut child, batches, .. } = self;
+        drop(batches);
+        let _ = tokio::time::timeout(OPEN, child.wait()).await;
+    }
+}
+
+/// Says where it works, and finds out what `head` does there.
+async fn begin(
+    mut stdin: ChildStdin,
+    mut stdout: ChildStdout,
+    base: &str,
+    boundary: &str,
+) -> Result<(ChildStdin, ChildStdout, u32), String> {
+    let broke = |error: std::io::Error| format!("the connection broke while it was begun ({error})");
+    stdin.write_all(format!("{base}\n{boundary}\nabcdef\n").as_bytes()).await.map_err(broke)?;
+    let first = line(&mut stdout, boundary).await?;
+    let group = first.split(' ').next().and_then(|group| group.parse().ok());
+    let group = group.ok_or_else(|| format!("the shell there says `{first}`"))?;
+    stdin.write_all(b"end\n").await.map_err(broke)?;
+    let second = line(&mut stdout, boundary).await?;
+    if second != "end" {
+        return Err(format!("the shell there says `{second}`"));
+    }
+    Ok((stdin, stdout, group))
+}
+
+/// What stands behind the boundary in the first line that has it; a login shell may greet before.
+async fn line(from: &mut ChildStdout, boundary: &str) -> Result<String, String> {
+    let mut said = Vec::new();
+    loop {
+        let mut byte = [0];
+        let got = from.read(&mut byte).await.map_err(|error| error.to_string())?;
+        if got == 0 {
+            return Err("the shell there ended at once".into());
+        }
+        if byte == *b"\n" {
+            let text = String::from_utf8_lossy(&said).into_owned();
+            if let Some((_, rest)) = text.split_once(boundary) {
+                return Ok(rest.trim().to_owned());
+            }
+            said.clear();
+        } else if said.len() < MOST {
+            said.extend(byte);
+        }
+    }
+}
+
+async fn write(mut to: ChildStdin, mut queue: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(batch) = queue.recv().await {
+        // Whoever waits for the answer learns that the connection is gone from there.
+        if to.write_all(&batch).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives the answers to whoever waits for them, until the stream ends.
+async fn read(mut from: ChildStdout, boundary: String, waiting: Waiting, target: String) {
+    let mut stream = Answers { boundary: format!("\n{boundary}").into_bytes(), ..Answers::default() };
+    let mut answers = Vec::new();
+    let mut bytes = vec![0; 65536];
+    let why = 'stream: loop {
+        let got = match from.read(&mut bytes).await {
+            Ok(0) => break "the connection is gone".to_owned(),
+            Ok(got) => got,
+            Err(error) => break format!("the connection broke: {error}"),
+        };
+        stream.pending.extend(&bytes[..got]);
+        loop {
+            match stream.next() {
+                Ok(Some(answer)) => answers.push(answer),
+                Ok(None) => break,
+                Err(why) => break 'stream why,
+            }
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waiting) = waiting.as_mut()
+                && waiting.front().is_some_and(|(count, _)| *count == answers.len())
+                && let Some((_, tell)) = waiting.pop_front()
+            {
+                let _ = tell.send(Ok(std::mem::take(&mut answers)));
+            }
+        }
+    };
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    for (_, tell) in waiting.take().into_iter().flatten() {
+        let _ = tell.send(Err(Error::new(ErrorKind::Unreachable, format!("{target}: {why}"))));
+    }
+}
+
+/// Takes the stream of answers apart.
+#[derive(Debug, Default)]
+struct Answers {
+    boundary: Vec<u8>,
+    pending: Vec<u8>,
+    /// What was looked at already and has no boundary.
+    seen: usize,
+    /// The first half of an answer.
+    half: Option<(u8, Vec<u8>)>,
+}
+
+impl Answers {
+    fn next(&mut self) -> Result<Option<Answer>, String> {
+        loop {
+            let from = self.seen.saturating_sub(self.boundary.len());
+            let found =
+                self.pending[from..].windows(self.boundary.len()).position(|window| window == self.boundary);
+            let Some(at) = found.map(|at| at + from) else {
+                self.seen = self.pending.len();
+                if self.pending.len() > MOST {
+                    return Err(format!("a script said more than {} MiB", MOST >> 20));
+                }
+                return Ok(None);
+            };
+            let rest = at + self.boundary.len();
+            let Some(end) = self.pending[rest..].iter().position(|byte| *byte == b'\n') else {
+                self.seen = at;
+                return Ok(None);
+            };
+            let text = self.pending[..at].to_vec();
+            let code = String::from_utf8_lossy(&self.pending[rest..rest + end]).trim().to_owned();
+            self.pending.drain(..rest + end + 1);
+            self.seen = 0;
+            match self.half.take() {
+                None => {
+                    self.half = Some((code.parse().map_err(|_| format!("an exit code is `{code}`"))?, text));
+                }
+                Some((code, stdout)) => return Ok(Some(Answer { code, stdout, stderr: text })),
+            }
+        }
+    }
+}

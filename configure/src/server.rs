@@ -1,0 +1,219 @@
+//! The run's end of what scripts call: see [`crate::command`].
+//!
+//! Calls come from scripts that run beside each other, each on a connection of its own. What a call defines is noted at once, in
+//! this process; where `$__remote_copy` copies a file, it goes through the run's one connection to the target. What neither can do
+//! (a directory, an option of scp's, a stream for `rsync`) is left to the program that the transport is.
+
+use crate::channel::{Batch, Channel};
+use crate::command::{decode, encode};
+use crate::emulator::{Call, Emulator};
+use crate::error::{Error, ErrorKind, Result};
+use crate::target::{Transport, quoted};
+use camino::{Utf8Path, Utf8PathBuf};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How much a caller may send at once; see [`crate::command`].
+const MOST: usize = 1 << 22;
+
+/// What calls need of the run.
+#[derive(Debug)]
+pub struct Desk {
+    /// The types' commands.
+    pub emulator: Emulator,
+    /// The connection.
+    pub channel: Channel,
+    /// What the connection was made with.
+    pub transport: Transport,
+    /// How long a copy may take.
+    pub limit: Duration,
+}
+
+/// Answers calls until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    path: Utf8PathBuf,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Server {
+    /// Begins to answer at a socket.
+    ///
+    /// # Errors
+    /// There can be none at that path.
+    pub fn begin(path: Utf8PathBuf, desk: Arc<Desk>) -> Result<Self> {
+        let listener =
+            UnixListener::bind(&path).map_err(|error| Error::io(format!("listening at {path}"), error))?;
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (until, calls) = (stop.clone(), tracker.clone());
+        tracker.spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = until.cancelled() => return,
+                };
+                let Ok((stream, _)) = accepted else { continue };
+                let (desk, until) = (desk.clone(), until.clone());
+                calls.spawn(async move {
+                    tokio::select! {
+                        // A caller that has gone away has no use for an answer.
+                        _ = answer(stream, &desk) => {}
+                        () = until.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { path, stop, tracker })
+    }
+    /// Where it answers.
+    #[must_use]
+    pub fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+    /// Ends it, calls that are being answered too.
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let mut parts = receive(&mut stream).await?.into_iter();
+    let (what, first) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match what.as_slice() {
+        b"define" => define(&mut stream, desk, first, parts.collect()).await,
+        b"copy" => {
+            let arguments: Vec<Vec<u8>> = parts.collect();
+            let said = copy(desk, &first, &arguments).await;
+            send(&mut stream, &said).await
+        }
+        b"exec" => {
+            let words: Vec<Vec<u8>> = desk.transport.exec(&parts.collect::<Vec<_>>());
+            send(&mut stream, &[vec![b"run".to_vec()], words].concat()).await
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+async fn define(stream: &mut UnixStream, desk: &Desk, name: Vec<u8>, rest: Vec<Vec<u8>>) -> io::Result<()> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(io::Error::other);
+    let mut rest = rest.into_iter();
+    let count: usize = text(rest.next().unwrap_or_default())?.parse().map_err(io::Error::other)?;
+    let mut variables = BTreeMap::new();
+    for _ in 0..count {
+        // A variable that is not UTF-8 is none that a run has set.
+        let variable = String::from_utf8_lossy(&rest.next().unwrap_or_default()).into_owned();
+        if let Some((name, value)) = variable.split_once('=') {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let call = Call { name: text(name)?, arguments: rest.collect(), variables };
+    let (definition, stdin) = match desk.emulator.define(&call) {
+        Ok(defined) => defined,
+        Err(error) => return send(stream, &refused(&error)).await,
+    };
+    send(stream, &[b"stdin".to_vec(), stdin.as_str().as_bytes().to_vec()]).await?;
+    let _ = receive(stream).await?;
+    match desk.emulator.connect(&definition) {
+        Ok(()) => send(stream, &ended(0, "")).await,
+        Err(error) => send(stream, &refused(&error)).await,
+    }
+}
+
+/// `$__remote_copy SOURCE HOST:PATH`.
+async fn copy(desk: &Desk, from: &[u8], arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let elsewhere = || [vec![b"run".to_vec()], desk.transport.copy(arguments)].concat();
+    let [source, to] = arguments else { return elsewhere() };
+    let (Ok(from), Ok(source), Ok(to)) =
+        (std::str::from_utf8(from), std::str::from_utf8(source), std::str::from_utf8(to))
+    else {
+        return elsewhere();
+    };
+    let Some(path) = behind_host(to).filter(|path| !path.contains('\n')) else { return elsewhere() };
+    let file = Utf8Path::new(from).join(source);
+    let Some(metadata) = std::fs::metadata(&file).ok().filter(|m| m.is_file() && !source.starts_with('-'))
+    else {
+        return elsewhere();
+    };
+    match upload(desk, &file, path, metadata.permissions().mode() & 0o777).await {
+        Ok(()) => ended(0, ""),
+        Err(error) => ended(1, &error.chain()),
+    }
+}
+
+async fn upload(desk: &Desk, file: &Utf8Path, path: &str, mode: u32) -> Result<()> {
+    let content = tokio::fs::read(file).await.map_err(|error| Error::io(format!("reading {file}"), error))?;
+    let name = file.file_name().unwrap_or_default();
+    // As scp has it: into a directory under its own name, and with its own mode where it is new.
+    let landing = format!("{}/.copied", desk.channel.base());
+    let mut batch = Batch::default();
+    batch.put(&landing, &content);
+    let word = |text: &str| String::from_utf8_lossy(&quoted(text.as_bytes())).into_owned();
+    let (landing, path, name) = (word(&landing), word(path), word(name));
+    batch.line(
+        format!(
+            "umask 022; d={path}; [ -d \"$d\" ] && d=\"${{d%/}}\"/{name}; [ -e \"$d\" ] || n=1; cat {landing} >\"$d\" && \
+             {{ [ -z \"$n\" ] || chmod {mode:o} \"$d\"; }}"
+        )
+        .as_bytes(),
+    );
+    let answers = desk.channel.send(batch, desk.limit).await?;
+    match answers.first() {
+        Some(answer) if answer.code == 0 => Ok(()),
+        Some(answer) => {
+            let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
+            Err(Error::new(
+                ErrorKind::Failed,
+                format!("copying {file} to {path} on {}: {said}", desk.transport.name()),
+            ))
+        }
+        None => Err(Error::new(ErrorKind::Failed, format!("copying {file} to {path}: no answer"))),
+    }
+}
+
+/// The path in `host:path` and `[::1]:path`.
+fn behind_host(to: &str) -> Option<&str> {
+    let behind = match to.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:").map(|(_, path)| path),
+        None => to.split_once(':').filter(|(host, _)| !host.contains('/')).map(|(_, path)| path),
+    };
+    behind.filter(|path| !path.is_empty())
+}
+
+fn refused(error: &Error) -> Vec<Vec<u8>> {
+    ended(error.exit_code(), &error.chain())
+}
+
+fn ended(code: u8, text: &str) -> Vec<Vec<u8>> {
+    vec![b"ended".to_vec(), code.to_string().into_bytes(), text.as_bytes().to_vec()]
+}
+
+async fn send(stream: &mut UnixStream, message: &[Vec<u8>]) -> io::Result<()> {
+    stream.write_all(&encode(message)?).await
+}
+
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<Vec<u8>>> {
+    let size = stream.read_u32().await? as usize;
+    if size > MOST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; size];
+    stream.read_exact(&mut bytes).await?;
+    decode(&bytes)
+}

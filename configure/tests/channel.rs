@@ -1,0 +1,181 @@
+//! The connection to a target, with a shell of this machine as the target.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use camino::{Utf8Path, Utf8PathBuf};
+use proptest::prelude::*;
+use std::time::Duration;
+use vcl_configure::channel::{Answer, Batch, Channel};
+use vcl_configure::target::Transport;
+use vcl_configure::{ErrorKind, Result};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const BOUNDARY: &str = "7f3a9c51d2e84b06";
+
+struct Scene {
+    _kept: tempfile::TempDir,
+    base: Utf8PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        let base = Utf8Path::from_path(kept.path()).unwrap().join("it's $HOME \"base\"");
+        Self { _kept: kept, base }
+    }
+    async fn open(&self) -> Channel {
+        Channel::open(&Transport::Local, self.base.as_str(), BOUNDARY).await.unwrap()
+    }
+    fn script(&self, name: &str, text: &[u8]) -> String {
+        let file = self.base.join(name);
+        std::fs::write(&file, text).unwrap();
+        file.into_string()
+    }
+}
+
+async fn run(channel: &Channel, script: &str) -> Result<Answer> {
+    let mut batch = Batch::default();
+    batch.run(&[], script);
+    Ok(channel.send(batch, LIMIT).await?.remove(0))
+}
+
+#[tokio::test]
+async fn scripts_run_and_say_what_they_say() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let said = scene.script(
+        "said",
+        b"printf 'a\\n\\0\\377'; echo oops >&2; printf %s \"$__object_id\"; cat; exit 7; echo no",
+    );
+    let mut batch = Batch::default();
+    let id = "it's a\n$(touch /tmp/never) `x` \\ *";
+    batch.run(&[("__object_id", id.as_bytes())], &said);
+    batch.run(&[], &scene.script("quiet", b"test -z \"$__object_id\"; true"));
+    batch.run(&[], &scene.script("fails", b"false; echo not reached"));
+    batch.run(&[], "/nonexistent");
+    let answers = channel.send(batch, LIMIT).await.unwrap();
+    let expected =
+        Answer { code: 7, stdout: [b"a\n\0\xff", id.as_bytes()].concat(), stderr: b"oops\n".to_vec() };
+    assert_eq!(answers[0], expected);
+    assert_eq!(answers[1], Answer { code: 0, stdout: vec![], stderr: vec![] });
+    assert_eq!((answers[2].code, answers[2].stdout.len()), (1, 0));
+    assert!(answers[3].code != 0 && !answers[3].stderr.is_empty(), "{:?}", answers[3]);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn files_arrive_whole_and_batches_in_order() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let large: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let files: [(&str, &[u8]); 5] =
+        [("empty", b""), ("small", b"it's\n$x"), ("nul", b"a\0b"), ("large", &large), ("after", b"end")];
+    let mut sent = Vec::new();
+    for (name, content) in files {
+        let mut batch = Batch::default();
+        batch.put(scene.base.join(name).as_str(), content);
+        batch.put("/nonexistent/directory/file", content);
+        batch.line(
+            format!("cat '{}/after' 2>/dev/null || echo {name}", scene.base.as_str().replace('\'', "'\\''"))
+                .as_bytes(),
+        );
+        sent.push(channel.send(batch, LIMIT));
+    }
+    let mut said = Vec::new();
+    for answer in futures_in_order(sent).await {
+        said.push(String::from_utf8(answer.unwrap().remove(0).stdout).unwrap());
+    }
+    assert_eq!(said, ["empty\n", "small\n", "nul\n", "large\n", "end"]);
+    for (name, content) in files {
+        assert!(std::fs::read(scene.base.join(name)).unwrap() == content, "{name}");
+    }
+    channel.close().await;
+}
+
+/// Begins all of them before the first is answered.
+async fn futures_in_order<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<F::Output>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, done) in pinned.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let std::task::Poll::Ready(output) = future.as_mut().poll(cx)
+            {
+                *done = Some(output);
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done.into_iter().map(Option::unwrap).collect()
+}
+
+#[tokio::test]
+async fn what_hangs_is_ended_with_all_that_it_started() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let marker = scene.base.join("alive");
+    let fifo = scene.base.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // It holds the pipe open for writing until it is ended.
+    let text =
+        format!("touch \"{m}\"; ( trap '' TERM HUP; exec sleep 1000 ) >\"{f}\" & wait", m = "$1", f = "$2");
+    let hangs = scene.script("hangs", text.replace("$1", "alive").replace("$2", "fifo").as_bytes());
+    let mut batch = Batch::default();
+    let quoted = scene.base.as_str().replace('\'', "'\\''");
+    batch.line(format!("cd '{quoted}'; exec sh '{}'", hangs.replace('\'', "'\\''")).as_bytes());
+    let reader = tokio::task::spawn_blocking({
+        let fifo = fifo.clone();
+        move || std::fs::read(fifo).unwrap()
+    });
+    let error = channel.send(batch, Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Deadline);
+    assert!(marker.exists());
+    channel.kill().await;
+    // The pipe ends when nobody has it open any more.
+    tokio::time::timeout(LIMIT, reader).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn too_much_is_no_answer_and_a_broken_connection_is_said() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let error = run(&channel, &scene.script("much", b"head -c 20000000 /dev/zero")).await.unwrap_err();
+    assert!(error.context.contains("16 MiB"), "{error}");
+    channel.kill().await;
+
+    let channel = scene.open().await;
+    // The loop is its grandparent: the subshell that would be has become the script.
+    let error = run(&channel, &scene.script("ends", b"kill -KILL $PPID")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreachable);
+    assert_eq!(run(&channel, "/dev/null").await.unwrap_err().kind, ErrorKind::Unreachable);
+
+    let nobody = Transport::Command { words: vec!["false".into()], host: "nobody".into() };
+    let error = Channel::open(&nobody, "/tmp/never", BOUNDARY).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Unreachable && error.context.starts_with("nobody: "), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    /// Whatever bytes a value, a file or its name has: they arrive as they are, and nothing of them runs.
+    #[test]
+    fn bytes_are_bytes(value in prop::collection::vec(1u8..=255, 0..200),
+                       content in prop::collection::vec(any::<u8>(), 0..5000),
+                       name in "[^/\0\n]{1,40}") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let scene = Scene::new();
+            let channel = scene.open().await;
+            let path = scene.base.join("files").join(format!("f{name}"));
+            std::fs::create_dir(scene.base.join("files")).unwrap();
+            let mut batch = Batch::default();
+            batch.put(path.as_str(), &content);
+            batch.run(&[("V", &value)], &scene.script("v", b"printf %s \"$V\""));
+            let answers = channel.send(batch, LIMIT).await.unwrap();
+            assert_eq!(answers[0].stdout, value);
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+            assert_eq!(std::fs::read_dir(scene.base.join("files")).unwrap().count(), 1);
+            channel.close().await;
+        });
+    }
+}
