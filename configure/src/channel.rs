@@ -75,6 +75,10 @@ impl Batch {
             self.sh(&put)
         }
     }
+    /// Makes a directory, and those that it lies in.
+    pub fn directory(&mut self, path: &str) -> &mut Self {
+        self.sh(&[b"mkdir -p ", &quoted(path.as_bytes())[..]].concat())
+    }
     /// Runs a script with these variables besides those of the target, and answers with what came of it.
     pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
         self.sh.extend(b"( ");

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
 use crate::tree::{List, Tree};
 use camino::Utf8PathBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 /// The variables that a call reads, besides those that have to be there.
@@ -55,9 +55,12 @@ pub struct Definition {
 /// Which objects of a manifest follow each other because of `CDIST_ORDER_DEPENDENCY`.
 #[derive(Debug, Default)]
 struct Order {
-    on: bool,
+    /// In which manifests that is wanted now.
+    on: BTreeSet<Option<ObjectName>>,
     /// Of the initial manifest, and of each object's.
     defined: BTreeMap<Option<ObjectName>, Vec<ObjectName>>,
+    /// What manifests that run beside each other have defined, each for itself: see [`Emulator::manifest_ended`].
+    noted: BTreeMap<Option<ObjectName>, Vec<ObjectName>>,
 }
 
 /// The types' commands of a run.
@@ -108,7 +111,13 @@ impl Emulator {
         let mut require = call.variables.get("require").cloned().unwrap_or_default();
         self.required(&object, &require, source)?;
         self.note(&object, &given, replace, source)?;
-        self.tree.append_typeorder(&object)?;
+        self.order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .noted
+            .entry(parent.clone())
+            .or_default()
+            .push(object.clone());
         if let Some(parent) = &parent {
             self.tree.append(parent, List::Typeorder, &object.to_string())?;
         }
@@ -142,11 +151,19 @@ impl Emulator {
         }
         Ok(())
     }
-    /// A manifest is over: what it had of `CDIST_ORDER_DEPENDENCY` is forgotten.
-    pub fn manifest_ended(&self, parent: Option<&ObjectName>) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.on = false;
-        order.defined.remove(&parent.cloned());
+    /// A manifest is over, an object's or the initial one: what it had of `CDIST_ORDER_DEPENDENCY` is forgotten, and what it
+    /// defined comes behind what was defined before. Of manifests that ran beside each other, whoever ran them says the order.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn manifest_ended(&self, parent: Option<&ObjectName>) -> Result<()> {
+        let noted = {
+            let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            order.on.remove(&parent.cloned());
+            order.defined.remove(&parent.cloned());
+            order.noted.remove(&parent.cloned()).unwrap_or_default()
+        };
+        noted.iter().try_for_each(|object| self.tree.append_typeorder(object))
     }
 
     /// The objects that a list of requirements names.
@@ -179,7 +196,7 @@ impl Emulator {
         }
         let earlier = self.tree.list(object, List::Source)?.join(" ");
         let differ = there.keys().chain(now.keys()).filter(|name| there.get(*name) != now.get(*name));
-        let differ: std::collections::BTreeSet<&String> = differ.collect();
+        let differ: BTreeSet<&String> = differ.collect();
         let told: Vec<String> = differ
             .into_iter()
             .map(|name| format!("--{name} was {} and is {}", shown(there.get(name)), shown(now.get(name))))
@@ -200,15 +217,16 @@ impl Emulator {
         replace: bool,
     ) -> Option<ObjectName> {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = call.variables.contains_key("CDIST_ORDER_DEPENDENCY");
-        if !wanted && order.on {
-            order.defined.remove(&None);
-        }
-        order.on = wanted;
-        if !wanted {
+        let manifest = parent.cloned();
+        if !call.variables.contains_key("CDIST_ORDER_DEPENDENCY") {
+            // The initial manifest begins anew when it wants it again; an object's goes on where it was.
+            if order.on.remove(&manifest) && manifest.is_none() {
+                order.defined.remove(&manifest);
+            }
             return None;
         }
-        let defined = order.defined.entry(parent.cloned()).or_default();
+        order.on.insert(manifest.clone());
+        let defined = order.defined.entry(manifest).or_default();
         let before = defined.last().cloned();
         defined.push(object.clone());
         before.filter(|before| !replace && before != object)

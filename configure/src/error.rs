@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Unreachable,
     /// It took longer than it may.
     Deadline,
+    /// The run was called off.
+    Cancelled,
     /// The file system, or a process, does not do what it should.
     Failed,
 }

@@ -16,8 +16,8 @@ impl ObjectName {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`]: a singleton has an id or another has none, or the id is not one. Beyond what cdist refuses
-    /// (`//`, `.`, `/`, the marker as a part) these are refused: a part `..`, which would lead out of the tree of objects,
-    /// and a newline, for what an object requires is a list of lines.
+    /// (`//`, `.`, `/`, the marker as a part) these are refused: a part `..`, which would lead out of the tree of objects; a
+    /// part `.`, with which two ids would be one directory; and a newline, for what an object requires is a list of lines.
     pub fn new(of: &Type, id: &str, marker: &str) -> Result<Self> {
         let name = &of.name;
         let refuse = |why: &str| {
@@ -45,13 +45,16 @@ impl ObjectName {
         if id.contains('\n') {
             return refuse("has a newline in it");
         }
-        if matches!(id, "." | "/") {
-            return refuse("names nothing");
-        }
         let bare = id.strip_prefix('/').unwrap_or(id);
         let bare = bare.strip_suffix('/').unwrap_or(bare);
+        if matches!(bare, "" | ".") {
+            return refuse("names nothing");
+        }
         if bare.split('/').any(|part| part == "..") {
             return refuse("leads out of the tree of objects");
+        }
+        if bare.split('/').any(|part| part == ".") {
+            return refuse("has a part `.`, so that two ids would be one object");
         }
         Ok(Self { of: name.clone(), id: bare.to_owned() })
     }

@@ -81,6 +81,11 @@ impl Graph {
     pub fn is_done(&self) -> bool {
         self.needs.values().all(|needs| needs.state == State::Done)
     }
+    /// Whether all is done but what is left out.
+    #[must_use]
+    pub fn is_done_but(&self, left_out: impl Fn(&ObjectName) -> bool) -> bool {
+        self.needs.iter().all(|(object, needs)| needs.state == State::Done || left_out(object))
+    }
     /// Whether objects wait for each other in a ring.
     ///
     /// # Errors

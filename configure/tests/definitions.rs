@@ -84,6 +84,14 @@ impl Scene {
     fn list(&self, object: &str, list: List) -> Vec<String> {
         self.tree().list(&self.tree().named(object).unwrap(), list).unwrap()
     }
+    /// The objects, when the manifests that define them have ended.
+    fn graph(&self) -> Graph {
+        self.emulator.manifest_ended(None).unwrap();
+        for parent in ["__o/p", "__o/b"] {
+            self.emulator.manifest_ended(Some(&self.tree().named(parent).unwrap())).unwrap();
+        }
+        Graph::read(self.tree()).unwrap()
+    }
     /// What a call that is refused is refused with; nothing of it is left.
     fn refused(&self, line: &[&str]) -> (u8, String) {
         let before = self.files();
@@ -219,6 +227,8 @@ fn ids_are_ids() {
         ("../../x", "out of the tree"),
         ("/../x", "out of the tree"),
         ("a/..", "out of the tree"),
+        ("./", "names nothing"),
+        ("a/./b", "two ids"),
         ("a\nb", "newline"),
     ] {
         let (code, said) = scene.refused(&["__o", id]);
@@ -291,7 +301,7 @@ fn one_follows_the_other_as_long_as_that_is_wanted() {
     assert_eq!((require("__o/d"), require("__o/e")), (vec![], vec!["__o/d".to_owned()]));
     scene.call(&["__o", "f"]).unwrap();
     scene.in_(&on, &["__o", "g"]).unwrap();
-    scene.emulator.manifest_ended(None);
+    scene.emulator.manifest_ended(None).unwrap();
     scene.in_(&on, &["__o", "h"]).unwrap();
     assert_eq!([require("__o/f"), require("__o/g"), require("__o/h")].concat(), Vec::<String>::new());
     // The same object twice does not wait for itself.
@@ -307,7 +317,7 @@ fn objects_are_done_in_the_order_of_their_definition_as_far_as_they_can() {
     scene.call(&["__o", "a"]).unwrap();
     let tree = scene.tree();
     let named = |name: &str| tree.named(name).unwrap();
-    let graph = || Graph::read(tree).unwrap();
+    let graph = || scene.graph();
     let names = |objects: Vec<&vcl_configure::name::ObjectName>| {
         objects.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -330,18 +340,18 @@ fn rings_and_what_nobody_defines_are_named() {
     for (object, require) in [("x", "__o/a"), ("a", "__o/b"), ("b", "__o/c __o/nothing"), ("c", "__o/a")] {
         scene.in_(&[("require", require)], &["__o", object]).unwrap();
     }
-    let error = Graph::read(scene.tree()).unwrap().check().unwrap_err();
+    let error = scene.graph().check().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unresolvable);
     let ring = "objects wait for each other: __o/a requires __o/b requires __o/c requires __o/a";
     assert_eq!(error.context, ring);
-    let stuck = Graph::read(scene.tree()).unwrap().stuck().context;
+    let stuck = scene.graph().stuck().context;
     assert!(stuck.contains("__o/b waits for __o/c and __o/nothing, which nothing defines"), "{stuck}");
 
     let scene = Scene::new();
     scene.call(&["__o", "p"]).unwrap();
     scene.in_(&[("__object_name", "__o/p"), ("require", "__o/q")], &["__o", "child"]).unwrap();
     scene.in_(&[("require", "__o/p")], &["__o", "q"]).unwrap();
-    let error = Graph::read(scene.tree()).unwrap().check().unwrap_err();
+    let error = scene.graph().check().unwrap_err();
     assert!(
         error.context.contains("__o/p defines, and so waits for, __o/child requires __o/q requires __o/p"),
         "{error}"
@@ -381,8 +391,8 @@ proptest! {
                     let inside = file.starts_with(scene.tree().global().join("object")) || file.file_name() == Some("typeorder");
                     prop_assert!(inside, "{file}");
                 }
-                let object = scene.tree().objects().unwrap();
-                prop_assert_eq!(object.len(), 1);
+                scene.emulator.manifest_ended(None).unwrap();
+                prop_assert_eq!(scene.tree().objects().unwrap().len(), 1);
             }
             Err(error) => {
                 prop_assert!(matches!(error.kind, ErrorKind::Usage | ErrorKind::Invalid), "{error}");

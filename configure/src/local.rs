@@ -1,0 +1,101 @@
+//! Scripts that run on this machine: manifests, what generates code, and code for here.
+//!
+//! One that is executable is run as what its first line says, any other by `/bin/sh -e`. It has a process group of its own, which
+//! ends with it: with its deadline, when the run is called off, and when it says more than it may.
+
+use crate::environment::Variables;
+use crate::error::{Error, ErrorKind, Result};
+use camino::Utf8Path;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+/// How much a script may say.
+const MOST: u64 = 64 << 20;
+/// How often it is looked how much it has said.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How scripts of this machine are run.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    /// How long one may take.
+    pub limit: Duration,
+    /// Ends them all.
+    pub stop: CancellationToken,
+}
+
+/// Ends a process group when nobody waits for it any more.
+struct Group(Option<rustix::process::Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Runner {
+    /// Runs a script, with what it says in two files.
+    ///
+    /// # Errors
+    /// It ends with another code than 0, takes too long, says too much, or cannot be started.
+    pub async fn run(
+        &self,
+        script: &Utf8Path,
+        variables: &Variables,
+        stdout: &Utf8Path,
+        stderr: &Utf8Path,
+    ) -> Result<()> {
+        let metadata =
+            std::fs::metadata(script).map_err(|error| Error::io(format!("looking at {script}"), error))?;
+        let mut command = if metadata.permissions().mode() & 0o111 == 0 {
+            let mut sh = Command::new("/bin/sh");
+            sh.arg("-e").arg(script);
+            sh
+        } else {
+            // By its real place: a script finds what lies beside it.
+            Command::new(
+                script
+                    .canonicalize_utf8()
+                    .map_err(|error| Error::io(format!("following {script}"), error))?,
+            )
+        };
+        let made =
+            |path: &Utf8Path| File::create(path).map_err(|error| Error::io(format!("making {path}"), error));
+        command.stdin(Stdio::null()).stdout(made(stdout)?).stderr(made(stderr)?);
+        command.envs(variables).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| Error::io(format!("starting {script}"), error))?;
+        let group = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+        let mut group = Group(group);
+        let mut look = tokio::time::interval(LOOK);
+        let end = tokio::time::sleep(self.limit);
+        tokio::pin!(end);
+        let refuse = |kind, why: String| Err(Error::new(kind, format!("{script}: {why}")));
+        loop {
+            tokio::select! {
+                status = child.wait() => {
+                    let status = status.map_err(|error| Error::io(format!("waiting for {script}"), error))?;
+                    // What it left running is meant to run: cdist leaves it too.
+                    group.0 = None;
+                    return if status.success() { Ok(()) } else { refuse(ErrorKind::Failed, status.to_string()) };
+                }
+                () = &mut end => {
+                    let why = format!("it has not ended after {} s", self.limit.as_secs());
+                    return refuse(ErrorKind::Deadline, why);
+                }
+                () = self.stop.cancelled() => return refuse(ErrorKind::Cancelled, "the run was called off".into()),
+                _ = look.tick() => {
+                    let said = [stdout, stderr].map(|file| std::fs::metadata(file).map_or(0, |m| m.len()));
+                    if said.into_iter().any(|size| size > MOST) {
+                        return refuse(ErrorKind::Failed, format!("it said more than {} MiB", MOST >> 20));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Whole runs against a shell of this machine, with types that leave what they do in a directory.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use camino::{Utf8Path, Utf8PathBuf};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use vcl_configure::conf::Conf;
+use vcl_configure::environment::Host;
+use vcl_configure::run::{Report, Wish, run};
+use vcl_configure::target::Transport;
+use vcl_configure::{ErrorKind, Result};
+
+struct Site {
+    kept: tempfile::TempDir,
+}
+
+impl Site {
+    /// With a type that makes a file what it is told, one that uses it, and one of which there is one.
+    fn new() -> Self {
+        let site = Self { kept: tempfile::tempdir().unwrap() };
+        site.write("conf/explorer/here", "pwd; echo \"$__target_host\"\n");
+        site.write("conf/type/__text/parameter/required", "content\n");
+        site.write("conf/type/__text/explorer/now", "cat \"$OUT/$__object_id\" 2>/dev/null || echo absent\n");
+        let gencode = "now=$(cat \"$__object/explorer/now\"); content=$(cat \"$__object/parameter/content\")\n\
+                       [ \"$now\" = \"$content\" ] && exit 0\n\
+                       echo changed >> \"$__messages_out\"\n\
+                       echo 'cat \"$__object/parameter/content\" > \"$OUT/$__object_id\"'\n";
+        site.write("conf/type/__text/gencode-remote", gencode);
+        site.write("conf/type/__pair/parameter/optional", "left\n");
+        site.write("conf/type/__pair/parameter/default/left", "l\n");
+        let manifest = "__text \"$__object_id-left\" --content \"$(cat \"$__object/parameter/left\")\"\n\
+                        require=__text/\"$__object_id-left\" __text \"$__object_id-right\" --content r\n";
+        site.write("conf/type/__pair/manifest", manifest);
+        site.write("conf/type/__copied/singleton", "");
+        let local = "printf 'echo from here > \"%s/source\"\\n' \"$__global\"\n\
+                     echo '$__remote_copy \"$__global/source\" \"$__target_host:$OUT/copied\"'\n\
+                     echo '$__remote_exec \"$__target_host\" \"cat >$OUT/streamed\" <\"$__global/source\"'\n";
+        site.write("conf/type/__copied/gencode-local", local);
+        site
+    }
+    fn path(&self) -> &Utf8Path {
+        Utf8Path::from_path(self.kept.path()).unwrap()
+    }
+    fn out(&self) -> Utf8PathBuf {
+        let out = self.path().join("out");
+        fs::create_dir_all(&out).unwrap();
+        out
+    }
+    fn write(&self, file: &str, text: &str) {
+        let file = self.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // What writes where this test looks is told so by its text.
+        fs::write(&file, text.replace("$OUT", self.path().join("out").as_str())).unwrap();
+    }
+    fn wish(&self, name: &str, manifest: &str) -> Wish {
+        self.out();
+        self.write("init", manifest);
+        let directory = self.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        Wish {
+            host: Host {
+                name: "target".into(),
+                hostname: "target".into(),
+                fqdn: "target.example".into(),
+                tags: vec![],
+            },
+            transport: Transport::Local,
+            conf: Conf::layer(&[self.path().join("conf")]).unwrap(),
+            manifest: self.path().join("init"),
+            directory,
+            base: self.path().join("base").into_string(),
+            command: env!("CARGO_BIN_EXE_vcl-emulator").into(),
+            jobs: 4,
+            dry_run: false,
+            install: false,
+            limit: Duration::from_secs(30),
+            stop: CancellationToken::new(),
+        }
+    }
+    async fn run(&self, name: &str, manifest: &str) -> Result<Report> {
+        run(self.wish(name, manifest)).await
+    }
+    fn made(&self, file: &str) -> String {
+        fs::read_to_string(self.path().join("out").join(file)).unwrap()
+    }
+}
+
+fn changed(report: &Report) -> Vec<String> {
+    report.objects.iter().filter(|done| done.changed).map(|done| done.object.to_string()).collect()
+}
+
+const PAIR: &str = "require=__pair/a __text last --content \"it's \\$1\"\n__pair a --left 'two words'\n__text b --content b\n";
+
+#[tokio::test]
+async fn a_machine_is_made_what_its_manifest_says_and_stays_so() {
+    let site = Site::new();
+    let report = site.run("first", PAIR).await.unwrap();
+    assert_eq!(changed(&report), ["__text/b", "__text/a-left", "__text/a-right", "__text/last"]);
+    assert_eq!((site.made("a-left"), site.made("a-right")), ("two words\n".into(), "r\n".into()));
+    assert_eq!(site.made("last"), "it's $1\n");
+    let data = site.path().join("first/data");
+    let read = |file: &str| fs::read_to_string(data.join(file)).unwrap();
+    assert_eq!(read("explorer/here"), "/\ntarget\n");
+    assert_eq!(read("messages").lines().count(), 4);
+    assert_eq!(read("typeorder"), "__text/last\n__pair/a\n__text/b\n__text/a-left\n__text/a-right\n");
+    let again = site.run("second", PAIR).await.unwrap();
+    assert!(again.objects.len() == 5 && changed(&again).is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn files_and_streams_go_to_the_target_by_the_commands_that_types_use() {
+    let site = Site::new();
+    let report = site.run("first", "__copied\n").await.unwrap();
+    assert_eq!(changed(&report), ["__copied/"]);
+    assert_eq!((site.made("copied"), site.made("streamed")), ("from here\n".into(), "from here\n".into()));
+    let mode = fs::metadata(site.path().join("out/copied")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "as its source");
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let site = Site::new();
+    let wish = Wish { dry_run: true, ..site.wish("dry", PAIR) };
+    let report = run(wish).await.unwrap();
+    assert_eq!(changed(&report).len(), 4);
+    assert_eq!(fs::read_dir(site.out()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_fails_says_where_and_ends_the_run() {
+    let site = Site::new();
+    site.write("conf/type/__bad/parameter/required", "at\n");
+    for (script, text) in [
+        ("manifest", "[ \"$(cat \"$__object/parameter/at\")\" != manifest ] || { echo oops >&2; exit 3; }\n"),
+        (
+            "gencode-local",
+            "[ \"$(cat \"$__object/parameter/at\")\" != gencode-local ] || { echo oops >&2; exit 3; }\n",
+        ),
+        (
+            "gencode-remote",
+            "[ \"$(cat \"$__object/parameter/at\")\" != code-remote ] || echo 'echo oops >&2; exit 3'\n",
+        ),
+        (
+            "explorer/x",
+            "[ \"$(cat \"$__object/parameter/at\")\" != explorer ] || { echo oops >&2; exit 3; }\n",
+        ),
+    ] {
+        site.write(&format!("conf/type/__bad/{script}"), text);
+    }
+    for at in ["manifest", "gencode-local", "code-remote", "explorer"] {
+        let manifest = format!(
+            "__text before --content {at}\nrequire=__text/before __bad x --at {at}\nrequire=__bad/x __text after --content {at}\n"
+        );
+        let error = site.run(at, &manifest).await.unwrap_err();
+        let said = error.chain();
+        assert!(
+            error.kind == ErrorKind::Failed && said.contains("__bad/x") && said.contains("oops"),
+            "{at}: {said}"
+        );
+        assert!(said.contains(at) && said.contains('3'), "{at}: {said}");
+        assert_eq!(site.made("before"), format!("{at}\n"));
+        assert!(!site.out().join("after").exists());
+    }
+    let cases = [
+        ("wrong", "__text x\n", "the following arguments are required: --content"),
+        ("nosuch", "require=__text/never __text x --content x\n", "__text/never, which nothing defines"),
+        (
+            "ring",
+            "require=__text/y __text x --content x\nrequire=__text/x __text y --content y\n",
+            "wait for each other",
+        ),
+        ("twice", "__text x --content x\n__text x --content y\n", "with other parameters"),
+    ];
+    for (name, manifest, why) in cases {
+        let error = site.run(name, manifest).await.unwrap_err();
+        assert!(error.chain().contains(why), "{name}: {}", error.chain());
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_ended() {
+    let site = Site::new();
+    site.write("conf/type/__slow/parameter/required", "at\n");
+    site.write(
+        "conf/type/__slow/manifest",
+        "[ \"$(cat \"$__object/parameter/at\")\" != here ] || exec sleep 1000\n",
+    );
+    site.write("conf/type/__slow/gencode-remote", "echo 'exec sleep 1000'\n");
+    for at in ["here", "there"] {
+        let wish = Wish { limit: Duration::from_secs(1), ..site.wish(at, &format!("__slow x --at {at}\n")) };
+        assert_eq!(run(wish).await.unwrap_err().kind, ErrorKind::Deadline, "{at}");
+    }
+    let wish = site.wish("called-off", "echo begun > $OUT/begun; exec sleep 1000\n");
+    let (stop, begun) = (wish.stop.clone(), site.out().join("begun"));
+    let (ended, ()) = tokio::join!(run(wish), async {
+        while !begun.exists() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
+}
