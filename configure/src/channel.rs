@@ -79,6 +79,10 @@ impl Batch {
     pub fn directory(&mut self, path: &str) -> &mut Self {
         self.sh(&[b"mkdir -p ", &quoted(path.as_bytes())[..]].concat())
     }
+    /// Lets all files of a directory be run: explorers call each other.
+    pub fn executable(&mut self, directory: &str) -> &mut Self {
+        self.sh(&[b"chmod 0700 ", &quoted(directory.as_bytes())[..], b"/*"].concat())
+    }
     /// Runs a script with these variables besides those of the target, and answers with what came of it.
     pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
         self.sh.extend(b"( ");

@@ -7,10 +7,12 @@ use crate::environment::Variables;
 use crate::error::{Error, ErrorKind, Result};
 use camino::Utf8Path;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 /// How much a script may say.
@@ -37,6 +39,48 @@ impl Drop for Group {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// What the thread that starts scripts does, one after the other.
+type Start = Box<dyn FnOnce() + Send>;
+
+/// Starts a script. What it makes is its owner's alone, as cdist has it: secrets are among it, and what is copied to a target
+/// keeps its mode. The mask is a process's, and this process has others to make files for; so scripts are started by a thread
+/// that has a mask of its own, and inherit that.
+async fn spawn(mut command: Command) -> io::Result<Child> {
+    static STARTER: OnceLock<Result<mpsc::Sender<Start>, String>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (starts, queue) = mpsc::channel::<Start>();
+        let (tell, ready) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("scripts".into()).spawn(move || {
+            #[expect(
+                deprecated,
+                reason = "what is unsafe about it concerns file descriptors, which stay shared"
+            )]
+            let own = rustix::thread::unshare(rustix::thread::UnshareFlags::FS);
+            if own.is_ok() {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+            }
+            let _ = tell.send(own);
+            queue.into_iter().for_each(|start| start());
+        });
+        thread.map_err(|error| error.to_string())?;
+        match ready.recv() {
+            Ok(Ok(())) => Ok(starts),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let starter =
+        starter.as_ref().map_err(|why| io::Error::other(format!("there is no thread to start it: {why}")))?;
+    let (tell, started) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let start: Start = Box::new(move || {
+        let _inside = runtime.enter();
+        let _ = tell.send(command.spawn());
+    });
+    starter.send(start).map_err(|_| io::Error::other("the thread that starts it has ended"))?;
+    started.await.map_err(io::Error::other)?
 }
 
 impl Runner {
@@ -69,7 +113,8 @@ impl Runner {
             |path: &Utf8Path| File::create(path).map_err(|error| Error::io(format!("making {path}"), error));
         command.stdin(Stdio::null()).stdout(made(stdout)?).stderr(made(stderr)?);
         command.envs(variables).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| Error::io(format!("starting {script}"), error))?;
+        let mut child =
+            spawn(command).await.map_err(|error| Error::io(format!("starting {script}"), error))?;
         let group = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
         let mut group = Group(group);
         let mut look = tokio::time::interval(LOOK);

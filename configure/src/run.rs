@@ -21,7 +21,7 @@ use crate::server::{Desk, Server};
 use crate::target::Transport;
 use crate::tree::{List, State, Tree};
 use camino::{Utf8Path, Utf8PathBuf};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +84,8 @@ struct Run {
     runner: Runner,
     /// Types whose explorers are on the target.
     sent: BTreeSet<String>,
+    /// Objects that could not be explored for, with how many were done then, and why.
+    postponed: BTreeMap<ObjectName, (usize, Error)>,
     report: Report,
 }
 
@@ -93,6 +95,9 @@ struct Run {
 /// The first thing that went wrong, with the object and the script that it was.
 pub async fn run(wish: Wish) -> Result<Report> {
     let marker = token();
+    // Parameters may be secrets.
+    fs::set_permissions(&wish.directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .map_err(|error| Error::io(format!("making {} private", wish.directory), error))?;
     let global = wish.directory.join("data");
     let made = |what: &str| {
         fs::create_dir_all(global.join(what))
@@ -134,7 +139,15 @@ pub async fn run(wish: Wish) -> Result<Report> {
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into()),
     };
     let runner = Runner { limit: wish.limit, stop: wish.stop.clone() };
-    let mut run = Run { wish, environment, desk, runner, sent: BTreeSet::new(), report: Report::default() };
+    let mut run = Run {
+        wish,
+        environment,
+        desk,
+        runner,
+        sent: BTreeSet::new(),
+        postponed: BTreeMap::new(),
+        report: Report::default(),
+    };
     let ended = run.stages().await;
     server.end().await;
     let Run { desk, report, .. } = run;
@@ -162,8 +175,13 @@ impl Run {
             let wanted = |object: &&ObjectName| {
                 self.tree().of(object.of()).is_ok_and(|of| of.install == self.wish.install)
             };
+            // Somebody's code may have to run first, although nobody said so: cdist, which does one object after the other,
+            // lets that happen by chance.
+            let done = self.report.objects.len();
+            let again =
+                |object: &&ObjectName| self.postponed.get(*object).is_none_or(|(then, _)| *then < done);
             let preparable: Vec<ObjectName> =
-                graph.preparable().into_iter().filter(wanted).cloned().collect();
+                graph.preparable().into_iter().filter(wanted).filter(again).cloned().collect();
             let runnable: Vec<ObjectName> = graph.runnable().into_iter().filter(wanted).cloned().collect();
             if !preparable.is_empty() {
                 self.prepare(&preparable).await?;
@@ -171,6 +189,8 @@ impl Run {
                 self.do_them(&runnable).await?;
             } else if graph.is_done_but(|object| !wanted(&object)) {
                 return Ok(());
+            } else if let Some((_, (_, error))) = self.postponed.pop_first() {
+                return Err(error);
             } else {
                 return Err(graph.stuck());
             }
@@ -197,6 +217,9 @@ impl Run {
         for (name, path) in &explorers {
             batch.put(&format!("{at}/{name}"), &read(path)?);
         }
+        if !explorers.is_empty() {
+            batch.executable(&at);
+        }
         for (name, _) in &explorers {
             batch.run(&pairs(&variables), &format!("{at}/{name}"));
         }
@@ -222,11 +245,18 @@ impl Run {
 
     /// Stages 3 and 4: what the machine is as far as objects want to know, and what they define.
     async fn prepare(&mut self, objects: &[ObjectName]) -> Result<()> {
-        self.explore_for(objects).await?;
+        let failed = self.explore_for(objects).await?;
+        let done = self.report.objects.len();
+        let objects: Vec<ObjectName> =
+            objects.iter().filter(|object| !failed.contains_key(*object)).cloned().collect();
+        for object in &objects {
+            self.postponed.remove(object);
+        }
+        self.postponed.extend(failed.into_iter().map(|(object, error)| (object, (done, error))));
         let mut set = JoinSet::new();
         let permits = Arc::new(tokio::sync::Semaphore::new(self.wish.jobs.max(1)));
         let mut manifests = Vec::new();
-        for object in objects {
+        for object in &objects {
             let manifest = self.tree().of(object.of())?.directory.join("manifest");
             if manifest.exists() {
                 manifests.push((object.clone(), manifest));
@@ -253,13 +283,14 @@ impl Run {
                 result?;
             }
         }
-        for object in objects {
+        for object in &objects {
             self.tree().set_state(object, State::Prepared)?;
         }
         Ok(())
     }
 
-    async fn explore_for(&mut self, objects: &[ObjectName]) -> Result<()> {
+    /// Explores for objects, and says for which it could not.
+    async fn explore_for(&mut self, objects: &[ObjectName]) -> Result<BTreeMap<ObjectName, Error>> {
         let mut batch = Batch::default();
         let mut asked = Vec::new();
         for object in objects {
@@ -273,6 +304,7 @@ impl Run {
                         &read(&of.directory.join("explorer").join(name))?,
                     );
                 }
+                batch.executable(&explorers);
             }
             let parameters = self.tree().parameters(object)?;
             let directory = self.environment.below(object, &format!("{}/object/", self.wish.base));
@@ -292,14 +324,21 @@ impl Run {
                 asked.push((object, name.clone(), into.join(name)));
             }
         }
+        let mut failed = BTreeMap::new();
         for ((object, name, file), answer) in asked.into_iter().zip(self.send(batch).await?) {
-            let mut said = checked(&format!("{object}: the explorer {name}"), answer)?.stdout;
+            let mut said = match checked(&format!("{object}: the explorer {name}"), answer) {
+                Ok(answer) => answer.stdout,
+                Err(error) => {
+                    failed.entry(object.clone()).or_insert(error);
+                    continue;
+                }
+            };
             if !said.is_empty() && !said.ends_with(b"\n") {
                 said.push(b'\n');
             }
             write(&file, &said)?;
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Stages 5 and 6: the code that makes it so.
