@@ -84,6 +84,29 @@ impl Kind {
     }
 }
 
+/// What trees of a recipe begin with, and what the one of today's recipe is called.
+fn tree_name(recipe: &packages::Recipe) -> (String, String) {
+    let kind = format!("tree-{}-", recipe.variant());
+    let name = format!("{kind}{}", digest(&[&recipe.describe(), RECIPE[0]]));
+    (kind, name)
+}
+
+/// The tree of packages that a kind of guest begins as, from the cache or made now.
+fn packages(
+    recipe: &packages::Recipe,
+    cache: &Utf8Path,
+    working: &Utf8Path,
+    stages: &mut Stages<'_>,
+) -> Result<Utf8PathBuf> {
+    let (kind, name) = tree_name(recipe);
+    let tarball = cache.join(format!("{name}.tar"));
+    if !tarball.exists() {
+        stages.run("Debian packages", || recipe.install(working, &cache.join("packages"), &tarball))?;
+        remove_outdated(cache, &kind, Some(&tarball))?;
+    }
+    Ok(tarball)
+}
+
 /// What the making of a guest tells while it goes on.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
@@ -121,8 +144,7 @@ impl Guest {
             "the authorized key is not one line of an authorized_keys file"
         );
         let recipe = packages::Recipe::of(kind);
-        let tree_kind = format!("tree-{}-", recipe.variant());
-        let tree_name = format!("{tree_kind}{}", digest(&[&recipe.describe(), RECIPE[0]]));
+        let (_, tree_name) = tree_name(&recipe);
         let guest_name = format!(
             "{}-{}",
             kind.name(),
@@ -144,11 +166,7 @@ impl Guest {
         let working =
             Utf8Path::from_path(working.path()).context("the cache directory's path is not UTF-8")?;
 
-        let tarball = cache.join(format!("{tree_name}.tar"));
-        if !tarball.exists() {
-            stages.run("Debian packages", || recipe.install(working, &cache.join("packages"), &tarball))?;
-            remove_outdated(cache, &tree_kind, Some(&tarball))?;
-        }
+        let tarball = packages(&recipe, cache, working, &mut stages)?;
         let tree = working.join("tree");
         stages.run("system tree", || {
             fs::create_dir(&tree)?;
@@ -170,6 +188,24 @@ impl Guest {
         fs::rename(&made, &guest.directory).with_context(|| format!("failed to name {}", guest.directory))?;
         remove_outdated(cache, &format!("{}-", kind.name()), None)?;
         Ok(guest)
+    }
+
+    /// Puts the files of a kind of guest into a directory as its packages have them, for what runs in them without booting.
+    ///
+    /// # Errors
+    ///
+    /// The packages cannot be had, or root is needed and this is not.
+    pub fn unpack(kind: Kind, cache: &Utf8Path, into: &Utf8Path) -> Result<()> {
+        ensure!(rustix::process::geteuid().is_root(), "unpacking a guest takes root, for its files' owners");
+        fs::create_dir_all(cache).with_context(|| format!("failed to make {cache}"))?;
+        let _lock = lock(cache)?;
+        let working = tempfile::Builder::new().prefix(WORKING).tempdir_in(cache)?;
+        let working =
+            Utf8Path::from_path(working.path()).context("the cache directory's path is not UTF-8")?;
+        let recipe = packages::Recipe::of(kind);
+        let tarball = packages(&recipe, cache, working, &mut Stages { progress: &mut |_| {} })?;
+        output_of(Command::new("tar").args(["-xpf", tarball.as_str(), "-C", into.as_str()]))?;
+        Ok(())
     }
 
     /// Whether it is in the cache; if so, it counts as used today.

@@ -1,0 +1,300 @@
+//! vcl-configure against cdist 7.0.0: the same configuration directories, the same manifests, two copies of one Debian. What
+//! either has noted of its objects is compared, and what the two Debians are afterwards. As root; `VCL_FULL=1` has each type alone.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod manifests;
+
+use anyhow::{Context as _, Result, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use vcl_configure::conf::Conf;
+use vcl_configure::environment::Host;
+use vcl_configure::run::{Report, Wish, run};
+use vcl_configure::target::Transport;
+use vcl_tests::guest::{self, Guest, Kind};
+use vcl_tests::world::World;
+
+const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
+/// The types' commands, which are built beside the rest.
+fn command() -> Utf8PathBuf {
+    Utf8Path::new(VCL_WORLD).with_file_name("vcl-emulator")
+}
+const BASE: &str = "/var/lib/cdist";
+/// Called as ssh and scp are, with a root directory as the host.
+const EXEC: &str = "#!/bin/sh\nshift\nexec chroot \"$TARGET\" /bin/sh -c \"$*\"\n";
+/// As scp has it, a new file has its source's mode; cdist's own mask is not the target's.
+const COPY: &str = "#!/bin/sh\numask 022\nfor to; do :; done\nset -f\nfor from; do\n[ \"$from\" = \"$to\" ] || cp -RL \"$from\" \"$TARGET${to#*:}\" || exit\ndone\n";
+
+const TABLE: &str = "# Types of cdist's, and what vcl-configure makes of them\n\n\
+    Written by a test that has cdist 7.0.0 and vcl-configure do each manifest twice, on a copy of one Debian each. The same: what\n\
+    either has noted of its objects (parameters, requirements, what explorers and scripts said, generated code, messages), every\n\
+    file that was changed with its mode, owner and content, and that the second run changes nothing.\n\n\
+    | case | manifest | result |\n|---|---|---|\n";
+
+/// One Debian, and as many copies as are wanted.
+struct Site {
+    directory: Utf8PathBuf,
+    cdist: Utf8PathBuf,
+}
+
+/// A copy of the Debian, and the layer that has what was changed.
+struct Target {
+    root: Utf8PathBuf,
+    changed: Utf8PathBuf,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        // In the own /run of the world.
+        let directory = Utf8PathBuf::from("/run/site");
+        fs::create_dir(&directory)?;
+        done(Command::new("mount").args(["-t", "tmpfs", "tmpfs", directory.as_str()]))?;
+        let debian = directory.join("debian");
+        fs::create_dir(&debian)?;
+        let cache = guest::cache_directory();
+        Guest::unpack(Kind::Fast, &cache, &debian)?;
+        let cdist = cache.with_file_name("people").join("cdist-venv");
+        ensure!(
+            cdist.join("bin/cdist").is_file(),
+            "there is no {cdist}/bin/cdist: .ci/people-tools {}",
+            cdist.parent().unwrap()
+        );
+        for (name, text) in [("exec", EXEC), ("copy", COPY)] {
+            fs::write(directory.join(name), text)?;
+            fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { directory, cdist })
+    }
+    /// cdist's own configuration.
+    fn conf(&self) -> Result<Utf8PathBuf> {
+        let mut libraries = self.cdist.join("lib").read_dir_utf8()?;
+        let python = libraries.next().context("a venv has a library")??;
+        Ok(python.path().join("site-packages/cdist/conf"))
+    }
+    fn target(&self, name: &str) -> Result<Target> {
+        let at = self.directory.join(name);
+        let (root, changed, work) = (at.join("root"), at.join("changed"), at.join("work"));
+        for directory in [&root, &changed, &work] {
+            fs::create_dir_all(directory)?;
+        }
+        let layers = format!("lowerdir={}/debian,upperdir={changed},workdir={work}", self.directory);
+        done(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers, root.as_str()]))?;
+        done(Command::new("mount").args(["--bind", "/dev"]).arg(root.join("dev")))?;
+        done(Command::new("mount").args(["-t", "proc", "proc"]).arg(root.join("proc")))?;
+        Ok(Target { root, changed })
+    }
+    /// cdist's run: how it ended, and the tree that it kept.
+    fn theirs(&self, target: &Target, manifest: &Utf8Path) -> Result<(bool, Utf8PathBuf, String)> {
+        let home = self.directory.join("home");
+        let _ = fs::remove_dir_all(&home);
+        fs::create_dir(&home)?;
+        let output = Command::new(self.cdist.join("bin/cdist"))
+            .args(["config", "-i", manifest.as_str(), "-C", "kept"])
+            .args(["--remote-exec", self.directory.join("exec").as_str()])
+            .args(["--remote-copy", self.directory.join("copy").as_str(), "localhost"])
+            .env("HOME", &home)
+            .env("TARGET", &target.root)
+            .output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Ok((output.status.success(), home.join(".cdist/cache/kept"), said))
+    }
+    /// Ours, the same.
+    async fn ours(
+        &self,
+        target: &Target,
+        manifest: &Utf8Path,
+    ) -> Result<(Result<Report, String>, Utf8PathBuf)> {
+        let directory = self.directory.join("run");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory)?;
+        let name = "localhost".to_owned();
+        let wish = Wish {
+            host: Host { name: name.clone(), hostname: name.clone(), fqdn: name, tags: Vec::new() },
+            transport: Transport::Chroot(target.root.clone()),
+            conf: Conf::layer(&[self.conf()?])?,
+            manifest: manifest.to_owned(),
+            directory: directory.clone(),
+            base: BASE.into(),
+            command: command(),
+            jobs: 2,
+            dry_run: false,
+            install: false,
+            limit: Duration::from_secs(120),
+            stop: CancellationToken::new(),
+        };
+        Ok((run(wish).await.map_err(|error| error.chain()), directory.join("data")))
+    }
+    /// Has both do it twice, and says in what they differ.
+    async fn compare(&self, name: &str, text: &str) -> Result<Vec<String>> {
+        let manifest = self.directory.join("manifest");
+        fs::write(&manifest, text)?;
+        let (a, b) = (self.target(&format!("{name}-theirs"))?, self.target(&format!("{name}-ours"))?);
+        let mut differ = Vec::new();
+        for round in 1..=2 {
+            let (ended, theirs, said) = self.theirs(&a, &manifest)?;
+            let (report, ours) = self.ours(&b, &manifest).await?;
+            let report = match (ended, report) {
+                (true, Ok(report)) => report,
+                (_, report) => {
+                    differ.push(format!(
+                        "{name}, run {round}: cdist ended well: {ended}, ours: {report:?}\n{said}"
+                    ));
+                    return Ok(differ);
+                }
+            };
+            if round == 2 && report.objects.iter().any(|done| done.changed) {
+                differ.push(format!("{name}: the second run changes something: {:?}", report.objects));
+            }
+            let (theirs, ours) = (noted(&theirs, &a)?, noted(&ours, &b)?);
+            ensure!(theirs.len() > 15, "cdist has noted {} files", theirs.len());
+            for file in theirs.keys().chain(ours.keys().filter(|file| !theirs.contains_key(*file))) {
+                let [theirs, ours] =
+                    [&theirs, &ours].map(|all| all.get(file).map(|t| String::from_utf8_lossy(t)));
+                if theirs != ours {
+                    differ.push(format!("{name}, run {round}: {file}\n  cdist {theirs:?}\n  ours  {ours:?}"));
+                }
+            }
+        }
+        let (theirs, ours) = (changes(&a)?, changes(&b)?);
+        ensure!(!theirs.is_empty(), "{name} changes nothing");
+        for (path, what) in &theirs {
+            if ours.get(path) != Some(what) {
+                differ.push(format!("{name}: {path}\n  cdist {what}\n  ours  {:?}", ours.get(path)));
+            }
+        }
+        differ.extend(
+            ours.keys()
+                .filter(|path| !theirs.contains_key(*path))
+                .map(|path| format!("{name}: ours has {path}")),
+        );
+        for target in [&a, &b] {
+            for part in ["proc", "dev", ""] {
+                done(Command::new("umount").arg(target.root.join(part)))?;
+            }
+        }
+        Ok(differ)
+    }
+}
+
+fn done(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What a run has noted, but for what is one run's: paths, process ids, the marker. What is a list without an order is sorted;
+/// a file that is there and empty is none, since cdist makes those that it may need.
+fn noted(data: &Utf8Path, target: &Target) -> Result<BTreeMap<String, Vec<u8>>> {
+    let marker = fs::read_to_string(data.join("object_marker"))?.trim().to_owned();
+    let words = [
+        (regex::escape(&marker), "MARKER"),
+        (regex::escape(target.root.as_str()), "TARGET"),
+        (r"/[\w./-]+/data/(conf|object)".into(), "DATA/$1"),
+        (r"/\S+/(vcl-remote-copy|site/copy)\b".into(), "COPY"),
+        (r"(cdist\.MARKER\.)\d+".into(), "${1}PID"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+".into(), "TIME"),
+    ];
+    let words = words.map(|(what, to)| (regex::bytes::Regex::new(&what).unwrap(), to));
+    let mut all = BTreeMap::new();
+    for part in ["explorer", "object", "messages", "typeorder"] {
+        for file in files(&data.join(part))? {
+            let name = file.strip_prefix(data)?.as_str().replace(&marker, "MARKER");
+            if name.ends_with(".lock") {
+                continue;
+            }
+            let mut text = fs::read(&file)?;
+            for (what, to) in &words {
+                text = what.replace_all(&text, to.as_bytes()).into_owned();
+            }
+            let lists = ["require", "autorequire", "children", "parents", "typeorder", "messages"];
+            if lists.contains(&file.file_name().unwrap_or_default()) {
+                let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+                lines.sort_unstable();
+                text = lines.concat();
+            }
+            if !text.is_empty() {
+                all.insert(name, text);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn files(at: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+    if !at.is_dir() {
+        return Ok(vec![at.to_owned()]);
+    }
+    let mut all = Vec::new();
+    for entry in at.read_dir_utf8()? {
+        all.extend(files(entry?.path())?);
+    }
+    Ok(all)
+}
+
+/// What was changed of the Debian: each path with its kind, mode, owner and content, but for what either keeps there for itself.
+fn changes(target: &Target) -> Result<BTreeMap<String, String>> {
+    let listed = Command::new("find")
+        .args([".", "-printf", "%p\\t%y %m %U %G %l\\n"])
+        .current_dir(&target.changed)
+        .output()?;
+    let mut all = BTreeMap::new();
+    for line in String::from_utf8(listed.stdout)?.lines() {
+        let (path, what) = line.split_once('\t').context("find says path and what")?;
+        if path.starts_with(&format!(".{BASE}")) {
+            continue;
+        }
+        let content = if what.starts_with('f') { fs::read(target.changed.join(path))? } else { Vec::new() };
+        all.insert(path.to_owned(), format!("{what} {}", String::from_utf8_lossy(&content)));
+    }
+    Ok(all)
+}
+
+fn block_on(test: &str, of: impl AsyncFnOnce(Site) -> Result<()>) -> Result<()> {
+    let Some(_world) = World::around_test(VCL_WORLD, test)? else { return Ok(()) };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(of(Site::new()?))
+}
+
+#[test]
+fn objects_of_many_types_are_what_cdist_makes_of_them() -> Result<()> {
+    block_on("objects_of_many_types_are_what_cdist_makes_of_them", async |site| {
+        let n = if full() { 27 } else { 2 };
+        let differ = site.compare("mixed", &manifests::mixed(n)).await?;
+        ensure!(differ.is_empty(), "{}", differ.join("\n"));
+        Ok(())
+    })
+}
+
+#[test]
+fn each_type_is_what_cdist_makes_of_it() -> Result<()> {
+    if !full() {
+        println!("left out: VCL_FULL=1 or ./check --full has it");
+        return Ok(());
+    }
+    block_on("each_type_is_what_cdist_makes_of_it", async |site| {
+        let mut differ = Vec::new();
+        let mut table = String::from(TABLE);
+        for (name, manifest) in manifests::ONE_TYPE {
+            let found = site.compare(name, manifest).await?;
+            let result = if found.is_empty() { "the same" } else { "differs" };
+            println!("{name}: {result}");
+            let shown = manifest.trim_end().replace('\n', "<br>").replace('|', "\\|");
+            table.push_str(&format!("| {name} | `{shown}` | {result} |\n"));
+            differ.extend(found);
+        }
+        ensure!(differ.is_empty(), "{}", differ.join("\n"));
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configure-types.md"), table)?;
+        }
+        Ok(())
+    })
+}
+
+fn full() -> bool {
+    std::env::var_os("VCL_FULL").is_some_and(|full| !full.is_empty() && full != "0")
+}
