@@ -4,9 +4,10 @@
 //! machine, may define further objects in a manifest of its own, and generates the code that makes the machine what the object
 //! says. Types, explorers and manifests are cdist's, as sites have them; what they may count on is cdist 7.0.0's.
 //!
-//! What is here so far is the half that needs no machine: what types are ([`definition`]), how their commands are taken apart
-//! ([`arguments`]) and define objects ([`emulator`]) in a tree of files ([`tree`]), and in which order objects can be done
-//! ([`order`]). Nothing runs a manifest yet.
+//! What needs no machine: what types are ([`definition`]), layered from configuration directories ([`conf`]), how their commands are
+//! taken apart ([`arguments`]) and define objects ([`emulator`]) in a tree of files ([`tree`]), in which order objects can be done
+//! ([`order`]), and what scripts find ([`environment`]). The machine: how to get there ([`target`]), the one connection
+//! ([`channel`]), and what scripts of this machine call, from either end ([`command`], [`server`]). A [`run`] is all of it.
 //!
 //! This crate knows nothing of backends, queues and the daemon.
 

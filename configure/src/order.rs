@@ -58,6 +58,16 @@ impl Graph {
         }
         Ok(graph)
     }
+    /// How many objects there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
     /// Adds an object at the end of the order.
     pub fn push(&mut self, object: ObjectName, needs: Needs) {
         if self.needs.insert(object.clone(), needs).is_none() {

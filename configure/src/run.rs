@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,25 @@ pub struct Wish {
     pub limit: Duration,
     /// Ends the run.
     pub stop: CancellationToken,
+    /// Who is told how it goes. Whoever does not listen is not waited for.
+    pub progress: Option<mpsc::UnboundedSender<Progress>>,
+}
+
+/// How a run goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The machine was explored.
+    Explored {
+        /// With so many explorers.
+        explorers: usize,
+    },
+    /// Manifests have defined so many objects so far.
+    Defined {
+        /// All of them.
+        objects: usize,
+    },
+    /// An object is done.
+    Done(Done),
 }
 
 /// What became of an object.
@@ -162,6 +182,11 @@ pub async fn run(wish: Wish) -> Result<Report> {
 }
 
 impl Run {
+    fn tell(&self, progress: Progress) {
+        if let Some(listener) = &self.wish.progress {
+            let _ = listener.send(progress);
+        }
+    }
     fn tree(&self) -> &Tree {
         &self.environment.tree
     }
@@ -169,9 +194,14 @@ impl Run {
     async fn stages(&mut self) -> Result<()> {
         self.explore().await?;
         self.initial_manifest().await?;
+        let mut defined = 0;
         loop {
             let graph = Graph::read(self.tree())?;
             graph.check()?;
+            if graph.len() != defined {
+                defined = graph.len();
+                self.tell(Progress::Defined { objects: defined });
+            }
             let wanted = |object: &&ObjectName| {
                 self.tree().of(object.of()).is_ok_and(|of| of.install == self.wish.install)
             };
@@ -228,6 +258,7 @@ impl Run {
             let file = self.tree().global().join("explorer").join(name);
             write(&file, &checked(&what, answer)?.stdout)?;
         }
+        self.tell(Progress::Explored { explorers: explorers.len() });
         Ok(())
     }
 
@@ -369,7 +400,9 @@ impl Run {
             let changed = self.code(object).await?;
             took += begun.elapsed();
             self.tree().set_state(object, State::Done)?;
-            self.report.objects.push(Done { object: object.clone(), changed, messages, took });
+            let done = Done { object: object.clone(), changed, messages, took };
+            self.tell(Progress::Done(done.clone()));
+            self.report.objects.push(done);
         }
         Ok(())
     }

@@ -63,6 +63,45 @@ async fn scripts_run_and_say_what_they_say() {
     channel.close().await;
 }
 
+/// A shell whose `head` may take more of the stream than it was told to.
+async fn with_shell(scene: &Scene, shell: &str) -> Channel {
+    let wrapper = scene.base.with_file_name("wrapper");
+    let text = format!(
+        "#!/bin/sh\nl=${{2#\"exec /bin/sh -c '\"}}\nPATH={}:$PATH exec {shell} -c \"${{l%\\'}}\"\n",
+        scene.base.with_file_name("bin")
+    );
+    std::fs::write(&wrapper, text).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let transport = Transport::Command { words: vec![wrapper.into_string()], host: "there".into() };
+    Channel::open(&transport, scene.base.as_str(), BOUNDARY).await.unwrap()
+}
+
+#[tokio::test]
+async fn other_shells_do_it_too_and_a_head_that_takes_too_much() {
+    // `head` of the C library's streams, as on BSD: it reads a whole buffer.
+    let greedy =
+        "#!/usr/bin/python3\nimport os, sys\nsys.stdout.buffer.write(os.read(0, 65536)[:int(sys.argv[2])])\n";
+    for (shell, head) in [("dash", ""), ("bash", ""), ("busybox sh", ""), ("dash", greedy)] {
+        let scene = Scene::new();
+        let bin = scene.base.with_file_name("bin");
+        std::fs::create_dir(&bin).unwrap();
+        if !head.is_empty() {
+            std::fs::write(bin.join("head"), head).unwrap();
+            std::fs::set_permissions(bin.join("head"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .unwrap();
+        }
+        let channel = with_shell(&scene, shell).await;
+        let mut batch = Batch::default();
+        let content: Vec<u8> = (0..40_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        batch.put(scene.base.join("file").as_str(), &content);
+        batch.run(&[("V", b"it's $x")], &scene.script("v", b"printf %s \"$V\"; exit 3"));
+        let answers = channel.send(batch, LIMIT).await.unwrap();
+        assert_eq!((answers[0].code, answers[0].stdout.as_slice()), (3, b"it's $x".as_slice()), "{shell}");
+        assert!(std::fs::read(scene.base.join("file")).unwrap() == content, "{shell}");
+        channel.close().await;
+    }
+}
+
 #[tokio::test]
 async fn files_arrive_whole_and_batches_in_order() {
     let scene = Scene::new();

@@ -78,6 +78,7 @@ impl Site {
             install: false,
             limit: Duration::from_secs(30),
             stop: CancellationToken::new(),
+            progress: None,
         }
     }
     async fn run(&self, name: &str, manifest: &str) -> Result<Report> {

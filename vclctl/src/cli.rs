@@ -5,6 +5,7 @@ mod backend;
 mod chosen;
 mod class;
 mod computer;
+mod configure;
 mod image;
 mod job;
 mod node;
@@ -18,6 +19,7 @@ pub use backend::BackendVerb;
 pub use chosen::Chosen;
 pub use class::{ClassArguments, ClassVerb, HostVerb, MaintenanceVerb};
 pub use computer::{ComputerVerb, PowerWord};
+pub use configure::ConfigureArguments;
 pub use image::{
     BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, OsWord, PromoteArguments,
     PruneArguments,
@@ -276,6 +278,18 @@ pub enum Verb {
             vclctl acceptance linux gis-01 debian@2 --report debian-trial"
     )]
     Acceptance(AcceptanceArguments),
+    /// Make a machine what manifests of cdist's say, without a daemon: over ssh, in a directory, or this one.
+    #[command(
+        long_about = "Make a machine what manifests of cdist's say, without a daemon: over ssh, in a directory, or this one.\n\n\
+            It takes cdist's configuration directories as they are. Without -c they are those of the Debian package cdist, \
+            ~/.cdist and what CDIST_PATH names, a later one over an earlier one. ssh is OpenSSH's, with all that your \
+            configuration of it says. See docs/configure.md.",
+        after_help = "Examples:\n  vclctl configure --host root@gis-01\n  \
+            vclctl configure --host root@gis-01 -c /srv/conf -i site.manifest --dry-run\n  \
+            vclctl configure --host root@gis-01 --ssh '-p 2222'\n  \
+            vclctl configure --chroot /srv/root -i base.manifest"
+    )]
+    Configure(ConfigureArguments),
     /// Print a shell's completions.
     #[command(
         after_help = "Example: vclctl completions bash > /usr/share/bash-completion/completions/vclctl"
@@ -385,6 +399,8 @@ mod tests {
             "vclctl computer power a sideways",
             "vclctl orphans ignore kvm1/domain/x",
             "vclctl job evidence 12 -o x",
+            "vclctl configure",
+            "vclctl configure --host a --local",
             "vclctl why",
         ] {
             let refused = Cli::try_parse_from(wrong.split_whitespace()).unwrap_err();

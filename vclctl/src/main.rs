@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use vclctl::{Screen, cli::Cli};
 
 fn main() -> ExitCode {
+    // Scripts of `vclctl configure` call this program by the names of types, hundreds of times.
+    if let Some(ended) = vcl_configure::command::run() {
+        return ended;
+    }
     let cli = Cli::parse();
     let mut screen = Screen::of_this_process(cli.json);
     // One thread is enough for somebody who asks one question at a time.

@@ -4,6 +4,7 @@ mod acceptance;
 mod backend;
 mod class;
 mod computer;
+mod configure;
 mod events;
 mod evidence;
 mod image;
@@ -96,6 +97,7 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
             jobs::submit(client, screen, JobRequest::Backup { directory, node: None }, submission).await
         }
         Verb::Acceptance(asked) => acceptance::run(asked, client, screen).await,
+        Verb::Configure(asked) => configure::run(asked, screen).await,
         Verb::Completions { shell } => local::completions(shell, screen),
         Verb::Man { directory } => local::man(&directory),
     }

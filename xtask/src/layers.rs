@@ -30,7 +30,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("vcl-client", &["vcl-types"]),
-    ("vclctl", &["vcl-types", "vcl-client"]),
+    ("vclctl", &["vcl-types", "vcl-client", "vcl-configure"]),
     ("vcl-tests", EVERYTHING),
     ("xtask", &[]),
 ];

@@ -127,6 +127,7 @@ impl Site {
             install: false,
             limit: Duration::from_secs(120),
             stop: CancellationToken::new(),
+            progress: None,
         };
         Ok((run(wish).await.map_err(|error| error.chain()), directory.join("data")))
     }
@@ -291,6 +292,109 @@ fn each_type_is_what_cdist_makes_of_it() -> Result<()> {
         if std::env::var_os("UPDATE").is_some() {
             fs::write(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configure-types.md"), table)?;
         }
+        Ok(())
+    })
+}
+
+/// An sshd of this world's own, which lets root in by a key.
+struct Sshd {
+    child: std::process::Child,
+    /// What `vclctl --ssh` is told.
+    options: String,
+}
+
+impl Sshd {
+    fn start(directory: &Utf8Path) -> Result<Self> {
+        for key in ["host", "id"] {
+            let file = directory.join(key);
+            done(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", file.as_str()]))?;
+        }
+        fs::create_dir_all("/run/sshd")?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let text = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/id.pub\n\
+             StrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n"
+        );
+        fs::write(directory.join("config"), text)?;
+        let child =
+            Command::new("/usr/sbin/sshd").args(["-D", "-f", directory.join("config").as_str()]).spawn()?;
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            ensure!(std::time::Instant::now() < until, "sshd does not listen");
+            std::thread::yield_now();
+        }
+        let options = format!(
+            "-F none -p {port} -i {directory}/id -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        );
+        Ok(Self { child, options })
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A newcomer's command, against a real sshd: files, a directory, and what goes through the commands that types use.
+#[test]
+fn the_command_line_configures_over_ssh() -> Result<()> {
+    block_on("the_command_line_configures_over_ssh", async |site| {
+        let directory = site.directory.join("ssh");
+        fs::create_dir(&directory)?;
+        let sshd = Sshd::start(&directory)?;
+        let out = site.directory.join("out");
+        fs::create_dir(&out)?;
+        let manifest = format!(
+            "for n in 1 2 3; do echo \"content $n\" | __file {out}/f$n --source - --mode 0640; done\n\
+             __directory {out}/d --mode 0711\n__rsync {out}/copied --source {directory}\n"
+        );
+        fs::write(site.directory.join("site.manifest"), manifest)?;
+        let vclctl = Utf8Path::new(VCL_WORLD).with_file_name("vclctl");
+        let run = |more: &[&str]| {
+            let conf = site.conf().unwrap();
+            Command::new(&vclctl)
+                .args(["configure", "--host", "root@127.0.0.1", "--ssh", &sshd.options, "-c", conf.as_str()])
+                .args([
+                    "-i",
+                    site.directory.join("site.manifest").as_str(),
+                    "--base",
+                    out.join("base").as_str(),
+                ])
+                .args(more)
+                .output()
+        };
+        let changed = |output: &std::process::Output| -> Result<Vec<String>> {
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let view: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+            let objects = view["objects"].as_array().context("objects")?.iter();
+            Ok(objects
+                .filter(|o| o["changed"] == true)
+                .map(|o| o["object"].as_str().unwrap_or("").to_owned())
+                .collect())
+        };
+        let all = ["f1", "f2", "f3", "d"]
+            .map(|name| format!("{}{out}/{name}", if name == "d" { "__directory" } else { "__file" }));
+        let all = [&all[..], &[format!("__rsync{out}/copied")]].concat();
+        ensure!(changed(&run(&["--json", "--dry-run"])?)? == all, "a dry run");
+        ensure!(!out.join("f1").exists(), "a dry run has changed something");
+        let kept = site.directory.join("kept");
+        ensure!(changed(&run(&["--json", "--keep", kept.as_str()])?)? == all, "the first run");
+        ensure!(changed(&run(&["--json"])?)?.is_empty(), "the second run");
+        ensure!(fs::read_to_string(out.join("f3"))? == "content 3\n");
+        ensure!(fs::metadata(out.join("f3"))?.permissions().mode() & 0o777 == 0o640);
+        ensure!(fs::read(out.join("copied/id.pub"))? == fs::read(directory.join("id.pub"))?);
+        ensure!(kept.join("explorer/os").is_file() && kept.join("typeorder").is_file());
+        let again = run(&["--keep", kept.as_str()])?;
+        let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        ensure!(again.status.code() == Some(1) && said.contains("it is there already"), "{said}");
+        // Text for people has what changed, and one line on stdout.
+        fs::remove_file(out.join("f2"))?;
+        let output = run(&[])?;
+        let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(said.starts_with("root@127.0.0.1: 7 objects, 1 changed, "), "{said}");
+        ensure!(told.contains(&format!("changed  __file{out}/f2")), "{told}");
         Ok(())
     })
 }
