@@ -175,10 +175,10 @@ fn resolved(name: &str, tags: &[String]) -> Host {
 fn tell(progress: &Progress, screen: &mut Screen) {
     match progress {
         Progress::Explored { explorers } => {
-            screen.say(&format!("explored, by {}", text::counted(*explorers as u64, "explorer")))
+            screen.say(&format!("explored, by {}", text::counted(*explorers as u64, "explorer")));
         }
         Progress::Defined { objects } => {
-            screen.say(&format!("{} defined", text::counted(*objects as u64, "object")))
+            screen.say(&format!("{} defined", text::counted(*objects as u64, "object")));
         }
         Progress::Done(Done { object, changed: true, took, .. }) => {
             screen.say(&format!("changed  {object}  ({:.1} s)", took.as_secs_f64()));
