@@ -118,7 +118,7 @@ async fn files_and_streams_go_to_the_target_by_the_commands_that_types_use() {
     assert_eq!(changed(&report), ["__copied/"]);
     assert_eq!((site.made("copied"), site.made("streamed")), ("from here\n".into(), "from here\n".into()));
     let mode = fs::metadata(site.path().join("out/copied")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o644, "as its source");
+    assert_eq!(mode & 0o777, 0o600, "as its source, which is private as all that scripts make");
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ const FULL_ONLY: &[(&str, &str)] = &[
         "lifecycle, clones",
     ),
     ("machines::faults::a_capture_survives_a_stubborn_guest_and_a_killed_daemon", "kills::at_every_step"),
+    ("machines::faults::captures_that_cannot_be", "conformance::libvirt"),
     ("machines::faults::what_is_asked_for_is_not_there_or_does_not_boot", "what else faults has"),
     ("machines::from_vm::a_bios_machine_becomes_an_image", "lifecycle, with a disk that has a boot loader"),
     ("machines::from_vm::a_uefi_machine_becomes_an_image", "the same"),

@@ -136,10 +136,16 @@ fn table(line: &str) -> String {
     line["row"]["table"].as_str().unwrap().to_owned()
 }
 
-/// The rows of a copy, without what it says of itself.
+/// The rows of a copy, without what it says of itself; the engines have a row's columns in orders of their own.
 fn rows(copy: &[u8]) -> BTreeSet<String> {
     let text = String::from_utf8(copy.to_vec()).unwrap();
-    text.lines().filter(|line| line.contains("\"table\"")).map(str::to_owned).collect()
+    let rows = text.lines().filter(|line| line.contains("\"table\""));
+    let sorted = rows.map(|row| {
+        let mut row: serde_json::Value = serde_json::from_str(row).unwrap();
+        row.sort_all_objects();
+        row.to_string()
+    });
+    sorted.collect()
 }
 
 async fn dump(queue: &Queue) -> Vec<u8> {
