@@ -106,7 +106,6 @@ impl Environment {
             Manifest(object) | Gencode(object) | CodeLocal(object) => {
                 all.insert("__object", self.tree.directory(object).into_string());
                 all.insert("__object_id", object.id().to_owned());
-                all.insert("__object_name", object.to_string());
             }
             TypeExplorer(object) | CodeRemote(object) => {
                 all.insert("__object", self.below(object, &format!("{}/object/", self.base)));
@@ -115,6 +114,7 @@ impl Environment {
             InitialManifest(_) | Explorer => {}
         }
         if let Manifest(object) | Gencode(object) = script {
+            all.insert("__object_name", object.to_string());
             all.insert("__type", global.join("conf/type").join(object.of()).into_string());
         }
         let manifest = match script {
