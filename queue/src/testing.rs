@@ -128,6 +128,8 @@ impl MariaDbServer {
         let mut install = command("mariadb-install-db")?;
         install
             .arg("--no-defaults")
+            // Servers that begin at the same time take each other's temporary tables for their own.
+            .env("TMPDIR", &server.dir)
             .arg(format!("--datadir={}", data.display()))
             .args(["--skip-test-db", "--auth-root-authentication-method=normal"])
             .args(["--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0"])
@@ -172,6 +174,7 @@ impl MariaDbServer {
         let log = self.dir.join("log");
         let mariadbd = command("mariadbd")?.get_program().to_owned();
         let mut keeper = Command::new("sh")
+            .env("TMPDIR", &self.dir)
             .args(["-c", KEEPER, "sh"])
             .arg(&self.dir)
             .arg(&log)
