@@ -67,7 +67,8 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn parse(&self) -> Result<Given, String> {
         let kinds = self.kinds()?;
-        let mut id: Option<Vec<u8>> = None;
+        // Where the id stands, and what it is.
+        let mut id: Option<(usize, Vec<u8>)> = None;
         let mut given: Vec<(&Parameter, Value)> = Vec::new();
         let mut extra: Vec<&[u8]> = Vec::new();
         let mut at = 0;
@@ -94,15 +95,16 @@ impl<'a> Parser<'a> {
                     };
                     put(&mut given, parameter, value);
                 }
-                Kind::Word if id.is_none() && !self.of.singleton => id = Some(argument.clone()),
-                // The one that ends the options is no argument, as long as there is an id beside it.
-                Kind::End
-                    if id.is_some() && at_id(&kinds, at) || !self.of.singleton && follows(&kinds, at) => {}
+                Kind::Word if id.is_none() && !self.of.singleton => id = Some((at, argument.clone())),
+                // The one that ends the options is no argument where an id stands beside it.
+                Kind::End if id.as_ref().is_some_and(|(place, _)| place + 1 == at) => {}
+                Kind::End if id.is_none() && !self.of.singleton && kinds.get(at + 1) == Some(&Kind::Word) => {
+                }
                 Kind::Word | Kind::Unknown | Kind::End => extra.push(argument),
             }
             at += 1;
         }
-        self.complete(id, given, &extra)
+        self.complete(id.map(|(_, id)| id), given, &extra)
     }
 
     fn complete(
@@ -188,28 +190,6 @@ impl<'a> Parser<'a> {
     fn called(&self, name: &[u8]) -> Option<&'a Parameter> {
         self.of.parameters.iter().find(|parameter| parameter.name.as_bytes() == name)
     }
-}
-
-/// Whether the word before this place is the id: only then the `--` behind it is taken with it.
-fn at_id(kinds: &[Kind<'_>], end: usize) -> bool {
-    let words = |kinds: &[Kind<'_>]| kinds.iter().filter(|kind| **kind == Kind::Word).count();
-    let before = kinds.get(..end).unwrap_or_default();
-    let values = before
-        .iter()
-        .filter(|kind| matches!(kind, Kind::Option(p, None) if p.takes != Takes::Nothing))
-        .count();
-    before.last() == Some(&Kind::Word) && words(before) == values + 1
-}
-
-/// Whether a word follows this place, and is the first that is nobody's value.
-fn follows(kinds: &[Kind<'_>], end: usize) -> bool {
-    let before = kinds.get(..end).unwrap_or_default();
-    let words = before.iter().filter(|kind| **kind == Kind::Word).count();
-    let values = before
-        .iter()
-        .filter(|kind| matches!(kind, Kind::Option(p, None) if p.takes != Takes::Nothing))
-        .count();
-    words == values && kinds.get(end + 1) == Some(&Kind::Word)
 }
 
 fn put<'a>(given: &mut Vec<(&'a Parameter, Value)>, parameter: &'a Parameter, value: Value) {

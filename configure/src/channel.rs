@@ -5,8 +5,9 @@
 //! a batch answers is text between lines with a boundary that nobody can guess; so no output has to be counted, and none can be
 //! taken for an answer. Batches may be sent before earlier ones are answered; they are done in their order.
 //!
-//! A script that was sent in a batch has no input, for the input is the next batch. One that does not end is not waited for:
-//! whoever waits gives a deadline, and [`Channel::kill`] ends everything that the loop has started, by a connection of its own.
+//! A script that was sent in a batch has no input, for the input is the next batch. What a batch could not put there, for want of
+//! room or of a directory, keeps its scripts from running. One that does not end is not waited for: whoever waits gives the time
+//! that one script may take, and [`Channel::kill`] ends everything that the loop has started, by a connection of its own.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::target::{Transport, quoted};
@@ -16,15 +17,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// The loop. `f` takes so many bytes of the stream, `b` is where it works, `m` the boundary.
+/// The loop. `f` takes so many bytes of the stream, `b` is where it works, `m` the boundary, `w` what went wrong in a batch.
 ///
 /// A `head` that reads more than it was told to has taken `def` with the `abc`, and the next line is `end`.
 const LOOP: &str = "umask 077; IFS= read -r b; IFS= read -r m; mkdir -p \"$b\" && chmod 0700 \"$b\" && cd / || exit 1; \
     x=$(head -c 3); echo \"$m $$ $x\"; IFS= read -r y; if [ \"$y\" = def ]; then read -r y; f() { head -c \"$1\"; }; \
     else f() { dd ibs=1 obs=65536 count=\"$1\" 2>/dev/null; }; fi; echo \"$m $y\"; exec 3>&1; \
-    while read -r n; do f \"$n\" >\"$b/.batch\" || exit 1; . \"$b/.batch\"; done";
+    while read -r n; do w=; f \"$n\" >\"$b/.batch\" || { echo; echo \"$m cannot write $b/.batch\"; exit 1; }; . \"$b/.batch\"; done";
 /// How much one script may say.
 const MOST: usize = 16 << 20;
 /// A value of this size stands in the sh; a larger one behind it.
@@ -37,8 +38,8 @@ const OPEN: Duration = Duration::from_secs(60);
 pub struct Batch {
     sh: Vec<u8>,
     contents: Vec<u8>,
-    /// How many answers there will be.
-    answers: usize,
+    /// What there will be answers of, in their order.
+    asked: Vec<String>,
 }
 
 /// What came of one script of a batch.
@@ -61,59 +62,73 @@ impl Batch {
     }
     /// Puts a file there. Its directory has to be.
     pub fn put(&mut self, path: &str, content: &[u8]) -> &mut Self {
-        let path = quoted(path.as_bytes());
-        if content.len() <= INLINE && !content.contains(&0) {
-            self.sh(&[b"printf %s ", &quoted(content)[..], b" >", &path].concat())
-        } else {
-            self.contents.extend(content);
-            // Where it cannot be written, what was sent is taken off the stream all the same; and a disk that is full in the
-            // middle ends the connection, since nobody knows how much of it is still to come.
-            let size = content.len();
-            let put =
-                format!("if true >>@ 2>/dev/null; then f {size} >@ || exit 1; else f {size} >/dev/null; fi");
-            let put: Vec<u8> = put.split('@').map(str::as_bytes).collect::<Vec<_>>().join(&path[..]);
-            self.sh(&put)
+        let (file, size) = (quoted(path.as_bytes()), content.len());
+        let wrong = quoted(format!("cannot write {path}").as_bytes());
+        if size <= INLINE && !content.contains(&0) {
+            return self.sh(&[b"printf %s ", &quoted(content)[..], b" >", &file, b" || w=", &wrong].concat());
         }
+        self.contents.extend(content);
+        // Where it cannot be written, what was sent is taken off the stream all the same; and a disk that is full in the
+        // middle ends the connection, since nobody knows how much of it is still to come.
+        let take = format!(" 2>/dev/null; then f {size} >");
+        let broke = b" || { echo; printf '%s %s\\n' \"$m\" ";
+        let skip = format!("; exit 1; }}; else f {size} >/dev/null; w=");
+        self.sh(&[
+            b"if true >>",
+            &file[..],
+            take.as_bytes(),
+            &file,
+            broke,
+            &wrong,
+            skip.as_bytes(),
+            &wrong,
+            b"; fi",
+        ]
+        .concat())
     }
     /// Makes a directory, and those that it lies in.
     pub fn directory(&mut self, path: &str) -> &mut Self {
-        self.sh(&[b"mkdir -p ", &quoted(path.as_bytes())[..]].concat())
+        let wrong = quoted(format!("cannot make {path}").as_bytes());
+        self.sh(&[b"mkdir -p ", &quoted(path.as_bytes())[..], b" || w=", &wrong].concat())
     }
     /// Lets all files of a directory be run: explorers call each other.
     pub fn executable(&mut self, directory: &str) -> &mut Self {
-        self.sh(&[b"chmod 0700 ", &quoted(directory.as_bytes())[..], b"/*"].concat())
+        let wrong = quoted(format!("cannot change the modes in {directory}").as_bytes());
+        self.sh(&[b"chmod 0700 ", &quoted(directory.as_bytes())[..], b"/* || w=", &wrong].concat())
     }
     /// Runs a script with these variables besides those of the target, and answers with what came of it.
     pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
-        self.sh.extend(b"( ");
+        let mut sh = Vec::new();
         for (name, value) in variables {
-            self.sh.extend(name.as_bytes());
-            self.sh.push(b'=');
-            self.sh.extend(quoted(value));
-            self.sh.extend(b"; export ");
-            self.sh.extend(name.as_bytes());
-            self.sh.extend(b"; ");
+            sh.extend([name.as_bytes(), b"=", &quoted(value), b"; export ", name.as_bytes(), b"; "].concat());
         }
-        self.sh.extend(b"exec /bin/sh -e ");
-        self.sh.extend(quoted(script.as_bytes()));
+        sh.extend(b"exec /bin/sh -e ");
+        sh.extend(quoted(script.as_bytes()));
+        self.line(&sh, script)
+    }
+    /// Runs a line of sh, and answers with what came of it. `what` it is stands in messages.
+    pub fn line(&mut self, sh: &[u8], what: &str) -> &mut Self {
+        self.asked.push(what.to_owned());
         // To files: what a script leaves running keeps these open, and says nothing into the stream.
-        self.answered(b" ) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-")
-    }
-    /// Runs a line of sh, and answers with what came of it.
-    pub fn line(&mut self, line: &[u8]) -> &mut Self {
-        self.sh.extend(b"( ");
-        self.sh.extend(line);
-        self.answered(b"\n) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-")
-    }
-    fn answered(&mut self, tail: &[u8]) -> &mut Self {
-        self.answers += 1;
-        self.sh(tail);
-        self.sh(b"r=$?; [ -s \"$b/.out\" ] && cat \"$b/.out\"; echo; echo \"$m $r\"; [ -s \"$b/.err\" ] && cat \"$b/.err\"; echo; echo \"$m\"")
+        let streams = b"\n) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-";
+        self.sh(&[b"( [ -z \"$w\" ] || exit 125; ", sh, streams].concat());
+        self.sh(
+            b"r=$?; [ -s \"$b/.out\" ] && cat \"$b/.out\"; echo; echo \"$m $r\"; [ -s \"$b/.err\" ] && cat \"$b/.err\"; \
+              [ -z \"$w\" ] || echo \"$w\"; echo; echo \"$m\"",
+        )
     }
 }
 
-/// Who waits for answers, in the order of the batches; `None` when there will be none any more.
-type Waiting = Arc<Mutex<Option<VecDeque<(usize, oneshot::Sender<Result<Vec<Answer>>>)>>>>;
+/// A batch that is under way.
+#[derive(Debug)]
+struct UnderWay {
+    asked: Vec<String>,
+    answers: Vec<Answer>,
+    tell: oneshot::Sender<Result<Vec<Answer>>>,
+}
+
+/// What is under way, in the order of the batches; `None` when there will be no answers any more.
+type Waiting = Arc<Mutex<Option<VecDeque<UnderWay>>>>;
 
 /// A connection to a target.
 #[derive(Debug)]
@@ -125,6 +140,8 @@ pub struct Channel {
     child: Child,
     batches: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Waiting,
+    /// Changes with each answer.
+    heard: watch::Receiver<()>,
 }
 
 impl Channel {
@@ -170,7 +187,8 @@ impl Channel {
         let waiting = Waiting::new(Mutex::new(Some(VecDeque::new())));
         let (batches, queue) = mpsc::unbounded_channel();
         tokio::spawn(write(stdin, queue));
-        tokio::spawn(read(stdout, boundary.to_owned(), waiting.clone(), transport.name()));
+        let (hear, heard) = watch::channel(());
+        tokio::spawn(read(stdout, boundary.to_owned(), waiting.clone(), hear, transport.name()));
         // What a connection says besides is for whoever looks for why it broke.
         tokio::spawn(async move {
             let mut said = Vec::new();
@@ -179,17 +197,25 @@ impl Channel {
                 tracing::debug!(said = %String::from_utf8_lossy(&said), "the connection said");
             }
         });
-        Ok(Self { transport: transport.clone(), base: base.to_owned(), group, child, batches, waiting })
+        Ok(Self {
+            transport: transport.clone(),
+            base: base.to_owned(),
+            group,
+            child,
+            batches,
+            waiting,
+            heard,
+        })
     }
     /// The directory on the target.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
-    /// Sends a batch; it is done when those before it are.
+    /// Sends a batch; it is done when those before it are. `limit` is how long one of its scripts may take.
     ///
     /// # Errors
-    /// The connection is gone, or it takes longer than `limit`: then [`ErrorKind::Deadline`], and the connection is to be
+    /// The connection is gone, or there is no answer for `limit`: then [`ErrorKind::Deadline`], and the connection is to be
     /// killed, for what it does now is not known.
     pub async fn send(&self, batch: Batch, limit: Duration) -> Result<Vec<Answer>> {
         let gone = || {
@@ -198,28 +224,39 @@ impl Channel {
         let mut bytes = format!("{}\n", batch.sh.len()).into_bytes();
         bytes.extend(batch.sh);
         bytes.extend(batch.contents);
-        let answers = {
+        let mut heard = self.heard.clone();
+        let mut answers = {
             // The answers come in the order in which the batches were sent.
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let waiting = waiting.as_mut().ok_or_else(gone)?;
-            let (tell, answers) = oneshot::channel();
             self.batches.send(bytes).map_err(|_| gone())?;
-            if batch.answers > 0 {
-                waiting.push_back((batch.answers, tell));
-            } else {
-                let _ = tell.send(Ok(Vec::new()));
+            if batch.asked.is_empty() {
+                return Ok(Vec::new());
             }
+            let (tell, answers) = oneshot::channel();
+            waiting.push_back(UnderWay { asked: batch.asked, answers: Vec::new(), tell });
             answers
         };
-        match tokio::time::timeout(limit, answers).await {
-            Ok(Ok(answers)) => answers,
-            Ok(Err(_)) => Err(gone()),
-            Err(_) => {
-                let context =
-                    format!("{}: it has not ended after {} s", self.transport.name(), limit.as_secs());
-                Err(Error::new(ErrorKind::Deadline, context))
+        loop {
+            tokio::select! {
+                biased;
+                answers = &mut answers => return answers.unwrap_or_else(|_| Err(gone())),
+                // Whatever was answered meanwhile, this script has its whole time from there.
+                again = tokio::time::timeout(limit, heard.changed()) => match again {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return answers.await.unwrap_or_else(|_| Err(gone())),
+                    Err(_) => return Err(self.too_long(limit)),
+                },
             }
         }
+    }
+    /// Says what has not ended.
+    fn too_long(&self, limit: Duration) -> Error {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = waiting.as_ref().and_then(VecDeque::front);
+        let what = first.and_then(|first| first.asked.get(first.answers.len())).map_or("it", String::as_str);
+        let context = format!("{}: {what} has not ended after {} s", self.transport.name(), limit.as_secs());
+        Error::new(ErrorKind::Deadline, context)
     }
     /// Ends everything that was started by it, on the target too, and the connection.
     pub async fn kill(mut self) {
@@ -299,9 +336,14 @@ async fn write(mut to: ChildStdin, mut queue: mpsc::UnboundedReceiver<Vec<u8>>) 
 }
 
 /// Gives the answers to whoever waits for them, until the stream ends.
-async fn read(mut from: ChildStdout, boundary: String, waiting: Waiting, target: String) {
+async fn read(
+    mut from: ChildStdout,
+    boundary: String,
+    waiting: Waiting,
+    hear: watch::Sender<()>,
+    target: String,
+) {
     let mut stream = Answers { boundary: format!("\n{boundary}").into_bytes(), ..Answers::default() };
-    let mut answers = Vec::new();
     let mut bytes = vec![0; 65536];
     let why = 'stream: loop {
         let got = match from.read(&mut bytes).await {
@@ -312,22 +354,29 @@ async fn read(mut from: ChildStdout, boundary: String, waiting: Waiting, target:
         stream.pending.extend(&bytes[..got]);
         loop {
             match stream.next() {
-                Ok(Some(answer)) => answers.push(answer),
+                Ok(Some(answer)) => answered(&waiting, answer),
                 Ok(None) => break,
                 Err(why) => break 'stream why,
             }
-            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(waiting) = waiting.as_mut()
-                && waiting.front().is_some_and(|(count, _)| *count == answers.len())
-                && let Some((_, tell)) = waiting.pop_front()
-            {
-                let _ = tell.send(Ok(std::mem::take(&mut answers)));
-            }
+            let _ = hear.send(());
         }
     };
     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    for (_, tell) in waiting.take().into_iter().flatten() {
-        let _ = tell.send(Err(Error::new(ErrorKind::Unreachable, format!("{target}: {why}"))));
+    for batch in waiting.take().into_iter().flatten() {
+        let _ = batch.tell.send(Err(Error::new(ErrorKind::Unreachable, format!("{target}: {why}"))));
+    }
+}
+
+/// Notes an answer, and gives the batch's to whoever waits for them when it was the last.
+fn answered(waiting: &Waiting, answer: Answer) {
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(waiting) = waiting.as_mut() else { return };
+    let Some(first) = waiting.front_mut() else { return };
+    first.answers.push(answer);
+    if first.answers.len() == first.asked.len()
+        && let Some(UnderWay { answers, tell, .. }) = waiting.pop_front()
+    {
+        let _ = tell.send(Ok(answers));
     }
 }
 
@@ -365,9 +414,8 @@ impl Answers {
             self.pending.drain(..rest + end + 1);
             self.seen = 0;
             match self.half.take() {
-                None => {
-                    self.half = Some((code.parse().map_err(|_| format!("an exit code is `{code}`"))?, text));
-                }
+                // Where the loop ends of itself it says why in the code's place.
+                None => self.half = Some((code.parse().map_err(|_| code)?, text)),
                 Some((code, stdout)) => return Ok(Some(Answer { code, stdout, stderr: text })),
             }
         }

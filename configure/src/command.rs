@@ -18,8 +18,8 @@ pub const SOCKET: &str = "__vcl_socket";
 pub const REMOTE_EXEC: &str = "vcl-remote-exec";
 /// What `$__remote_copy` is called.
 pub const REMOTE_COPY: &str = "vcl-remote-copy";
-/// How much one message may be: an argument list has no more on Linux.
-const MOST: u32 = 1 << 22;
+/// How many bytes one message may have: on Linux, an argument list has six million at most.
+const MOST: usize = 8 << 20;
 
 /// Does what the program is called for, if that is one of these commands.
 ///
@@ -121,56 +121,43 @@ fn ended(answer: &[Vec<u8>]) -> io::Result<u8> {
     Ok(code)
 }
 
-/// Writes a list of byte strings: how many, and each with its length before it.
-///
-/// # Errors
-/// The other end is gone, or there is more than a message may have.
-pub fn write_message(to: &mut impl Write, message: &[Vec<u8>]) -> io::Result<()> {
+fn write_message(to: &mut impl Write, message: &[Vec<u8>]) -> io::Result<()> {
     to.write_all(&encode(message)?)
 }
 
-/// Reads what [`write_message`] wrote.
-///
-/// # Errors
-/// The other end is gone, or it says something else.
-pub fn read_message(from: &mut impl Read) -> io::Result<Vec<Vec<u8>>> {
-    let mut number = || -> io::Result<usize> {
-        let mut bytes = [0; 4];
-        from.read_exact(&mut bytes)?;
-        Ok(u32::from_be_bytes(bytes) as usize)
-    };
-    let size = number()?;
-    if size > MOST as usize {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {size} bytes")));
-    }
-    let mut bytes = vec![0; size];
+fn read_message(from: &mut impl Read) -> io::Result<Vec<Vec<u8>>> {
+    let mut size = [0; 4];
+    from.read_exact(&mut size)?;
+    let mut bytes = vec![0; fitting(u32::from_be_bytes(size))?];
     from.read_exact(&mut bytes)?;
     decode(&bytes)
 }
 
-/// A message as it is sent: its size, and what is in it.
-///
-/// # Errors
-/// There is more in it than a message may have.
-pub fn encode(message: &[Vec<u8>]) -> io::Result<Vec<u8>> {
+/// The size of a message, where it is one that there can be.
+pub(crate) fn fitting(size: u32) -> io::Result<usize> {
+    let size = size as usize;
+    if size > MOST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {size} bytes")));
+    }
+    Ok(size)
+}
+
+/// A message as it is sent: its size, and each of its parts with its own before it.
+pub(crate) fn encode(message: &[Vec<u8>]) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     for part in message {
         let size = u32::try_from(part.len()).map_err(io::Error::other)?;
         bytes.extend(size.to_be_bytes());
         bytes.extend(part);
     }
-    let size = u32::try_from(bytes.len() - 4).ok().filter(|size| *size <= MOST);
-    let size =
-        size.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the arguments are too many"))?;
+    let size = u32::try_from(bytes.len() - 4).map_err(io::Error::other)?;
+    fitting(size)?;
     bytes[..4].copy_from_slice(&size.to_be_bytes());
     Ok(bytes)
 }
 
-/// What is in a message, without its size.
-///
-/// # Errors
-/// It is none.
-pub fn decode(mut bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+/// What is in a message that came without its size.
+pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut message = Vec::new();
     while !bytes.is_empty() {
         let (size, rest) = bytes.split_first_chunk::<4>().ok_or(io::ErrorKind::InvalidData)?;

@@ -7,8 +7,9 @@
 //! call that is refused must not take the input of the loop it stands in.
 //!
 //! What a call does follows cdist 7.0.0 (`emulator.py`), with these differences: what is defined again is compared by its
-//! values and not by lines, so that a value of several lines may be given twice; and an object does not come to require
-//! itself by `CDIST_ORDER_DEPENDENCY`.
+//! values and not by lines, so that a value of several lines may be given twice; and by `CDIST_ORDER_DEPENDENCY` an object does
+//! not come to require itself, and does come to require the one before it although what it requires besides has that one's name
+//! in its own.
 
 use crate::arguments::{self, Given};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,7 +50,8 @@ pub struct Definition {
     pub object: ObjectName,
     /// The object in whose manifest it is defined.
     parent: Option<ObjectName>,
-    require: String,
+    /// What it requires, as far as this call says so.
+    require: Vec<ObjectName>,
 }
 
 /// Which objects of a manifest follow each other because of `CDIST_ORDER_DEPENDENCY`.
@@ -67,6 +69,7 @@ struct Order {
 #[derive(Debug)]
 pub struct Emulator {
     tree: Tree,
+    /// Whoever has it defines an object: manifests that run beside each other may define the same one.
     order: Mutex<Order>,
 }
 
@@ -108,24 +111,17 @@ impl Emulator {
         let replace = call.variables.contains_key("CDIST_OVERRIDE");
         let source = call.variables.get("__cdist_manifest").map_or("", String::as_str);
         // What it requires is looked at before anything is noted; cdist finds it out afterwards.
-        let mut require = call.variables.get("require").cloned().unwrap_or_default();
-        self.required(&object, &require, source)?;
+        let require = call.variables.get("require").map_or("", String::as_str);
+        let mut require = self.required(&object, require, source)?;
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.note(&object, &given, replace, source)?;
-        self.order
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .noted
-            .entry(parent.clone())
-            .or_default()
-            .push(object.clone());
+        order.noted.entry(parent.clone()).or_default().push(object.clone());
         if let Some(parent) = &parent {
             self.tree.append(parent, List::Typeorder, &object.to_string())?;
         }
-        if let Some(before) = self.follows(call, &object, parent.as_ref(), replace)
-            && !require.contains(&before.to_string())
-        {
-            require = format!("{require} {before}");
-        }
+        let wanted = call.variables.contains_key("CDIST_ORDER_DEPENDENCY");
+        let before = order.follows(wanted, &object, parent.as_ref());
+        require.extend(before.filter(|before| !replace && !require.contains(before)));
         self.tree.append(&object, List::Source, source)?;
         let stdin = self.tree.directory(&object).join("stdin");
         Ok((Definition { object, parent, require }, stdin))
@@ -136,7 +132,8 @@ impl Emulator {
     /// The file system refuses.
     pub fn connect(&self, definition: &Definition) -> Result<()> {
         let (tree, object) = (&self.tree, &definition.object);
-        for required in self.required(object, &definition.require, "")? {
+        let _one = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        for required in &definition.require {
             tree.append(object, List::Require, &required.to_string())?;
         }
         let Some(parent) = &definition.parent else { return Ok(()) };
@@ -172,19 +169,17 @@ impl Emulator {
         names
             .map(|name| {
                 self.tree.named(name).map_err(|error| {
-                    let at = if source.is_empty() { String::new() } else { format!(", in {source}") };
-                    Error::new(error.kind, format!("{object} requires `{name}`{at}: {}", error.context))
+                    Error::new(
+                        error.kind,
+                        format!("{object} requires `{name}`, in {source}: {}", error.context),
+                    )
                 })
             })
             .collect()
     }
 
     fn note(&self, object: &ObjectName, given: &Given, replace: bool, source: &str) -> Result<()> {
-        if !self.tree.exists(object) {
-            self.tree.create(object)?;
-            return self.tree.set_parameters(object, &given.parameters);
-        }
-        if replace {
+        if replace || !self.tree.exists(object) {
             self.tree.create(object)?;
             return self.tree.set_parameters(object, &given.parameters);
         }
@@ -207,29 +202,29 @@ impl Emulator {
         );
         Err(Error::new(ErrorKind::Conflict, context))
     }
+}
 
+impl Order {
     /// The object that was defined before this one, where each is to follow the other.
     fn follows(
-        &self,
-        call: &Call,
+        &mut self,
+        wanted: bool,
         object: &ObjectName,
         parent: Option<&ObjectName>,
-        replace: bool,
     ) -> Option<ObjectName> {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let manifest = parent.cloned();
-        if !call.variables.contains_key("CDIST_ORDER_DEPENDENCY") {
+        if !wanted {
             // The initial manifest begins anew when it wants it again; an object's goes on where it was.
-            if order.on.remove(&manifest) && manifest.is_none() {
-                order.defined.remove(&manifest);
+            if self.on.remove(&manifest) && manifest.is_none() {
+                self.defined.remove(&manifest);
             }
             return None;
         }
-        order.on.insert(manifest.clone());
-        let defined = order.defined.entry(manifest).or_default();
+        self.on.insert(manifest.clone());
+        let defined = self.defined.entry(manifest).or_default();
         let before = defined.last().cloned();
         defined.push(object.clone());
-        before.filter(|before| !replace && before != object)
+        before.filter(|before| before != object)
     }
 }
 

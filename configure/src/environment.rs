@@ -7,18 +7,46 @@ use crate::name::ObjectName;
 use crate::tree::Tree;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
 
 /// Whom a run is for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
     /// As it was named.
     pub name: String,
-    /// Its name by the resolver, without the domain's.
+    /// The name that the resolver has for it.
     pub hostname: String,
-    /// Its whole name.
+    /// The first of its names with a domain's.
     pub fqdn: String,
     /// What it is, for manifests that look at it.
     pub tags: Vec<String>,
+}
+
+/// How long the resolver is waited for.
+const RESOLVER: Duration = Duration::from_secs(10);
+
+impl Host {
+    /// One of this name, with what this machine's resolver makes of it. One that the resolver does not know has its own name for
+    /// all of them, as an alias of `ssh_config` does.
+    pub async fn resolved(name: &str, tags: &[String]) -> Self {
+        let mut getent = Command::new("getent");
+        getent.args(["hosts", "--", name]).stdin(Stdio::null()).kill_on_drop(true);
+        let said = match tokio::time::timeout(RESOLVER, getent.output()).await {
+            Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            _ => String::new(),
+        };
+        let names: Vec<&str> = said.lines().next().unwrap_or_default().split_whitespace().skip(1).collect();
+        let hostname = names.first().copied().unwrap_or(name);
+        let fqdn = names.iter().find(|name| name.contains('.')).copied().unwrap_or(hostname);
+        Self {
+            name: name.to_owned(),
+            hostname: hostname.to_owned(),
+            fqdn: fqdn.to_owned(),
+            tags: tags.to_vec(),
+        }
+    }
 }
 
 /// A script, by what it finds.

@@ -23,6 +23,7 @@ pub mod local;
 pub mod name;
 pub mod order;
 pub mod run;
+mod scripts;
 pub mod server;
 pub mod target;
 pub mod tree;

@@ -117,30 +117,31 @@ impl Runner {
             spawn(command).await.map_err(|error| Error::io(format!("starting {script}"), error))?;
         let group = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
         let mut group = Group(group);
-        let mut look = tokio::time::interval(LOOK);
-        let end = tokio::time::sleep(self.limit);
-        tokio::pin!(end);
         let refuse = |kind, why: String| Err(Error::new(kind, format!("{script}: {why}")));
-        loop {
-            tokio::select! {
-                status = child.wait() => {
-                    let status = status.map_err(|error| Error::io(format!("waiting for {script}"), error))?;
-                    // What it left running is meant to run: cdist leaves it too.
-                    group.0 = None;
-                    return if status.success() { Ok(()) } else { refuse(ErrorKind::Failed, status.to_string()) };
-                }
-                () = &mut end => {
-                    let why = format!("it has not ended after {} s", self.limit.as_secs());
-                    return refuse(ErrorKind::Deadline, why);
-                }
-                () = self.stop.cancelled() => return refuse(ErrorKind::Cancelled, "the run was called off".into()),
-                _ = look.tick() => {
-                    let said = [stdout, stderr].map(|file| std::fs::metadata(file).map_or(0, |m| m.len()));
-                    if said.into_iter().any(|size| size > MOST) {
-                        return refuse(ErrorKind::Failed, format!("it said more than {} MiB", MOST >> 20));
+        let watched = async {
+            let mut look = tokio::time::interval(LOOK);
+            loop {
+                tokio::select! {
+                    status = child.wait() => {
+                        let status = status.map_err(|error| Error::io(format!("waiting for {script}"), error))?;
+                        // What it left running is meant to run: cdist leaves it too.
+                        group.0 = None;
+                        return if status.success() { Ok(()) } else { refuse(ErrorKind::Failed, status.to_string()) };
+                    }
+                    () = self.stop.cancelled() => {
+                        return refuse(ErrorKind::Cancelled, "the run was called off".into());
+                    }
+                    _ = look.tick() => {
+                        let said = [stdout, stderr].map(|file| std::fs::metadata(file).map_or(0, |m| m.len()));
+                        if said.into_iter().any(|size| size > MOST) {
+                            return refuse(ErrorKind::Failed, format!("it said more than {} MiB", MOST >> 20));
+                        }
                     }
                 }
             }
-        }
+        };
+        tokio::time::timeout(self.limit, watched).await.unwrap_or_else(|_| {
+            refuse(ErrorKind::Deadline, format!("it has not ended after {} s", self.limit.as_secs()))
+        })
     }
 }

@@ -86,11 +86,6 @@ impl Graph {
             needs.state == State::Prepared && self.done(&needs.require) && self.done(&needs.autorequire)
         })
     }
-    /// Whether all is done.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.needs.values().all(|needs| needs.state == State::Done)
-    }
     /// Whether all is done but what is left out.
     #[must_use]
     pub fn is_done_but(&self, left_out: impl Fn(&ObjectName) -> bool) -> bool {
@@ -124,6 +119,10 @@ impl Graph {
             };
             let waits = needs.require.iter().chain(&needs.autorequire);
             let waits: BTreeSet<&ObjectName> = waits.filter(|other| !self.is(other)).collect();
+            // One that is left out waits for nothing.
+            if waits.is_empty() {
+                continue;
+            }
             let told: Vec<String> = waits
                 .into_iter()
                 .map(|other| {

@@ -5,7 +5,7 @@
 //! (a directory, an option of scp's, a stream for `rsync`) is left to the program that the transport is.
 
 use crate::channel::{Batch, Channel};
-use crate::command::{decode, encode};
+use crate::command::{decode, encode, fitting};
 use crate::emulator::{Call, Emulator};
 use crate::error::{Error, ErrorKind, Result};
 use crate::target::{Transport, quoted};
@@ -20,8 +20,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How much a caller may send at once; see [`crate::command`].
-const MOST: usize = 1 << 22;
+/// How long nobody is let in when that failed.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What calls need of the run.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Desk {
     pub channel: Channel,
     /// What the connection was made with.
     pub transport: Transport,
+    /// What scripts know the target as.
+    pub name: String,
     /// How long a copy may take.
     pub limit: Duration,
 }
@@ -60,7 +62,11 @@ impl Server {
                     accepted = listener.accept() => accepted,
                     () = until.cancelled() => return,
                 };
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, _)) = accepted else {
+                    // why: there is no descriptor left for it, and nobody tells when there is one again
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                };
                 let (desk, until) = (desk.clone(), until.clone());
                 calls.spawn(async move {
                     tokio::select! {
@@ -104,7 +110,7 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
             send(&mut stream, &said).await
         }
         b"exec" => {
-            let words: Vec<Vec<u8>> = desk.transport.exec(&parts.collect::<Vec<_>>());
+            let words: Vec<Vec<u8>> = desk.transport.exec(&desk.name, &parts.collect::<Vec<_>>());
             send(&mut stream, &[vec![b"run".to_vec()], words].concat()).await
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -138,7 +144,10 @@ async fn define(stream: &mut UnixStream, desk: &Desk, name: Vec<u8>, rest: Vec<V
 
 /// `$__remote_copy SOURCE HOST:PATH`.
 async fn copy(desk: &Desk, from: &[u8], arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let elsewhere = || [vec![b"run".to_vec()], desk.transport.copy(arguments)].concat();
+    let elsewhere = || match desk.transport.copy(&desk.name, arguments) {
+        Some(words) => [vec![b"run".to_vec()], words].concat(),
+        None => ended(1, "one file can be copied here, and nothing else: use $__remote_exec"),
+    };
     let [source, to] = arguments else { return elsewhere() };
     let (Ok(from), Ok(source), Ok(to)) =
         (std::str::from_utf8(from), std::str::from_utf8(source), std::str::from_utf8(to))
@@ -169,9 +178,10 @@ async fn upload(desk: &Desk, file: &Utf8Path, path: &str, mode: u32) -> Result<(
     batch.line(
         format!(
             "umask 022; d={path}; [ -d \"$d\" ] && d=\"${{d%/}}\"/{name}; [ -e \"$d\" ] || n=1; cat {landing} >\"$d\" && \
-             {{ [ -z \"$n\" ] || chmod {mode:o} \"$d\"; }}"
+             {{ [ -z \"$n\" ] || chmod {mode:o} \"$d\"; }}; r=$?; rm -f {landing}; exit $r"
         )
         .as_bytes(),
+        "copying a file",
     );
     let answers = desk.channel.send(batch, desk.limit).await?;
     match answers.first() {
@@ -209,11 +219,7 @@ async fn send(stream: &mut UnixStream, message: &[Vec<u8>]) -> io::Result<()> {
 }
 
 async fn receive(stream: &mut UnixStream) -> io::Result<Vec<Vec<u8>>> {
-    let size = stream.read_u32().await? as usize;
-    if size > MOST {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut bytes = vec![0; size];
+    let mut bytes = vec![0; fitting(stream.read_u32().await?)?];
     stream.read_exact(&mut bytes).await?;
     decode(&bytes)
 }

@@ -53,52 +53,50 @@ impl Transport {
         }
     }
     /// The command line that runs words there with the streams of whoever starts it, as `ssh HOST WORDS` does: it is the
-    /// shell there that takes the words apart. The first of the words is the host.
+    /// shell there that takes the words apart. Among them is the host as scripts know it, `name`; what stands before it are
+    /// options of ssh's, as `rsync` gives them.
     #[must_use]
-    pub fn exec(&self, words: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let rest = words.get(1..).unwrap_or_default();
-        let of = |fixed: &[&str]| fixed.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+    pub fn exec(&self, name: &str, words: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let at = words.iter().position(|word| word == name.as_bytes()).unwrap_or(0);
+        let (before, rest) = (words.get(..at).unwrap_or_default(), words.get(at + 1..).unwrap_or_default());
         match self {
-            Self::Local => [of(&["/bin/sh", "-c"]), vec![rest.join(&b' ')]].concat(),
+            Self::Local => [of(["/bin/sh", "-c"]), vec![rest.join(&b' ')]].concat(),
             Self::Chroot(root) => {
-                [of(&["chroot", root.as_str(), "/bin/sh", "-c"]), vec![rest.join(&b' ')]].concat()
+                [of(["chroot", root.as_str(), "/bin/sh", "-c"]), vec![rest.join(&b' ')]].concat()
             }
-            Self::Ssh { options, .. } => {
-                let options: Vec<&str> = options.iter().map(String::as_str).collect();
-                [of(&["ssh", "-o", "BatchMode=yes"]), of(&options), words.to_vec()].concat()
+            Self::Ssh { options, host } => {
+                let ssh =
+                    of(["ssh", "-o", "BatchMode=yes"].into_iter().chain(options.iter().map(String::as_str)));
+                [&ssh, before, &of([host.as_str()]), rest].concat()
             }
-            Self::Command { words: fixed, .. } => {
-                let fixed: Vec<&str> = fixed.iter().map(String::as_str).collect();
-                [of(&fixed), words.to_vec()].concat()
+            Self::Command { words, host } => {
+                [&of(words.iter().map(String::as_str)), before, &of([host.as_str()]), rest].concat()
             }
         }
     }
-    /// The command line that copies as `scp` does, with these arguments of it.
+    /// The command line that copies as `scp` does, with these arguments of it; `None` where nothing does.
     #[must_use]
-    pub fn copy(&self, arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let program = match self {
-            Self::Ssh { options, .. } => {
+    pub fn copy(&self, name: &str, arguments: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
+        let (program, host) = match self {
+            Self::Ssh { options, host } => {
                 // scp's name for the port is another.
-                let options = options.iter().map(|word| if word == "-p" { "-P" } else { word.as_str() });
-                ["scp", "-q", "-o", "BatchMode=yes"]
-                    .into_iter()
-                    .chain(options)
-                    .map(|w| w.as_bytes().to_vec())
-                    .collect()
+                let options = options.iter().map(|word| match word.strip_prefix("-p") {
+                    Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => format!("-P{port}"),
+                    _ => word.clone(),
+                });
+                let options: Vec<Vec<u8>> = options.map(String::into_bytes).collect();
+                ([of(["scp", "-q", "-o", "BatchMode=yes"]), options].concat(), format!("{host}:"))
             }
-            // A copy within this machine: what stands before the colon is nobody's.
-            Self::Local | Self::Chroot(_) | Self::Command { .. } => vec![b"cp".to_vec()],
+            Self::Local => (of(["cp"]), String::new()),
+            // What is copied by the host's `cp` into a root directory follows links out of it.
+            Self::Chroot(_) | Self::Command { .. } => return None,
         };
-        let root = match self {
-            Self::Chroot(root) => root.as_str(),
-            _ => "",
-        };
-        let bare =
-            arguments.iter().map(|argument| match (self, argument.iter().position(|byte| *byte == b':')) {
-                (Self::Ssh { .. }, _) | (_, None) => argument.clone(),
-                (_, Some(at)) => [root.as_bytes(), &argument[at + 1..]].concat(),
-            });
-        [program, bare.collect()].concat()
+        let there = arguments.iter().map(|argument| {
+            let bare = [format!("{name}:"), format!("[{name}]:")];
+            let path = bare.iter().find_map(|host| argument.strip_prefix(host.as_bytes()));
+            path.map_or_else(|| argument.clone(), |path| [host.as_bytes(), path].concat())
+        });
+        Some(program.into_iter().chain(there).collect())
     }
     /// What the target is called in messages.
     #[must_use]
@@ -109,6 +107,10 @@ impl Transport {
             Self::Ssh { host, .. } | Self::Command { host, .. } => host.clone(),
         }
     }
+}
+
+fn of<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Vec<u8>> {
+    words.into_iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
 /// A value as one word of sh, whatever bytes are in it. There can be no NUL in it.
@@ -123,4 +125,35 @@ pub fn quoted(value: &[u8]) -> Vec<u8> {
     }
     word.push(b'\'');
     word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(words: &[Vec<u8>]) -> String {
+        words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn scripts_know_a_host_by_its_name_and_reach_it_as_its_user() {
+        let ssh = Transport::Ssh {
+            options: vec!["-p".into(), "22".into(), "-p23".into()],
+            host: "root@192.0.2.7".into(),
+        };
+        assert_eq!(
+            text(&ssh.exec("gis-01", &of(["gis-01", "rsync", "--server"]))),
+            "ssh -o BatchMode=yes -p 22 -p23 root@192.0.2.7 rsync --server"
+        );
+        assert_eq!(
+            text(&ssh.exec("gis-01", &of(["-l", "joe", "gis-01", "x"]))),
+            "ssh -o BatchMode=yes -p 22 -p23 -l joe root@192.0.2.7 x"
+        );
+        let copied = ssh.copy("gis-01", &of(["-r", "a:b", "gis-01:/c", "[gis-01]:/d"]));
+        let scp = "scp -q -o BatchMode=yes -P 22 -P23 -r a:b root@192.0.2.7:/c root@192.0.2.7:/d";
+        assert_eq!(copied.as_deref().map(text).as_deref(), Some(scp));
+        let local = Transport::Local.copy("here", &of(["-r", "a", "here:/c"]));
+        assert_eq!(local.as_deref().map(text).as_deref(), Some("cp -r a /c"));
+        assert_eq!(Transport::Chroot("/srv/root".into()).copy("x", &of(["a", "x:/c"])), None);
+    }
 }

@@ -185,7 +185,7 @@ impl Tree {
     /// Its state cannot be read, or is none.
     pub fn state(&self, object: &ObjectName) -> Result<State> {
         match lines(&self.directory(object).join("state"))?.first().map(String::as_str) {
-            None | Some("") => Ok(State::Defined),
+            None => Ok(State::Defined),
             Some("prepared") => Ok(State::Prepared),
             Some("done") => Ok(State::Done),
             Some(other) => Err(Error::new(
@@ -199,13 +199,12 @@ impl Tree {
     /// # Errors
     /// The file system refuses.
     pub fn set_state(&self, object: &ObjectName, state: State) -> Result<()> {
-        let file = self.directory(object).join("state");
-        let written = match state {
-            State::Defined => fs::remove_file(&file)
-                .or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }),
-            State::Prepared => fs::write(&file, "prepared\n"),
-            State::Done => fs::write(&file, "done\n"),
+        let word = match state {
+            State::Defined => "",
+            State::Prepared => "prepared\n",
+            State::Done => "done\n",
         };
+        let written = fs::write(self.directory(object).join("state"), word);
         written.map_err(|error| Error::io(format!("noting how far {object} is"), error))
     }
     /// All objects, in the order in which they were first defined: a legal order of many, the same in each run, and the one

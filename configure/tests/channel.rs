@@ -112,41 +112,24 @@ async fn files_arrive_whole_and_batches_in_order() {
     let mut sent = Vec::new();
     for (name, content) in files {
         let mut batch = Batch::default();
-        batch.put(scene.base.join(name).as_str(), content);
         batch.put("/nonexistent/directory/file", content);
-        batch.line(
-            format!("cat '{}/after' 2>/dev/null || echo {name}", scene.base.as_str().replace('\'', "'\\''"))
-                .as_bytes(),
-        );
+        sent.push(channel.send(batch, LIMIT));
+        let mut batch = Batch::default();
+        batch.put(scene.base.join(name).as_str(), content);
+        let after = scene.base.as_str().replace('\'', "'\\''");
+        batch.line(format!("cat '{after}/after' 2>/dev/null || echo {name}").as_bytes(), name);
         sent.push(channel.send(batch, LIMIT));
     }
     let mut said = Vec::new();
-    for answer in futures_in_order(sent).await {
-        said.push(String::from_utf8(answer.unwrap().remove(0).stdout).unwrap());
+    // All of them are sent before the first is answered.
+    for answers in futures::future::join_all(sent).await {
+        said.extend(answers.unwrap().into_iter().map(|answer| String::from_utf8(answer.stdout).unwrap()));
     }
     assert_eq!(said, ["empty\n", "small\n", "nul\n", "large\n", "end"]);
     for (name, content) in files {
         assert!(std::fs::read(scene.base.join(name)).unwrap() == content, "{name}");
     }
     channel.close().await;
-}
-
-/// Begins all of them before the first is answered.
-async fn futures_in_order<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
-    let mut done: Vec<Option<F::Output>> = pinned.iter().map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        for (future, done) in pinned.iter_mut().zip(&mut done) {
-            if done.is_none()
-                && let std::task::Poll::Ready(output) = future.as_mut().poll(cx)
-            {
-                *done = Some(output);
-            }
-        }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    done.into_iter().map(Option::unwrap).collect()
 }
 
 #[tokio::test]
@@ -162,17 +145,73 @@ async fn what_hangs_is_ended_with_all_that_it_started() {
     let hangs = scene.script("hangs", text.replace("$1", "alive").replace("$2", "fifo").as_bytes());
     let mut batch = Batch::default();
     let quoted = scene.base.as_str().replace('\'', "'\\''");
-    batch.line(format!("cd '{quoted}'; exec sh '{}'", hangs.replace('\'', "'\\''")).as_bytes());
+    batch.line(format!("cd '{quoted}'; exec sh '{}'", hangs.replace('\'', "'\\''")).as_bytes(), "what hangs");
     let reader = tokio::task::spawn_blocking({
         let fifo = fifo.clone();
         move || std::fs::read(fifo).unwrap()
     });
     let error = channel.send(batch, Duration::from_millis(500)).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Deadline);
+    assert!(error.kind == ErrorKind::Deadline && error.context.contains("what hangs"), "{error}");
     assert!(marker.exists());
     channel.kill().await;
     // The pipe ends when nobody has it open any more.
     tokio::time::timeout(LIMIT, reader).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_time_is_one_scripts_and_not_all_of_them() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let fifo = scene.base.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let quoted = scene.base.as_str().replace('\'', "'\\''");
+    let mut batch = Batch::default();
+    for n in 0..6 {
+        batch.line(format!("read -r _ <'{quoted}/fifo'").as_bytes(), &format!("line {n}"));
+    }
+    // Each line takes two fifths of the limit, all of them more than twice the limit.
+    let limit = Duration::from_secs(1);
+    let begun = std::time::Instant::now();
+    let (answers, ()) = tokio::join!(channel.send(batch, limit), async {
+        for _ in 0..6 {
+            tokio::time::sleep(limit * 2 / 5).await; // why: time that passes is what this is about
+            tokio::fs::write(&fifo, "\n").await.unwrap();
+        }
+    });
+    assert_eq!(answers.unwrap().len(), 6);
+    assert!(begun.elapsed() > limit * 2);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_put_there_keeps_its_scripts_from_running() {
+    let scene = Scene::new();
+    let large = vec![0; 100_000];
+    for (path, content) in
+        [("/dev/full", &b"small"[..]), ("/nonexistent/x", b"small"), ("/nonexistent/x", &large)]
+    {
+        let channel = scene.open().await;
+        let mut batch = Batch::default();
+        batch.put(path, content).line(b"echo it runs", "it");
+        let answer = channel.send(batch, LIMIT).await.unwrap().remove(0);
+        let said = String::from_utf8(answer.stderr).unwrap();
+        assert!(answer.code == 125 && answer.stdout.is_empty(), "{path}: {said}");
+        assert_eq!(said, format!("cannot write {path}\n"));
+        // The next batch is another's.
+        let mut batch = Batch::default();
+        batch.line(b"echo it runs", "it");
+        assert_eq!(channel.send(batch, LIMIT).await.unwrap()[0].stdout, b"it runs\n");
+        channel.close().await;
+    }
+    // A disk that is full in the middle of a file.
+    let channel = scene.open().await;
+    let mut batch = Batch::default();
+    batch.put("/dev/full", &large).line(b"echo it runs", "it");
+    let error = channel.send(batch, LIMIT).await.unwrap_err();
+    assert!(
+        error.kind == ErrorKind::Unreachable && error.context.contains("cannot write /dev/full"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -21,9 +21,9 @@ use vcl_tests::guest::{self, Guest, Kind};
 use vcl_tests::world::World;
 
 const VCL_WORLD: &str = env!("CARGO_BIN_EXE_vcl-world");
-/// The types' commands, which are built beside the rest.
-fn command() -> Utf8PathBuf {
-    Utf8Path::new(VCL_WORLD).with_file_name("vcl-emulator")
+/// What people call, and what types' commands are links to.
+fn vclctl() -> Utf8PathBuf {
+    Utf8Path::new(VCL_WORLD).with_file_name("vclctl")
 }
 const BASE: &str = "/var/lib/cdist";
 /// Called as ssh and scp are, with a root directory as the host.
@@ -121,7 +121,7 @@ impl Site {
             manifest: manifest.to_owned(),
             directory: directory.clone(),
             base: BASE.into(),
-            command: command(),
+            command: vclctl(),
             jobs: 2,
             dry_run: false,
             install: false,
@@ -351,10 +351,9 @@ fn the_command_line_configures_over_ssh() -> Result<()> {
              __directory {out}/d --mode 0711\n__rsync {out}/copied --source {directory}\n"
         );
         fs::write(site.directory.join("site.manifest"), manifest)?;
-        let vclctl = Utf8Path::new(VCL_WORLD).with_file_name("vclctl");
         let run = |more: &[&str]| {
             let conf = site.conf().unwrap();
-            Command::new(&vclctl)
+            Command::new(vclctl())
                 .args(["configure", "--host", "root@127.0.0.1", "--ssh", &sshd.options, "-c", conf.as_str()])
                 .args([
                     "-i",
@@ -395,6 +394,50 @@ fn the_command_line_configures_over_ssh() -> Result<()> {
         let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(said.starts_with("root@127.0.0.1: 7 objects, 1 changed, "), "{said}");
         ensure!(told.contains(&format!("changed  __file{out}/f2")), "{told}");
+        // Scripts know it by a name that no resolver has, and reach it all the same.
+        fs::remove_dir_all(out.join("copied"))?;
+        let named = changed(&run(&["--json", "--name", "gis-01.example.org"])?)?;
+        ensure!(named == [format!("__rsync{out}/copied")], "{named:?}");
+        // What hangs there is ended there.
+        let more = site.directory.join("more");
+        fs::create_dir_all(more.join("type/__hangs/parameter"))?;
+        fs::write(
+            more.join("type/__hangs/gencode-remote"),
+            format!("echo 'echo $$ >{out}/pid; sleep 1000'"),
+        )?;
+        fs::write(site.directory.join("site.manifest"), "__hangs here\n")?;
+        let output = run(&["-c", more.as_str(), "--deadline", "3"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(1) && said.contains("code-remote has not ended after 3 s"),
+            "{said}"
+        );
+        let pid = fs::read_to_string(out.join("pid"))?;
+        ensure!(!Utf8Path::new("/proc").join(pid.trim()).exists(), "it still runs");
+        Ok(())
+    })
+}
+
+/// The manual page's own manifest, in a dry run: there is no network for its package.
+#[test]
+fn the_ten_lines_of_the_manual_hold() -> Result<()> {
+    block_on("the_ten_lines_of_the_manual_hold", async |site| {
+        let page = include_str!("../../../docs/configure.md");
+        let (_, rest) = page.split_once("<<'X'\n").context("the page has a manifest")?;
+        let (text, _) = rest.split_once("\nX\n").context("the manifest has an end")?;
+        let (manifest, target) = (site.directory.join("site.manifest"), site.target("manual")?);
+        fs::write(&manifest, text)?;
+        let output = Command::new(vclctl())
+            .args(["configure", "--chroot", target.root.as_str(), "-c", site.conf()?.as_str()])
+            .args(["-i", manifest.as_str(), "--dry-run", "--json"])
+            .output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let view: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let objects = view["objects"].as_array().context("objects")?;
+        let names: Vec<&str> = objects.iter().filter_map(|object| object["object"].as_str()).collect();
+        for name in ["__file/etc/motd", "__directory/srv/lab", "__file/srv/lab/rules", "__package/tmux"] {
+            ensure!(names.contains(&name), "{names:?}");
+        }
         Ok(())
     })
 }

@@ -51,7 +51,7 @@ pub(super) async fn run(asked: ConfigureArguments, screen: &mut Screen) -> Resul
         .to_owned();
     let stop = CancellationToken::new();
     let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let wish = wish(&asked, directory, stop.clone(), progress)?;
+    let wish = wish(&asked, directory, stop.clone(), progress).await?;
     let (target, begun) = (wish.transport.name(), Instant::now());
     let ended = {
         let listening = async {
@@ -92,7 +92,7 @@ pub(super) async fn run(asked: ConfigureArguments, screen: &mut Screen) -> Resul
     }
 }
 
-fn wish(
+async fn wish(
     asked: &ConfigureArguments,
     directory: Utf8PathBuf,
     stop: CancellationToken,
@@ -125,7 +125,7 @@ fn wish(
     let command = command.ok_or_else(|| local("this program does not know where it lies".into()))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Wish {
-        host: resolved(&name, &asked.tag),
+        host: Host::resolved(&name, &asked.tag).await,
         transport,
         conf,
         manifest,
@@ -160,16 +160,6 @@ fn directories(asked: &ConfigureArguments) -> Result<Vec<Utf8PathBuf>> {
         return Err(Error::new(ErrorKind::Local, context));
     }
     Ok(all)
-}
-
-/// What the resolver of this machine makes of a name: what cdist tells its scripts besides it.
-fn resolved(name: &str, tags: &[String]) -> Host {
-    let said = std::process::Command::new("getent").args(["hosts", "--", name]).output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let names: Vec<&str> = said.lines().next().unwrap_or_default().split_whitespace().skip(1).collect();
-    let hostname = names.first().copied().unwrap_or(name);
-    let fqdn = names.iter().find(|name| name.contains('.')).copied().unwrap_or(hostname);
-    Host { name: name.to_owned(), hostname: hostname.to_owned(), fqdn: fqdn.to_owned(), tags: tags.to_vec() }
 }
 
 fn tell(progress: &Progress, screen: &mut Screen) {
