@@ -48,7 +48,7 @@ pub fn usage(of: &Type) -> String {
     for parameter in &of.parameters {
         let value = match parameter.takes {
             Takes::Nothing => String::new(),
-            _ => format!(" {}", parameter.name.to_uppercase().replace('-', "_")),
+            _ => format!(" {}", parameter.name.to_uppercase()),
         };
         let one = format!("--{}{value}", parameter.name);
         line.push_str(&if parameter.required { format!(" {one}") } else { format!(" [{one}]") });

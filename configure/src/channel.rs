@@ -19,19 +19,29 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The loop. `f` takes so many bytes of the stream, `b` is where it works, `m` the boundary, `w` what went wrong in a batch.
+/// The loop. `f` takes so many bytes of the stream, `a` answers, `b` is where it works, `m` the boundary, `i` which life of the
+/// system it is, `w` what went wrong in a batch, `s` what went wrong in a sequence.
 ///
 /// A `head` that reads more than it was told to has taken `def` with the `abc`, and the next line is `end`.
 const LOOP: &str = "umask 077; IFS= read -r b; IFS= read -r m; mkdir -p \"$b\" && chmod 0700 \"$b\" && cd / || exit 1; \
-    x=$(head -c 3); echo \"$m $$ $x\"; IFS= read -r y; if [ \"$y\" = def ]; then read -r y; f() { head -c \"$1\"; }; \
-    else f() { dd ibs=1 obs=65536 count=\"$1\" 2>/dev/null; }; fi; echo \"$m $y\"; exec 3>&1; \
-    while read -r n; do w=; f \"$n\" >\"$b/.batch\" || { echo; echo \"$m cannot write $b/.batch\"; exit 1; }; . \"$b/.batch\"; done";
+    i=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null); \
+    if [ -f \"$b/.loop\" ] && read -r g j <\"$b/.loop\" && [ \"$j\" = \"$i\" ]; then k=0; while kill -0 \"$g\" 2>/dev/null; do \
+    k=$((k+1)); if [ $k = 4 ]; then echo \"$m another run is at work in $b: process $g\"; exit 1; fi; sleep 1; done; fi; \
+    echo \"$$ $i\" >\"$b/.loop\"; x=$(head -c 3); echo \"$m $$ $i\"; IFS= read -r y; \
+    if [ \"$y\" = def ]; then read -r y; f() { head -c \"$1\"; }; \
+    else f() { dd ibs=1 obs=65536 count=\"$1\" 2>/dev/null; }; fi; echo \"$m $y\"; exec 3>&1; s=; \
+    a() { [ -s \"$b/.out$1\" ] && cat \"$b/.out$1\"; echo; echo \"$m $r\"; [ -s \"$b/.err$1\" ] && cat \"$b/.err$1\"; \
+    [ -z \"$w$2\" ] || echo \"$w$2\"; echo; echo \"$m\"; }; \
+    while read -r n; do w=; f \"$n\" >\"$b/.batch\" || { echo; echo \"$m cannot write $b/.batch\"; exit 1; }; . \"$b/.batch\"; done; rm -f \"$b/.loop\"";
 /// How much one script may say.
 const MOST: usize = 16 << 20;
 /// A value of this size stands in the sh; a larger one behind it.
 const INLINE: usize = 2048;
 /// How long opening and closing may take.
 const OPEN: Duration = Duration::from_secs(60);
+
+/// Variables, each a name and a value.
+pub type Pairs<'a> = Vec<(&'a str, &'a [u8])>;
 
 /// Work for a target.
 #[derive(Debug, Default)]
@@ -54,6 +64,11 @@ pub struct Answer {
 }
 
 impl Batch {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sh.is_empty()
+    }
     /// Adds sh as it is. What it says outside of a script is nobody's.
     pub fn sh(&mut self, line: &[u8]) -> &mut Self {
         self.sh.extend(line);
@@ -98,25 +113,56 @@ impl Batch {
     }
     /// Runs a script with these variables besides those of the target, and answers with what came of it.
     pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
-        let mut sh = Vec::new();
-        for (name, value) in variables {
-            sh.extend([name.as_bytes(), b"=", &quoted(value), b"; export ", name.as_bytes(), b"; "].concat());
+        self.line(&started(variables, script), script)
+    }
+    /// Runs scripts, each with its variables, so many of them at the same time.
+    pub fn beside(&mut self, scripts: &[(Pairs<'_>, String)], at_once: usize) -> &mut Self {
+        for some in scripts.chunks(at_once.max(1)) {
+            for (n, (variables, script)) in some.iter().enumerate() {
+                self.asked.push(script.clone());
+                let sh = inside(&started(variables, script), "w", &n.to_string());
+                self.sh(&[&sh[..], format!(" & p{n}=$!").as_bytes()].concat());
+            }
+            for n in 0..some.len() {
+                self.sh(format!("wait \"$p{n}\"; r=$?; a {n}").as_bytes());
+            }
         }
-        sh.extend(b"exec /bin/sh -e ");
-        sh.extend(quoted(script.as_bytes()));
-        self.line(&sh, script)
+        self
+    }
+    /// The same as [`run`](Self::run), and where it fails nothing runs that is sent after it in this manner.
+    pub fn run_in_sequence(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
+        self.line_in_sequence(&started(variables, script), script)
     }
     /// Runs a line of sh, and answers with what came of it. `what` it is stands in messages.
     pub fn line(&mut self, sh: &[u8], what: &str) -> &mut Self {
         self.asked.push(what.to_owned());
-        // To files: what a script leaves running keeps these open, and says nothing into the stream.
-        let streams = b"\n) </dev/null >\"$b/.out\" 2>\"$b/.err\" 3>&-";
-        self.sh(&[b"( [ -z \"$w\" ] || exit 125; ", sh, streams].concat());
-        self.sh(
-            b"r=$?; [ -s \"$b/.out\" ] && cat \"$b/.out\"; echo; echo \"$m $r\"; [ -s \"$b/.err\" ] && cat \"$b/.err\"; \
-              [ -z \"$w\" ] || echo \"$w\"; echo; echo \"$m\"",
-        )
+        self.sh(&inside(sh, "w", ""));
+        self.sh(b"r=$?; a")
     }
+    /// The same as [`line`](Self::line), and where it fails nothing runs that is sent after it in this manner.
+    pub fn line_in_sequence(&mut self, sh: &[u8], what: &str) -> &mut Self {
+        self.asked.push(what.to_owned());
+        self.sh(&inside(sh, "w$s", ""));
+        self.sh(b"r=$?; a \"\" \"$s\"; [ $r = 0 ] || s=\"what was to be done before has failed\"")
+    }
+}
+
+/// A script with its variables.
+fn started(variables: &[(&str, &[u8])], script: &str) -> Vec<u8> {
+    let mut sh = Vec::new();
+    for (name, value) in variables {
+        sh.extend([name.as_bytes(), b"=", &quoted(value), b"; export ", name.as_bytes(), b"; "].concat());
+    }
+    sh.extend(b"exec /bin/sh -e ");
+    sh.extend(quoted(script.as_bytes()));
+    sh
+}
+
+/// What runs sh in a shell of its own, unless one of these variables says that something went wrong. What it says goes to files:
+/// what a script leaves running keeps these open, and says nothing into the stream.
+fn inside(sh: &[u8], unless: &str, place: &str) -> Vec<u8> {
+    let streams = format!("\n) </dev/null >\"$b/.out{place}\" 2>\"$b/.err{place}\" 3>&-");
+    [format!("( [ -z \"${unless}\" ] || exit 125; ").as_bytes(), sh, streams.as_bytes()].concat()
 }
 
 /// A batch that is under way.
@@ -127,18 +173,26 @@ struct UnderWay {
     tell: oneshot::Sender<Result<Vec<Answer>>>,
 }
 
-/// What is under way, in the order of the batches; `None` when there will be no answers any more.
-type Waiting = Arc<Mutex<Option<VecDeque<UnderWay>>>>;
+/// How it is with a connection.
+#[derive(Debug)]
+enum Standing {
+    /// It is there, and this is under way, in the order of the batches.
+    Open(VecDeque<UnderWay>),
+    /// There will be no answers any more, and why.
+    Ended(ErrorKind, String),
+}
+
+type Waiting = Arc<Mutex<Standing>>;
 
 /// A connection to a target.
 #[derive(Debug)]
 pub struct Channel {
     transport: Transport,
     base: String,
-    /// The process group of the loop, there.
-    group: u32,
-    child: Child,
-    batches: mpsc::UnboundedSender<Vec<u8>>,
+    started: Started,
+    child: tokio::sync::Mutex<Child>,
+    /// Until it is closed.
+    batches: Mutex<Option<mpsc::UnboundedSender<Vec<u8>>>>,
     waiting: Waiting,
     /// Changes with each answer.
     heard: watch::Receiver<()>,
@@ -174,7 +228,7 @@ impl Channel {
             return Err(failed("its streams are gone".into()));
         };
         let begun = tokio::time::timeout(OPEN, begin(stdin, stdout, base, boundary)).await;
-        let (stdin, stdout, group) = match begun {
+        let (stdin, stdout, started) = match begun {
             Ok(Ok(begun)) => begun,
             Ok(Err(error)) => {
                 let mut said = Vec::new();
@@ -184,7 +238,7 @@ impl Channel {
             }
             Err(_) => return Err(failed(format!("there is no shell after {} s", OPEN.as_secs()))),
         };
-        let waiting = Waiting::new(Mutex::new(Some(VecDeque::new())));
+        let waiting = Waiting::new(Mutex::new(Standing::Open(VecDeque::new())));
         let (batches, queue) = mpsc::unbounded_channel();
         tokio::spawn(write(stdin, queue));
         let (hear, heard) = watch::channel(());
@@ -197,54 +251,145 @@ impl Channel {
                 tracing::debug!(said = %String::from_utf8_lossy(&said), "the connection said");
             }
         });
-        Ok(Self {
-            transport: transport.clone(),
-            base: base.to_owned(),
-            group,
-            child,
-            batches,
-            waiting,
-            heard,
-        })
+        let (child, batches) = (tokio::sync::Mutex::new(child), Mutex::new(Some(batches)));
+        let (transport, base) = (transport.clone(), base.to_owned());
+        Ok(Self { transport, base, started, child, batches, waiting, heard })
     }
     /// The directory on the target.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
-    /// Sends a batch; it is done when those before it are. `limit` is how long one of its scripts may take.
+    /// Sends a batch and waits for its answers: [`post`](Self::post) and [`Pending::answers`].
+    ///
+    /// # Errors
+    /// As theirs.
+    pub async fn send(&self, batch: Batch, limit: Duration) -> Result<Vec<Answer>> {
+        self.post(batch)?.answers(limit).await
+    }
+    /// Sends a batch; it is done when those before it are.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn post(&self, batch: Batch) -> Result<Pending> {
+        let mut bytes = format!("{}\n", batch.sh.len()).into_bytes();
+        bytes.extend(batch.sh);
+        bytes.extend(batch.contents);
+        let (tell, answers) = oneshot::channel();
+        // The answers come in the order in which the batches were sent.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Standing::Open(open) = &mut *waiting else { return Err(gone(&self.transport, &waiting)) };
+        // Where nobody takes it any more, whoever reads the answers finds the end of them.
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = batches.as_ref().map(|batches| batches.send(bytes));
+        if batch.asked.is_empty() {
+            let _ = tell.send(Ok(Vec::new()));
+        } else {
+            open.push_back(UnderWay { asked: batch.asked, answers: Vec::new(), tell });
+        }
+        let (waiting, heard) = (self.waiting.clone(), self.heard.clone());
+        Ok(Pending { transport: self.transport.clone(), waiting, heard, answers })
+    }
+    /// Whether it has broken: what ended was the connection, and not the loop by a reason of its own.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*waiting, Standing::Ended(ErrorKind::Unreachable, _))
+    }
+    /// What it has started on the target.
+    #[must_use]
+    pub fn started(&self) -> Started {
+        self.started.clone()
+    }
+    /// Ends everything that was started by it, on the target too, and the connection. It says whether the target was there.
+    pub async fn kill(&self) -> bool {
+        let there = self.started.kill(&self.transport).await;
+        let mut child = self.child.lock().await;
+        let _ = child.start_kill();
+        let _ = tokio::time::timeout(OPEN, child.wait()).await;
+        there
+    }
+    /// Ends the connection when everything was done.
+    pub async fn close(&self) {
+        drop(self.batches.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = tokio::time::timeout(OPEN, self.child.lock().await.wait()).await;
+    }
+}
+
+/// The processes that a connection has started on a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The process group of the loop.
+    group: u32,
+    /// Which life of the system the group is of, where it says so.
+    life: String,
+}
+
+impl Started {
+    /// As [`line`](Self::line) has it.
+    #[must_use]
+    pub fn read(line: &str) -> Option<Self> {
+        let (group, life) = line.trim_end().split_once(' ')?;
+        // It becomes part of a line of sh.
+        let known = life.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let group = group.parse().ok().filter(|group| known && *group > 1)?;
+        Some(Self { group, life: life.to_owned() })
+    }
+    /// As a line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{} {}", self.group, self.life)
+    }
+    /// Ends them, by a connection of its own. It says whether the target was there.
+    pub async fn kill(&self, transport: &Transport) -> bool {
+        // Shells differ in how they take a group. In another life of the system it is somebody else's.
+        let Self { group, life } = self;
+        let line = format!(
+            "[ \"$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)\" != \"{life}\" ] || kill -s KILL -- -{group} 2>/dev/null || \
+             kill -KILL -{group} 2>/dev/null; exit 0"
+        );
+        let mut words = transport.shell(&line).into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        match command.spawn() {
+            Ok(mut child) => {
+                matches!(tokio::time::timeout(OPEN, child.wait()).await, Ok(Ok(status)) if status.success())
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// A batch that was sent.
+#[derive(Debug)]
+pub struct Pending {
+    transport: Transport,
+    waiting: Waiting,
+    heard: watch::Receiver<()>,
+    answers: oneshot::Receiver<Result<Vec<Answer>>>,
+}
+
+impl Pending {
+    /// Waits for the answers. `limit` is how long one script may take.
     ///
     /// # Errors
     /// The connection is gone, or there is no answer for `limit`: then [`ErrorKind::Deadline`], and the connection is to be
     /// killed, for what it does now is not known.
-    pub async fn send(&self, batch: Batch, limit: Duration) -> Result<Vec<Answer>> {
-        let gone = || {
-            Error::new(ErrorKind::Unreachable, format!("{}: the connection is gone", self.transport.name()))
-        };
-        let mut bytes = format!("{}\n", batch.sh.len()).into_bytes();
-        bytes.extend(batch.sh);
-        bytes.extend(batch.contents);
-        let mut heard = self.heard.clone();
-        let mut answers = {
-            // The answers come in the order in which the batches were sent.
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let waiting = waiting.as_mut().ok_or_else(gone)?;
-            self.batches.send(bytes).map_err(|_| gone())?;
-            if batch.asked.is_empty() {
-                return Ok(Vec::new());
-            }
-            let (tell, answers) = oneshot::channel();
-            waiting.push_back(UnderWay { asked: batch.asked, answers: Vec::new(), tell });
-            answers
-        };
+    pub async fn answers(mut self, limit: Duration) -> Result<Vec<Answer>> {
+        let gone = || gone(&self.transport, &self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             tokio::select! {
                 biased;
-                answers = &mut answers => return answers.unwrap_or_else(|_| Err(gone())),
+                answers = &mut self.answers => return answers.unwrap_or_else(|_| Err(gone())),
                 // Whatever was answered meanwhile, this script has its whole time from there.
-                again = tokio::time::timeout(limit, heard.changed()) => match again {
+                again = tokio::time::timeout(limit, self.heard.changed()) => match again {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => return answers.await.unwrap_or_else(|_| Err(gone())),
+                    Ok(Err(_)) => return self.answers.await.unwrap_or_else(|_| Err(gone())),
                     Err(_) => return Err(self.too_long(limit)),
                 },
             }
@@ -253,36 +398,20 @@ impl Channel {
     /// Says what has not ended.
     fn too_long(&self, limit: Duration) -> Error {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.as_ref().and_then(VecDeque::front);
+        let first = if let Standing::Open(waiting) = &*waiting { waiting.front() } else { None };
         let what = first.and_then(|first| first.asked.get(first.answers.len())).map_or("it", String::as_str);
         let context = format!("{}: {what} has not ended after {} s", self.transport.name(), limit.as_secs());
         Error::new(ErrorKind::Deadline, context)
     }
-    /// Ends everything that was started by it, on the target too, and the connection.
-    pub async fn kill(mut self) {
-        // Shells differ in how they take a group.
-        let group = self.group;
-        let line = format!("kill -s KILL -- -{group} 2>/dev/null || kill -KILL -{group} 2>/dev/null; exit 0");
-        let mut words = self.transport.shell(&line).into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        if let Ok(mut child) = command.spawn() {
-            let _ = tokio::time::timeout(OPEN, child.wait()).await;
-        }
-        let _ = self.child.start_kill();
-        let _ = tokio::time::timeout(OPEN, self.child.wait()).await;
-    }
-    /// Ends the connection when everything was done.
-    pub async fn close(self) {
-        let Self { mut child, batches, .. } = self;
-        drop(batches);
-        let _ = tokio::time::timeout(OPEN, child.wait()).await;
-    }
+}
+
+/// Why there is no answer.
+fn gone(transport: &Transport, standing: &Standing) -> Error {
+    let (kind, why) = match standing {
+        Standing::Open(_) => (ErrorKind::Unreachable, "the connection is gone"),
+        Standing::Ended(kind, why) => (*kind, why.as_str()),
+    };
+    Error::new(kind, format!("{}: {why}", transport.name()))
 }
 
 /// Says where it works, and finds out what `head` does there.
@@ -291,18 +420,21 @@ async fn begin(
     mut stdout: ChildStdout,
     base: &str,
     boundary: &str,
-) -> Result<(ChildStdin, ChildStdout, u32), String> {
+) -> Result<(ChildStdin, ChildStdout, Started), String> {
     let broke = |error: std::io::Error| format!("the connection broke while it was begun ({error})");
     stdin.write_all(format!("{base}\n{boundary}\nabcdef\n").as_bytes()).await.map_err(broke)?;
     let first = line(&mut stdout, boundary).await?;
-    let group = first.split(' ').next().and_then(|group| group.parse().ok());
-    let group = group.ok_or_else(|| format!("the shell there says `{first}`"))?;
+    let started = Started::read(&first);
+    let started = started.ok_or_else(|| match first.as_str() {
+        other if other.starts_with("another run") => other.to_owned(),
+        other => format!("the shell there says `{other}`"),
+    })?;
     stdin.write_all(b"end\n").await.map_err(broke)?;
     let second = line(&mut stdout, boundary).await?;
     if second != "end" {
         return Err(format!("the shell there says `{second}`"));
     }
-    Ok((stdin, stdout, group))
+    Ok((stdin, stdout, started))
 }
 
 /// What stands behind the boundary in the first line that has it; a login shell may greet before.
@@ -345,32 +477,34 @@ async fn read(
 ) {
     let mut stream = Answers { boundary: format!("\n{boundary}").into_bytes(), ..Answers::default() };
     let mut bytes = vec![0; 65536];
-    let why = 'stream: loop {
+    let (kind, why) = 'stream: loop {
         let got = match from.read(&mut bytes).await {
-            Ok(0) => break "the connection is gone".to_owned(),
+            Ok(0) => break (ErrorKind::Unreachable, "the connection is gone".to_owned()),
             Ok(got) => got,
-            Err(error) => break format!("the connection broke: {error}"),
+            Err(error) => break (ErrorKind::Unreachable, format!("the connection broke: {error}")),
         };
         stream.pending.extend(&bytes[..got]);
         loop {
             match stream.next() {
                 Ok(Some(answer)) => answered(&waiting, answer),
                 Ok(None) => break,
-                Err(why) => break 'stream why,
+                Err(why) => break 'stream (ErrorKind::Failed, why),
             }
             let _ = hear.send(());
         }
     };
     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    for batch in waiting.take().into_iter().flatten() {
-        let _ = batch.tell.send(Err(Error::new(ErrorKind::Unreachable, format!("{target}: {why}"))));
+    let ended = Standing::Ended(kind, why.clone());
+    let Standing::Open(all) = std::mem::replace(&mut *waiting, ended) else { return };
+    for batch in all {
+        let _ = batch.tell.send(Err(Error::new(kind, format!("{target}: {why}"))));
     }
 }
 
 /// Notes an answer, and gives the batch's to whoever waits for them when it was the last.
 fn answered(waiting: &Waiting, answer: Answer) {
     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(waiting) = waiting.as_mut() else { return };
+    let Standing::Open(waiting) = &mut *waiting else { return };
     let Some(first) = waiting.front_mut() else { return };
     first.answers.push(answer);
     if first.answers.len() == first.asked.len()

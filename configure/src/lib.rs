@@ -7,7 +7,7 @@
 //! What needs no machine: what types are ([`definition`]), layered from configuration directories ([`conf`]), how their commands are
 //! taken apart ([`arguments`]) and define objects ([`emulator`]) in a tree of files ([`tree`]), in which order objects can be done
 //! ([`order`]), and what scripts find ([`environment`]). The machine: how to get there ([`target`]), the one connection
-//! ([`channel`]), and what scripts of this machine call, from either end ([`command`], [`server`]). A [`run`] is all of it.
+//! ([`channel`]) and the next when it breaks ([`link`]), and what scripts of this machine call, from either end ([`command`], [`server`]). A [`run`] is all of it.
 //!
 //! This crate knows nothing of backends, queues and the daemon.
 
@@ -15,16 +15,21 @@ pub mod arguments;
 pub mod channel;
 pub mod command;
 pub mod conf;
+mod copies;
 pub mod definition;
 pub mod emulator;
 pub mod environment;
 mod error;
+pub mod link;
 pub mod local;
+mod memo;
 pub mod name;
+mod notes;
 pub mod order;
 pub mod run;
 mod scripts;
 pub mod server;
+mod stages;
 pub mod target;
 pub mod tree;
 

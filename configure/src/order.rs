@@ -86,6 +86,10 @@ impl Graph {
             needs.state == State::Prepared && self.done(&needs.require) && self.done(&needs.autorequire)
         })
     }
+    /// What is prepared and not done.
+    pub fn prepared(&self) -> impl Iterator<Item = &ObjectName> {
+        self.those(|needs| needs.state == State::Prepared).into_iter()
+    }
     /// Whether all is done but what is left out.
     #[must_use]
     pub fn is_done_but(&self, left_out: impl Fn(&ObjectName) -> bool) -> bool {

@@ -3,8 +3,9 @@
 use crate::environment::{Environment, Script};
 use crate::error::{Error, Result};
 use crate::local::Runner;
+use crate::memo::{Given, Memo, left_in};
 use crate::name::ObjectName;
-use crate::tree::List;
+use crate::tree::{List, Tree};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::fs;
 use std::io::Write as _;
@@ -16,6 +17,8 @@ pub(crate) struct Scripts {
     pub(crate) runner: Runner,
     /// Where their own copies of the messages lie.
     pub(crate) directory: Utf8PathBuf,
+    /// What was generated before, when the machine is explored and somebody wants that.
+    pub(crate) memo: Option<Memo>,
 }
 
 impl Scripts {
@@ -31,21 +34,44 @@ impl Scripts {
     pub(crate) async fn manifest(&self, object: &ObjectName) -> Result<()> {
         self.of_type(Script::Manifest(object), object, "manifest").await.map(drop)
     }
-    /// Stage 5: what there is of a type's two scripts that generate code. Answers with the messages.
+    /// Stage 5: what there is of a type's two scripts that generate code, or what they gave before. Answers with the messages.
     pub(crate) async fn generate(&self, object: &ObjectName) -> Result<Vec<String>> {
-        let mut messages = Vec::new();
         let directory = self.environment.tree.directory(object);
+        let key = match &self.memo {
+            Some(memo) => memo.key(&self.environment, object)?.map(|key| (memo, key)),
+            None => None,
+        };
+        if let Some(given) = key.as_ref().and_then(|(memo, key)| memo.get(key)) {
+            for (name, text) in &given.code {
+                write(&directory.join(name), text.as_bytes())?;
+            }
+            self.tell(&given.messages, &object.to_string())?;
+            return Ok(given.messages);
+        }
+        let before = if key.is_some() { left_in(&directory)? } else { Vec::new() };
+        let mut given = Given::default();
+        let mut text_only = true;
         for (script, code) in [("gencode-local", "code-local"), ("gencode-remote", "code-remote")] {
             let Some(told) = self.of_type(Script::Gencode(object), object, script).await? else { continue };
-            messages.extend(told);
+            given.messages.extend(told);
             let said = directory.join("stdout").join(script);
             let text = ended_line(read(&said)?);
             if !text.is_empty() {
                 write(&directory.join(code), &text)?;
+                match String::from_utf8(text) {
+                    Ok(text) => drop(given.code.insert(code.to_owned(), text)),
+                    Err(_) => text_only = false,
+                }
             }
             let _ = fs::remove_file(&said);
         }
-        Ok(messages)
+        if let Some((memo, key)) = key
+            && text_only
+            && left_in(&directory)? == before
+        {
+            memo.put(&key, &given)?;
+        }
+        Ok(given.messages)
     }
     /// Stage 6, as far as it is here.
     pub(crate) async fn code(&self, object: &ObjectName) -> Result<()> {
@@ -91,27 +117,65 @@ impl Scripts {
         let ended = self.runner.run(path, &variables, stdout, stderr).await;
         let said = read(&written)?;
         let lines: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
-        let text: String = lines.iter().map(|line| format!("{prefix}:{line}\n")).collect();
-        let appended = fs::OpenOptions::new().append(true).open(&all);
-        let appended = appended.and_then(|mut file| file.write_all(text.as_bytes()));
-        appended.map_err(|error| Error::io(format!("writing {all}"), error))?;
+        self.tell(&lines, prefix)?;
         let _ = (fs::remove_file(&theirs), fs::remove_file(&written));
         ended.map(|()| lines)
     }
+    /// Gives messages to everybody.
+    fn tell(&self, lines: &[String], prefix: &str) -> Result<()> {
+        let all = self.environment.tree.global().join("messages");
+        let text: String = lines.iter().map(|line| format!("{prefix}:{line}\n")).collect();
+        let appended = fs::OpenOptions::new().append(true).open(&all);
+        let appended = appended.and_then(|mut file| file.write_all(text.as_bytes()));
+        appended.map_err(|error| Error::io(format!("writing {all}"), error))
+    }
     fn about(&self, error: &Error, object: &ObjectName, name: &str) -> Error {
         let tree = &self.environment.tree;
-        let source = tree.list(object, List::Source).unwrap_or_default().join(" and ");
-        let what = format!("{object}, defined in {source}: {name}");
+        let what = format!("{}: {name}", told_of(tree, object));
         with_output(error, &what, &tree.directory(object).join("stderr").join(name))
     }
 }
 
+/// An object, with where it is defined: the files, and the lines of them that call its type with its id in them, where there are
+/// any, or else all that call its type.
+pub(crate) fn told_of(tree: &Tree, object: &ObjectName) -> String {
+    let mut sources = tree.list(object, List::Source).unwrap_or_default();
+    sources.dedup();
+    let told = sources.into_iter().map(|source| {
+        let text = fs::read(&source).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let words =
+            |line: &str| line.split([' ', '\t', ';', '\'', '"', '(', '{']).any(|word| word == object.of());
+        let calls: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| words(line)).collect();
+        let mut lines: Vec<usize> =
+            calls.iter().filter(|(_, line)| line.contains(object.id())).map(|(n, _)| n + 1).collect();
+        if lines.is_empty() {
+            lines = calls.iter().map(|(n, _)| n + 1).collect();
+        }
+        let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
+        if lines.is_empty() { source } else { format!("{source}:{}", lines.join(" or ")) }
+    });
+    format!("{object}, defined in {}", told.collect::<Vec<_>>().join(" and "))
+}
+
 /// The same error, with what it is about before it and what the script complained behind it.
 fn with_output(error: &Error, what: &str, stderr: &Utf8Path) -> Error {
-    let said = fs::read(stderr).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let read = |file: &Utf8Path| {
+        let said = fs::read(file).unwrap_or_default();
+        String::from_utf8_lossy(&said).trim().to_owned()
+    };
+    let complained = read(stderr);
+    // Some say on the other stream why they refuse.
+    let stdout = Utf8PathBuf::from(stderr.as_str().replace("/stderr/", "/stdout/"));
+    let said = if complained.is_empty() { last_lines(&read(&stdout)) } else { complained };
     let context = format!("{what}: {}", error.chain());
     Error::new(error.kind, if said.is_empty() { context } else { format!("{context}: {said}") })
+}
+
+/// What there is at the end of a text: what comes before it was not meant for people.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
 }
 
 /// The same, with an end of its last line.

@@ -4,15 +4,15 @@
 //! this process; where `$__remote_copy` copies a file, it goes through the run's one connection to the target. What neither can do
 //! (a directory, an option of scp's, a stream for `rsync`) is left to the program that the transport is.
 
-use crate::channel::{Batch, Channel};
+use crate::channel::Batch;
 use crate::command::{decode, encode, fitting};
+use crate::copies::Copy;
 use crate::emulator::{Call, Emulator};
 use crate::error::{Error, ErrorKind, Result};
-use crate::target::{Transport, quoted};
+use crate::link::Link;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,9 +29,7 @@ pub struct Desk {
     /// The types' commands.
     pub emulator: Emulator,
     /// The connection.
-    pub channel: Channel,
-    /// What the connection was made with.
-    pub transport: Transport,
+    pub link: Link,
     /// What scripts know the target as.
     pub name: String,
     /// How long a copy may take.
@@ -110,7 +108,7 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
             send(&mut stream, &said).await
         }
         b"exec" => {
-            let words: Vec<Vec<u8>> = desk.transport.exec(&desk.name, &parts.collect::<Vec<_>>());
+            let words: Vec<Vec<u8>> = desk.link.transport().exec(&desk.name, &parts.collect::<Vec<_>>());
             send(&mut stream, &[vec![b"run".to_vec()], words].concat()).await
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -144,66 +142,36 @@ async fn define(stream: &mut UnixStream, desk: &Desk, name: Vec<u8>, rest: Vec<V
 
 /// `$__remote_copy SOURCE HOST:PATH`.
 async fn copy(desk: &Desk, from: &[u8], arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let elsewhere = || match desk.transport.copy(&desk.name, arguments) {
-        Some(words) => [vec![b"run".to_vec()], words].concat(),
-        None => ended(1, "one file can be copied here, and nothing else: use $__remote_exec"),
+    let words: Option<Vec<&str>> = arguments.iter().map(|word| std::str::from_utf8(word).ok()).collect();
+    let one = match (std::str::from_utf8(from), words.as_deref()) {
+        (Ok(from), Some([source, to])) => Copy::of(Utf8Path::new(from), source, to),
+        _ => None,
     };
-    let [source, to] = arguments else { return elsewhere() };
-    let (Ok(from), Ok(source), Ok(to)) =
-        (std::str::from_utf8(from), std::str::from_utf8(source), std::str::from_utf8(to))
-    else {
-        return elsewhere();
-    };
-    let Some(path) = behind_host(to).filter(|path| !path.contains('\n')) else { return elsewhere() };
-    let file = Utf8Path::new(from).join(source);
-    let Some(metadata) = std::fs::metadata(&file).ok().filter(|m| m.is_file() && !source.starts_with('-'))
-    else {
-        return elsewhere();
-    };
-    match upload(desk, &file, path, metadata.permissions().mode() & 0o777).await {
-        Ok(()) => ended(0, ""),
-        Err(error) => ended(1, &error.chain()),
+    match one {
+        Some(one) => match upload(desk, &one).await {
+            Ok(()) => ended(0, ""),
+            Err(error) => ended(1, &error.chain()),
+        },
+        None => match desk.link.transport().copy(&desk.name, arguments) {
+            Some(words) => [vec![b"run".to_vec()], words].concat(),
+            None => ended(1, "one file can be copied here, and nothing else: use $__remote_exec"),
+        },
     }
 }
 
-async fn upload(desk: &Desk, file: &Utf8Path, path: &str, mode: u32) -> Result<()> {
-    let content = tokio::fs::read(file).await.map_err(|error| Error::io(format!("reading {file}"), error))?;
-    let name = file.file_name().unwrap_or_default();
-    // As scp has it: into a directory under its own name, and with its own mode where it is new.
-    let landing = format!("{}/.copied", desk.channel.base());
+async fn upload(desk: &Desk, copy: &Copy) -> Result<()> {
     let mut batch = Batch::default();
-    batch.put(&landing, &content);
-    let word = |text: &str| String::from_utf8_lossy(&quoted(text.as_bytes())).into_owned();
-    let (landing, path, name) = (word(&landing), word(path), word(name));
-    batch.line(
-        format!(
-            "umask 022; d={path}; [ -d \"$d\" ] && d=\"${{d%/}}\"/{name}; [ -e \"$d\" ] || n=1; cat {landing} >\"$d\" && \
-             {{ [ -z \"$n\" ] || chmod {mode:o} \"$d\"; }}; r=$?; rm -f {landing}; exit $r"
-        )
-        .as_bytes(),
-        "copying a file",
-    );
-    let answers = desk.channel.send(batch, desk.limit).await?;
-    match answers.first() {
-        Some(answer) if answer.code == 0 => Ok(()),
-        Some(answer) => {
+    let channel = desk.link.now();
+    copy.add(&mut batch, channel.base(), false)?;
+    for answer in channel.send(batch, desk.limit).await? {
+        if answer.code != 0 {
             let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
-            Err(Error::new(
-                ErrorKind::Failed,
-                format!("copying {file} to {path} on {}: {said}", desk.transport.name()),
-            ))
+            let target = desk.link.transport().name();
+            let context = format!("copying {} to {} on {target}: {said}", copy.file, copy.to);
+            return Err(Error::new(ErrorKind::Failed, context));
         }
-        None => Err(Error::new(ErrorKind::Failed, format!("copying {file} to {path}: no answer"))),
     }
-}
-
-/// The path in `host:path` and `[::1]:path`.
-fn behind_host(to: &str) -> Option<&str> {
-    let behind = match to.strip_prefix('[') {
-        Some(rest) => rest.split_once("]:").map(|(_, path)| path),
-        None => to.split_once(':').filter(|(host, _)| !host.contains('/')).map(|(_, path)| path),
-    };
-    behind.filter(|path| !path.is_empty())
+    Ok(())
 }
 
 fn refused(error: &Error) -> Vec<Vec<u8>> {

@@ -42,7 +42,7 @@ pub enum List {
 }
 
 impl List {
-    fn file(self) -> &'static str {
+    pub(crate) const fn file(self) -> &'static str {
         match self {
             Self::Require => "require",
             Self::Autorequire => "autorequire",

@@ -77,6 +77,9 @@ impl Site {
             dry_run: false,
             install: false,
             limit: Duration::from_secs(30),
+            within: None,
+            memo: None,
+            patience: Duration::from_secs(30),
             stop: CancellationToken::new(),
             progress: None,
         }
@@ -203,4 +206,157 @@ async fn what_does_not_end_is_ended() {
         stop.cancel();
     });
     assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
+}
+
+/// A type whose code leaves a line in a log, and that leaves files where it generates code, as many do.
+fn logged(site: &Site) {
+    site.write("conf/type/__logged/explorer/there", "[ ! -e \"$OUT/$__object_id\" ] || echo yes\n");
+    site.write(
+        "conf/type/__logged/manifest",
+        "mkdir \"$__object/files\"; echo m > \"$__object/files/of-manifest\"\n",
+    );
+    let local = "[ -e \"$__object/files/of-manifest\" ] || exit 9\nmkdir \"$__object/files/more\"\n[ -z \"$(cat \"$__object/explorer/there\")\" ] || exit 0\n\
+                 echo content > \"$__object/files/more/x\"; echo applied >> \"$__messages_out\"\n\
+                 echo \"$__remote_copy \\\"$__object/files/more/x\\\" \\\"$__target_host:$OUT/$__object_id.new\\\"\"\n";
+    site.write("conf/type/__logged/gencode-local", local);
+    let remote = "[ -z \"$(cat \"$__object/explorer/there\")\" ] || exit 0\n\
+                  echo 'mv \"$OUT/$__object_id.new\" \"$OUT/$__object_id\"; echo \"$__object_id\" >> \"$OUT/log\"'\n";
+    site.write("conf/type/__logged/gencode-remote", remote);
+}
+
+const LOGGED: &str = "__logged a\nrequire=__logged/a __logged b\n__pair a\nrequire=__pair/a __logged c\n__text t --content x\n";
+
+fn check_logged(site: &Site, report: &Report, how: &str) {
+    let mut names: Vec<String> = report.objects.iter().map(|done| done.object.to_string()).collect();
+    names.sort();
+    let all =
+        ["__logged/a", "__logged/b", "__logged/c", "__pair/a", "__text/a-left", "__text/a-right", "__text/t"];
+    assert_eq!(names, all, "{how}");
+    let mut log: Vec<String> = fs::read_to_string(site.path().join("out/log"))
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let lines = log.len();
+    log.sort();
+    log.dedup();
+    assert_eq!(log.len(), lines, "{how}: something was done twice: {log:?}");
+    for (file, content) in
+        [("a", "content\n"), ("b", "content\n"), ("c", "content\n"), ("a-left", "l\n"), ("t", "x\n")]
+    {
+        assert_eq!(site.made(file), content, "{how}");
+    }
+}
+
+/// The first connection ends after so many bytes of what the target says, at each place of a run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_anywhere_is_made_again_and_nothing_is_done_twice() {
+    let mut whole = 0;
+    for cut in 0.. {
+        let at = if cut == 0 { u64::MAX >> 1 } else { 130 + 61 * (cut - 1) };
+        if cut > 1 && at > whole {
+            break;
+        }
+        let site = Site::new();
+        logged(&site);
+        // As an sshd has it, the shell has a session of its own, and nobody keeps the stream open when it was cut off.
+        let link = "shift; if mkdir \"$OUT/../first\" 2>/dev/null; then exec 3<&0; { setsid sh -c \"$1\" <&3 | dd bs=1 count=AT 2>/dev/null | \
+                    tee \"$OUT/../said\"; } & exec >&- 2>&-; wait; else exec setsid -w sh -c \"$1\"; fi\n";
+        site.write("link", &link.replace("AT", &at.to_string()));
+        let words = vec!["sh".into(), site.path().join("link").into_string()];
+        let wish =
+            Wish { transport: Transport::Command { words, host: "h".into() }, ..site.wish("run", LOGGED) };
+        let report = run(wish).await.unwrap_or_else(|error| panic!("cut at {at}: {}", error.chain()));
+        check_logged(&site, &report, &format!("cut at {at}"));
+        if cut == 0 {
+            whole = fs::metadata(site.path().join("said")).unwrap().len();
+            assert!(whole > 1000, "{whole}");
+        }
+    }
+}
+
+/// A run is dropped wherever it waits, again and again, and another goes on with what it has noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_dropped_anywhere_is_gone_on_with() {
+    let site = Site::new();
+    logged(&site);
+    let wish = site.wish("run", LOGGED);
+    let mut report = None;
+    for tries in 1..500_u64 {
+        // Each try has a little more time than the one before, so that one of them comes to the end.
+        let within = Duration::from_millis(20 + tries * 7);
+        if let Ok(ended) = tokio::time::timeout(within, run(wish.clone())).await {
+            report = Some(ended.unwrap());
+            break;
+        }
+    }
+    check_logged(&site, &report.unwrap(), "dropped");
+    let other = Wish { manifest: site.path().join("other"), ..wish };
+    let error = run(other).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Conflict && error.context.contains("of another run"), "{error}");
+}
+
+#[tokio::test]
+async fn a_run_has_a_time_of_its_own() {
+    let site = Site::new();
+    let wish = Wish { within: Some(Duration::from_secs(1)), ..site.wish("slow", "sleep 20; sleep 20\n") };
+    let error = run(wish).await.unwrap_err();
+    assert!(
+        error.kind == ErrorKind::Deadline && error.context.contains("the run has not ended after 1 s"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_generated_is_generated_again_only_when_something_has_changed() {
+    let site = Site::new();
+    // Each time that code is generated is noted.
+    for (script, more) in [
+        ("gencode-local", ""),
+        (
+            "gencode-remote",
+            "cat \"$__object/explorer/now\"; echo told >> \"$__messages_out\"; echo \"# $__object\"\n",
+        ),
+    ] {
+        site.write(
+            &format!("conf/type/__seen/{script}"),
+            &format!("echo \"$__object_id\" >> $OUT/generated\n{more}"),
+        );
+    }
+    site.write("conf/type/__seen/explorer/now", "echo \"# $(cat $OUT/now 2>/dev/null || echo never)\"\n");
+    site.write("conf/type/__seen/parameter/optional", "source\n");
+    site.write(
+        "conf/type/__leaves/gencode-local",
+        "echo \"$__object_id\" >> $OUT/generated\nmkdir \"$__object/files\"\n",
+    );
+    let source = site.path().join("source");
+    fs::write(&source, "one").unwrap();
+    let manifest = format!("__seen a\n__seen b --source {source}\n__leaves c\n");
+    let mut times = 0;
+    let mut generated = async |manifest: &str| {
+        let _ = fs::remove_file(site.path().join("out/generated"));
+        times += 1;
+        let wish = site.wish(&format!("run-{times}"), manifest);
+        let report = run(Wish { memo: Some(site.path().join("memo")), jobs: 1, ..wish }).await.unwrap();
+        // Whoever generated it: the code is there, with this run's paths, and so are the messages.
+        let object = site.path().join(format!("run-{times}/data/object/__seen/a"));
+        let object = object.read_dir_utf8().unwrap().next().unwrap().unwrap().path().to_owned();
+        let code = fs::read_to_string(object.join("code-remote")).unwrap();
+        assert!(code.ends_with(&format!("# {object}\n")), "{code}");
+        let messages = fs::read_to_string(site.path().join(format!("run-{times}/data/messages"))).unwrap();
+        assert_eq!(messages, "__seen/a:told\n__seen/b:told\n");
+        assert_eq!(report.objects[0].messages, ["told"]);
+        fs::read_to_string(site.path().join("out/generated")).unwrap()
+    };
+    assert_eq!(generated(&manifest).await, "a\na\nb\nb\nc\n");
+    // What leaves files is generated each time.
+    assert_eq!(generated(&manifest).await, "c\n");
+    fs::write(&source, "two").unwrap();
+    assert_eq!(generated(&manifest).await, "b\nb\nc\n");
+    fs::write(site.path().join("out/now"), "changed").unwrap();
+    assert_eq!(generated(&manifest).await, "a\na\nb\nb\nc\n");
+    assert_eq!(generated(&manifest).await, "c\n");
+    site.write("conf/type/__seen/files/more", "of the type's\n");
+    assert_eq!(generated(&manifest).await, "a\na\nb\nb\nc\n");
+    assert_eq!(fs::metadata(site.path().join("memo")).unwrap().permissions().mode() & 0o777, 0o700);
 }

@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod manifests;
+mod ssh;
+mod stand_ins;
+mod stock;
 
 use anyhow::{Context as _, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -27,7 +30,8 @@ fn vclctl() -> Utf8PathBuf {
 }
 const BASE: &str = "/var/lib/cdist";
 /// Called as ssh and scp are, with a root directory as the host.
-const EXEC: &str = "#!/bin/sh\nshift\nexec chroot \"$TARGET\" /bin/sh -c \"$*\"\n";
+const EXEC: &str =
+    "#!/bin/sh\nwhile [ \"$1\" = -l ]; do shift 2; done; shift\nexec chroot \"$TARGET\" /bin/sh -c \"$*\"\n";
 /// As scp has it, a new file has its source's mode; cdist's own mask is not the target's.
 const COPY: &str = "#!/bin/sh\numask 022\nfor to; do :; done\nset -f\nfor from; do\n[ \"$from\" = \"$to\" ] || cp -RL \"$from\" \"$TARGET${to#*:}\" || exit\ndone\n";
 
@@ -126,6 +130,9 @@ impl Site {
             dry_run: false,
             install: false,
             limit: Duration::from_secs(120),
+            within: None,
+            memo: None,
+            patience: Duration::from_secs(30),
             stop: CancellationToken::new(),
             progress: None,
         };
@@ -296,124 +303,69 @@ fn each_type_is_what_cdist_makes_of_it() -> Result<()> {
     })
 }
 
-/// An sshd of this world's own, which lets root in by a key.
-struct Sshd {
-    child: std::process::Child,
-    /// What `vclctl --ssh` is told.
-    options: String,
-}
-
-impl Sshd {
-    fn start(directory: &Utf8Path) -> Result<Self> {
-        for key in ["host", "id"] {
-            let file = directory.join(key);
-            done(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", file.as_str()]))?;
-        }
-        fs::create_dir_all("/run/sshd")?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let text = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/id.pub\n\
-             StrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n"
-        );
-        fs::write(directory.join("config"), text)?;
-        let child =
-            Command::new("/usr/sbin/sshd").args(["-D", "-f", directory.join("config").as_str()]).spawn()?;
-        let until = std::time::Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            ensure!(std::time::Instant::now() < until, "sshd does not listen");
-            std::thread::yield_now();
-        }
-        let options = format!(
-            "-F none -p {port} -i {directory}/id -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-        );
-        Ok(Self { child, options })
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A newcomer's command, against a real sshd: files, a directory, and what goes through the commands that types use.
+/// Each of cdist's own types: its manifest and what generates its code run, and those of all that it defines. Those that share a
+/// claim share a run, but for what cannot run with cdist either.
 #[test]
-fn the_command_line_configures_over_ssh() -> Result<()> {
-    block_on("the_command_line_configures_over_ssh", async |site| {
-        let directory = site.directory.join("ssh");
-        fs::create_dir(&directory)?;
-        let sshd = Sshd::start(&directory)?;
-        let out = site.directory.join("out");
-        fs::create_dir(&out)?;
-        let manifest = format!(
-            "for n in 1 2 3; do echo \"content $n\" | __file {out}/f$n --source - --mode 0640; done\n\
-             __directory {out}/d --mode 0711\n__rsync {out}/copied --source {directory}\n"
-        );
-        fs::write(site.directory.join("site.manifest"), manifest)?;
-        let run = |more: &[&str]| {
-            let conf = site.conf().unwrap();
-            Command::new(vclctl())
-                .args(["configure", "--host", "root@127.0.0.1", "--ssh", &sshd.options, "-c", conf.as_str()])
+fn every_type_of_cdist_runs_dry() -> Result<()> {
+    block_on("every_type_of_cdist_runs_dry", async |site| {
+        stand_ins::stand_in(site.directory.join("debian"))?;
+        let conf = site.conf()?;
+        let known: Vec<String> = conf
+            .join("type")
+            .read_dir_utf8()?
+            .map(|entry| Ok(entry?.file_name().to_owned()))
+            .collect::<Result<_>>()?;
+        let called: Vec<&str> = stock::EVERY_TYPE.iter().map(|row| row.0).collect();
+        for name in known.iter().filter(|name| name.starts_with("__")) {
+            ensure!(called.contains(&name.as_str()), "nothing calls {name}");
+        }
+        let (target, claimed) = (site.target("stock")?, site.directory.join("claimed"));
+        let mut runs: Vec<(stock::Claim, bool, String, Vec<&str>, &str)> = Vec::new();
+        for (name, manifest, claim, refusal) in stock::EVERY_TYPE {
+            let install = conf.join("type").join(name).join("install").exists();
+            let same = runs.iter_mut().find(|run| run.0 == *claim && run.1 == install && run.4.is_empty());
+            match same.filter(|_| refusal.is_empty()) {
+                Some((.., text, names, _)) => {
+                    text.push_str(manifest);
+                    names.push(name);
+                }
+                None => runs.push((claim, install, (*manifest).to_owned(), vec![name], refusal)),
+            }
+        }
+        for (claim, install, text, names, refusal) in runs {
+            let _ = fs::remove_dir_all(&claimed);
+            stand_ins::claim(claim, &claimed)?;
+            let manifest = site.directory.join("site.manifest");
+            fs::write(&manifest, text)?;
+            let output = Command::new(vclctl())
                 .args([
-                    "-i",
-                    site.directory.join("site.manifest").as_str(),
-                    "--base",
-                    out.join("base").as_str(),
+                    "configure",
+                    "--chroot",
+                    target.root.as_str(),
+                    "-c",
+                    conf.as_str(),
+                    "-c",
+                    claimed.as_str(),
                 ])
-                .args(more)
-                .output()
-        };
-        let changed = |output: &std::process::Output| -> Result<Vec<String>> {
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                .args(["-i", manifest.as_str(), "--dry-run", "--json", "-j", "2"])
+                .args(install.then_some("--install"))
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if !refusal.is_empty() {
+                ensure!(!output.status.success() && said.contains(refusal), "{names:?}: {said}");
+                continue;
+            }
+            ensure!(output.status.success(), "{names:?}: {said}");
             let view: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-            let objects = view["objects"].as_array().context("objects")?.iter();
-            Ok(objects
-                .filter(|o| o["changed"] == true)
-                .map(|o| o["object"].as_str().unwrap_or("").to_owned())
-                .collect())
-        };
-        let all = ["f1", "f2", "f3", "d"]
-            .map(|name| format!("{}{out}/{name}", if name == "d" { "__directory" } else { "__file" }));
-        let all = [&all[..], &[format!("__rsync{out}/copied")]].concat();
-        ensure!(changed(&run(&["--json", "--dry-run"])?)? == all, "a dry run");
-        ensure!(!out.join("f1").exists(), "a dry run has changed something");
-        let kept = site.directory.join("kept");
-        ensure!(changed(&run(&["--json", "--keep", kept.as_str()])?)? == all, "the first run");
-        ensure!(changed(&run(&["--json"])?)?.is_empty(), "the second run");
-        ensure!(fs::read_to_string(out.join("f3"))? == "content 3\n");
-        ensure!(fs::metadata(out.join("f3"))?.permissions().mode() & 0o777 == 0o640);
-        ensure!(fs::read(out.join("copied/id.pub"))? == fs::read(directory.join("id.pub"))?);
-        ensure!(kept.join("explorer/os").is_file() && kept.join("typeorder").is_file());
-        let again = run(&["--keep", kept.as_str()])?;
-        let said = String::from_utf8_lossy(&again.stderr).into_owned();
-        ensure!(again.status.code() == Some(1) && said.contains("it is there already"), "{said}");
-        // Text for people has what changed, and one line on stdout.
-        fs::remove_file(out.join("f2"))?;
-        let output = run(&[])?;
-        let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(said.starts_with("root@127.0.0.1: 7 objects, 1 changed, "), "{said}");
-        ensure!(told.contains(&format!("changed  __file{out}/f2")), "{told}");
-        // Scripts know it by a name that no resolver has, and reach it all the same.
-        fs::remove_dir_all(out.join("copied"))?;
-        let named = changed(&run(&["--json", "--name", "gis-01.example.org"])?)?;
-        ensure!(named == [format!("__rsync{out}/copied")], "{named:?}");
-        // What hangs there is ended there.
-        let more = site.directory.join("more");
-        fs::create_dir_all(more.join("type/__hangs/parameter"))?;
-        fs::write(
-            more.join("type/__hangs/gencode-remote"),
-            format!("echo 'echo $$ >{out}/pid; sleep 1000'"),
-        )?;
-        fs::write(site.directory.join("site.manifest"), "__hangs here\n")?;
-        let output = run(&["-c", more.as_str(), "--deadline", "3"])?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(
-            output.status.code() == Some(1) && said.contains("code-remote has not ended after 3 s"),
-            "{said}"
-        );
-        let pid = fs::read_to_string(out.join("pid"))?;
-        ensure!(!Utf8Path::new("/proc").join(pid.trim()).exists(), "it still runs");
+            let objects = view["objects"].as_array().context("objects")?;
+            let done: Vec<&str> = objects.iter().filter_map(|object| object["object"].as_str()).collect();
+            for name in names {
+                ensure!(
+                    done.iter().any(|object| object.starts_with(&format!("{name}/"))),
+                    "{name} is not among {done:?}"
+                );
+            }
+        }
         Ok(())
     })
 }

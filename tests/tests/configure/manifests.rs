@@ -54,7 +54,7 @@ pub fn mixed(n: usize) -> String {
          require=\"__file/opt/d$i/lines\" __line \"line-$i\" --file \"/opt/d$i/lines\" --line \"added by $i\"\n\
          require=\"__config_file/opt/d$i/config\" __check_messages \"check-$i\" --pattern \"^__file/opt/d$i/config\" --execute \"echo x >>/opt/d$i/checked\"\n\
          require=\"$before\" __group \"g$i\" --gid \"$((2000 + i))\"\n\
-         require=\"__group/g$i $before\" __user \"u$i\" --uid \"$((2000 + i))\" --gid \"g$i\" --shell /bin/sh\n\
+         require=\"__group/g$i\" __user \"u$i\" --uid \"$((2000 + i))\" --gid \"g$i\" --shell /bin/sh\n\
          before=__user/u$i\n\
          done\n"
     )

@@ -34,7 +34,7 @@ pub struct ConfigureArguments {
     /// Explore and generate code, and run none of it.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// How many scripts run at the same time here; without it, as many as there are processors.
+    /// How many scripts run at the same time, here, and explorers there; without it, as many as there are processors here.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
     /// Use the types for installing, and no others.
@@ -43,6 +43,18 @@ pub struct ConfigureArguments {
     /// How many seconds one script may take.
     #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline: u64,
+    /// How many seconds the whole run may take; without it, as many as it takes.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub within: Option<u64>,
+    /// For how many seconds it is tried to reach a machine again whose connection broke.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub patience: u64,
+    /// Keep what was generated in this directory, and take it from there where nothing has changed that goes into it.
+    #[arg(long, value_name = "DIR")]
+    pub memo: Option<Utf8PathBuf>,
+    /// Keep what a run that does not come to its end has noted there; a run that finds something there goes on with it.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<Utf8PathBuf>,
     /// Where the run works on the machine.
     #[arg(long, default_value = "/var/lib/cdist", value_name = "DIR")]
     pub base: Utf8PathBuf,

@@ -41,17 +41,10 @@ pub(super) async fn run(asked: ConfigureArguments, screen: &mut Screen) -> Resul
         let context = format!("--keep `{keep}`: it is there already; name a directory that is not");
         return Err(Error::new(ErrorKind::Local, context));
     }
-    let working = tempfile::Builder::new().prefix("vcl-configure-").tempdir();
-    let working = working
-        .map_err(|cause| Error::caused(ErrorKind::Local, "cannot make a directory to work in", cause))?;
-    let directory = Utf8Path::from_path(working.path())
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Local, "the directory for temporary files has a name that is not UTF-8")
-        })?
-        .to_owned();
+    let directory = working(asked.state.as_deref())?;
     let stop = CancellationToken::new();
     let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let wish = wish(&asked, directory, stop.clone(), progress).await?;
+    let wish = wish(&asked, directory.clone(), stop.clone(), progress).await?;
     let (target, begun) = (wish.transport.name(), Instant::now());
     let ended = {
         let listening = async {
@@ -77,19 +70,49 @@ pub(super) async fn run(asked: ConfigureArguments, screen: &mut Screen) -> Resul
     match ended {
         Ok(report) => {
             if let Some(keep) = &asked.keep {
-                kept(working, keep)?;
+                kept(&directory, keep)?;
             }
+            // What it has noted is of no use to the next run.
+            std::fs::remove_dir_all(&directory).map_err(|cause| {
+                Error::caused(ErrorKind::Local, format!("it is done; cannot remove {directory}"), cause)
+            })?;
             let view = view(report, target, asked.dry_run, begun.elapsed());
             screen.answer(&view, |view, _| summary(view))
         }
         Err(error) => {
-            let kept_at = working.keep();
             let said = error.chain();
             let said = if said.starts_with(&target) { said } else { format!("{target}: {said}") };
-            let context = format!("{said}; what the run has noted is in {}", kept_at.display());
+            let context =
+                format!("{said}; what the run has noted is there: --state {directory} goes on with it");
             Err(Error::new(ErrorKind::Local, context))
         }
     }
+}
+
+/// The directory for a run's files: the one that was named, or one of its own.
+fn working(state: Option<&Utf8Path>) -> Result<Utf8PathBuf> {
+    if let Some(state) = state {
+        let failed = |cause| Error::caused(ErrorKind::Local, format!("--state `{state}`"), cause);
+        std::fs::create_dir_all(state).map_err(failed)?;
+        let mut entries = state.read_dir_utf8().map_err(failed)?;
+        // It is removed when the run is over, and so are not other people's files.
+        if entries.next().is_some() && !state.join("of").is_file() {
+            let context = format!(
+                "--state `{state}`: it has something else in it than a run's notes; name another directory"
+            );
+            return Err(Error::new(ErrorKind::Local, context));
+        }
+        return state.canonicalize_utf8().map_err(failed);
+    }
+    let working = tempfile::Builder::new().prefix("vcl-configure-").tempdir();
+    let working = working
+        .map_err(|cause| Error::caused(ErrorKind::Local, "cannot make a directory to work in", cause))?
+        .keep();
+    Utf8PathBuf::from_path_buf(working).map_err(|path| {
+        let context =
+            format!("the directory for temporary files has a name that is not UTF-8: {}", path.display());
+        Error::new(ErrorKind::Local, context)
+    })
 }
 
 async fn wish(
@@ -133,9 +156,12 @@ async fn wish(
         base: asked.base.clone().into_string(),
         command,
         jobs: asked.jobs.map_or(processors, usize::from),
+        memo: asked.memo.clone(),
         dry_run: asked.dry_run,
         install: asked.install,
         limit: Duration::from_secs(asked.deadline),
+        within: asked.within.map(Duration::from_secs),
+        patience: Duration::from_secs(asked.patience),
         stop,
         progress: Some(progress),
     })
@@ -174,11 +200,12 @@ fn tell(progress: &Progress, screen: &mut Screen) {
             screen.say(&format!("changed  {object}  ({:.1} s)", took.as_secs_f64()));
         }
         Progress::Done(_) => {}
+        Progress::Lost { why } => screen.say(&format!("{why}; connecting again")),
     }
 }
 
-fn kept(working: tempfile::TempDir, keep: &Utf8Path) -> Result<()> {
-    let from = working.path().join("data");
+fn kept(directory: &Utf8Path, keep: &Utf8Path) -> Result<()> {
+    let from = directory.join("data");
     let output = std::process::Command::new("cp").arg("-a").arg("--").arg(&from).arg(keep).output();
     let failed =
         |why: String| Error::new(ErrorKind::Local, format!("cannot keep the run in `{keep}`: {why}"));
