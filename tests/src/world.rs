@@ -107,6 +107,13 @@ impl World {
             return Self::current().map(Some);
         }
         let binary = env::current_exe().context("failed to find the test's binary")?;
+        // A name that is none would run nothing, and pass.
+        let listed = Command::new(&binary).args([test, "--exact", "--include-ignored", "--list"]).output()?;
+        ensure!(
+            String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == format!("{test}: test")),
+            "{test} is not the full name of a test of {}",
+            binary.display()
+        );
         let status = Command::new(vcl_world)
             .arg("--")
             .arg(binary)

@@ -52,7 +52,7 @@ impl Drop for Sshd {
 /// A newcomer's command, against a real sshd: files, a directory, and what goes through the commands that types use.
 #[test]
 fn the_command_line_configures_over_ssh() -> Result<()> {
-    block_on("the_command_line_configures_over_ssh", async |site| {
+    block_on("ssh::the_command_line_configures_over_ssh", async |site| {
         let directory = site.directory.join("ssh");
         fs::create_dir(&directory)?;
         let sshd = Sshd::start(&directory)?;
