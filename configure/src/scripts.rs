@@ -9,16 +9,17 @@ use crate::tree::{List, Tree};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::fs;
 use std::io::Write as _;
+use std::sync::Arc;
 
 /// What runs them, beside each other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Scripts {
     pub(crate) environment: Environment,
     pub(crate) runner: Runner,
     /// Where their own copies of the messages lie.
     pub(crate) directory: Utf8PathBuf,
     /// What was generated before, when the machine is explored and somebody wants that.
-    pub(crate) memo: Option<Memo>,
+    pub(crate) memo: Option<Arc<Memo>>,
 }
 
 impl Scripts {

@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How many objects' code is under way to the target at the same time.
 const UNDER_WAY: usize = 16;
@@ -176,7 +178,8 @@ impl Run {
         }
         let explorers = explorers.len();
         if let Some(directory) = &self.wish.memo {
-            self.scripts.memo = Some(Memo::open(directory, &self.wish.directory, &self.scripts.environment)?);
+            self.scripts.memo =
+                Some(Arc::new(Memo::open(directory, &self.wish.directory, &self.scripts.environment)?));
         }
         self.tell(Progress::Explored { explorers });
         Ok(())
@@ -267,14 +270,15 @@ impl Run {
                 self.again.remove(object);
             }
         }
-        let scripts = &self.scripts;
-        let generated = stream::iter(objects).map(async |object| {
-            let begun = Instant::now();
-            (scripts.generate(object).await, begun.elapsed())
-        });
-        let generated: Vec<_> = generated.buffered(self.wish.jobs.max(1)).collect().await;
+        let mut generated = self.generated(objects);
         let mut under_way = VecDeque::new();
-        for (object, (messages, generating)) in objects.iter().zip(generated) {
+        for object in objects {
+            let Some((messages, generating)) = generated.next().await else {
+                return Err(Error::new(
+                    ErrorKind::Failed,
+                    format!("{object}: what generates its code has ended"),
+                ));
+            };
             let messages = match messages {
                 Ok(messages) => messages,
                 Err(error) => {
@@ -304,6 +308,27 @@ impl Run {
             self.all_done(&mut under_way, UNDER_WAY).await?;
         }
         self.all_done(&mut under_way, 0).await
+    }
+
+    /// Generates the code of objects, some at the same time, while that of those before them runs.
+    fn generated(&self, objects: &[ObjectName]) -> Generated {
+        let (scripts, jobs) = (self.scripts.clone(), self.wish.jobs.max(1));
+        let objects = objects.to_vec();
+        let (tell, results) = mpsc::channel(UNDER_WAY);
+        let task = tokio::spawn(async move {
+            let each = stream::iter(objects).map(async |object| {
+                let begun = Instant::now();
+                (scripts.generate(&object).await, begun.elapsed())
+            });
+            let mut each = std::pin::pin!(each.buffered(jobs));
+            while let Some(one) = each.next().await {
+                // Whoever wanted it has ended.
+                if tell.send(one).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Generated { results, _task: AbortOnDropHandle::new(task) }
     }
 
     /// What was generated for an object.
@@ -382,6 +407,18 @@ struct Code {
     copies: Vec<Copy>,
     /// What runs on the target.
     remote: Vec<u8>,
+}
+
+/// What is being generated, in the order in which it was asked for. It ends with whoever wants it.
+struct Generated {
+    results: mpsc::Receiver<(Result<Vec<String>>, Duration)>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Generated {
+    async fn next(&mut self) -> Option<(Result<Vec<String>>, Duration)> {
+        self.results.recv().await
+    }
 }
 
 fn called_off() -> Error {
