@@ -3,6 +3,7 @@
 pub mod api;
 pub mod capture;
 pub mod class;
+pub mod configure;
 pub mod load;
 pub mod page;
 pub mod pickup;

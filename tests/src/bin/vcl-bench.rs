@@ -7,6 +7,10 @@ use vcl_tests::bench;
 
 fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
+    if names.first().is_some_and(|name| name == "configure") {
+        // It has options and a help of its own.
+        return bench::configure::run(&names[1..]);
+    }
     if names.iter().any(|name| name == "--help" || name == "-h") {
         print!("{}", help());
         return Ok(());
@@ -29,12 +33,12 @@ fn main() -> Result<()> {
         Some("transfer") => bench::transfer::run(case),
         Some(other) => {
             bail!(
-                "no bench {other}; there are api, capture, class, load, page, pickup, queue and transfer (--help)"
+                "no bench {other}; there are api, capture, class, configure, load, page, pickup, queue and transfer (--help)"
             )
         }
         None => {
             bail!(
-                "which bench? There are api, capture, class, load, page, pickup, queue and transfer (--help)"
+                "which bench? There are api, capture, class, configure, load, page, pickup, queue and transfer (--help)"
             )
         }
     }
@@ -61,6 +65,11 @@ fn help() -> String {
         &[("delta", "the same where little has changed since the parent")],
     );
     bench("class", "until the last of a class's seats is loaded", bench::class::CASES);
+    bench(
+        "configure",
+        "vclctl configure against cdist; configure --help has its options",
+        bench::configure::CASES,
+    );
     bench("load", "what vcld adds to a load on a hypervisor", &[]);
     bench("page", "what the web page costs, in a real browser", bench::page::CASES);
     bench("pickup", "from a submit to the job's first step", &[]);
