@@ -29,12 +29,13 @@ pub struct ChildOutput {
 pub struct Process {
     program: OsString,
     args: Vec<OsString>,
+    limit: Option<Duration>,
 }
 
 impl Process {
     /// A program of the search path, or an absolute path.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), args: Vec::new() }
+        Self { program: program.as_ref().to_owned(), args: Vec::new(), limit: None }
     }
     /// One argument.
     #[must_use]
@@ -48,6 +49,12 @@ impl Process {
         self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
+    /// How long it may take. Past that its whole process group is ended.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
+    }
     /// Its name, for messages.
     #[must_use]
     pub fn name(&self) -> String {
@@ -58,7 +65,7 @@ impl Process {
     /// return, as progress lines do. When the step is told to stop, the whole process group is ended first.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when there is no such program, [`Kind::Cancelled`] when the step was told to stop,
+    /// [`Kind::Deadline`] when it takes longer than its limit, [`Kind::NotFound`] when there is no such program, [`Kind::Cancelled`] when the step was told to stop,
     /// [`Kind::NoSpace`] when the program said so, otherwise [`Kind::Fatal`] with the last lines of its standard error.
     pub async fn run(&self, cx: &Cx, mut on_line: impl FnMut(&str) + Send) -> Result<ChildOutput> {
         cx.check().await?;
@@ -96,6 +103,17 @@ impl Process {
                 return Err(e);
             }
         };
+        let late = async {
+            match self.limit {
+                Some(limit) => tokio::time::sleep(limit).await, // why: it is the limit
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(late);
+        let too_late = || {
+            let limit = self.limit.unwrap_or_default();
+            Error::new(Kind::Deadline, format!("{name} has not ended after {limit:?}"))
+        };
         let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
         let mut output = ChildOutput::default();
         let mut stderr = Vec::new();
@@ -104,7 +122,8 @@ impl Process {
         while out.is_some() || err.is_some() {
             tokio::select! {
                 biased;
-                () = cx.stopped() => return Err(stop(&mut child, group, start, &name, cx).await),
+                () = cx.stopped() => return Err(stop(&mut child, group, start, &name, cx.stop_error()).await),
+                () = &mut late => return Err(stop(&mut child, group, start, &name, too_late()).await),
                 n = read_some(&mut out, &mut out_buffer) => {
                     for byte in &out_buffer[..n] {
                         if matches!(byte, b'\n' | b'\r') {
@@ -126,10 +145,14 @@ impl Process {
         // It may have closed both and still be at work.
         let waited = tokio::select! {
             biased;
-            status = child.wait() => Some(status),
-            () = cx.stopped() => None,
+            status = child.wait() => Ok(status),
+            () = cx.stopped() => Err(cx.stop_error()),
+            () = &mut late => Err(too_late()),
         };
-        let Some(status) = waited else { return Err(stop(&mut child, group, start, &name, cx).await) };
+        let status = match waited {
+            Ok(status) => status,
+            Err(why) => return Err(stop(&mut child, group, start, &name, why).await),
+        };
         let status = status.map_err(|e| Error::caused(Kind::Fatal, format!("waiting for {name}"), e))?;
         output.stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
         if status.success() {
@@ -147,12 +170,12 @@ impl Process {
     }
 }
 
-/// Ends a program of a step that was told to stop, with all it started.
-async fn stop(child: &mut Child, group: i32, start: u64, name: &str, cx: &Cx) -> Error {
+/// Ends a program of a step that was told to stop, or that takes too long, with all it started.
+async fn stop(child: &mut Child, group: i32, start: u64, name: &str, why: Error) -> Error {
     let ended = end_group(group, start).await;
     let _ = child.wait().await;
     match ended {
-        Ok(()) => cx.stop_error(),
+        Ok(()) => why,
         Err(e) => Error::caused(Kind::UndoFailed, format!("ending {name}"), e),
     }
 }

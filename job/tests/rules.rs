@@ -267,6 +267,21 @@ async fn a_process_that_is_called_off_ends_with_its_children() {
 }
 
 #[tokio::test]
+async fn a_process_that_takes_too_long_ends_with_its_children() {
+    let (cx, _token, _journal) = cx(60);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("child");
+    // The first ends at once when it is told to, and the other does not listen.
+    let script = format!("(trap '' TERM; exec sleep 1000) & echo $! > {}; wait", file.display());
+    let process = Process::new("sh").args(["-c", &script]).limit(Duration::from_secs(1));
+    let error = process.run(&cx, |_| {}).await.unwrap_err();
+    assert_eq!((error.kind, error.context.as_str()), (Kind::Deadline, "sh has not ended after 1s"));
+    let child: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+}
+
+#[tokio::test]
 async fn a_process_that_fails_says_what_it_said() {
     let (cx, _token, _journal) = cx(10);
     let error =
