@@ -15,9 +15,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 use vcl_types::api::{
-    Action, Applied, Asked, BackendView, ComputerView, Console, EventView, EvidenceView, Finding, ImageView,
-    JobView, LeaseView, NodeView, OrphanRequest, Orphans, Plan, PowerAction, PowerRequest, Problem,
-    RevisionView, Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why, WhyKept,
+    Action, Applied, Asked, BackendView, ComputerView, ConfiguredView, Console, EventView, EvidenceView,
+    Finding, ImageView, JobView, LeaseView, NodeView, OrphanRequest, Orphans, Plan, PowerAction,
+    PowerRequest, Problem, RevisionView, Status, StreamItem, Submitted, TrashView, VmPreview, VmView, Why,
+    WhyKept,
 };
 use vcl_types::state::job;
 use vcl_types::{BackendName, ComputerName, ImageName, ImageRef, JobId, JobRequest};
@@ -249,6 +250,10 @@ impl Client {
         let request = self.request(Method::GET, &["jobs", &id.to_string(), "evidence", name], &query)?;
         let answer = self.send(request.timeout(QUICK)).await?;
         Ok(answer.bytes().await.map_err(|cause| self.lost(cause))?.to_vec())
+    }
+    /// By which manifests a computer was configured, and what changed from the last run but one to the last.
+    pub async fn configured(&self, name: &ComputerName) -> Result<Vec<ConfiguredView>> {
+        self.get(&["computers", name.as_str(), "configured"], &[], QUICK).await
     }
     /// Why something is where it is.
     pub async fn why(&self, what: &Asked) -> Result<Why> {

@@ -51,6 +51,8 @@ pub struct Config {
     pub inbox: Option<crate::Inbox>,
     /// `[reservations]`, every `[group.NAME]` and every `[image.NAME]`.
     pub lending: lending::Lending,
+    /// `[configure]`, with what images and tags say of it.
+    pub configure: crate::configure::Configure,
     /// `[notices]`, where it is there.
     pub notices: Option<notices::Notices>,
     /// `[guacamole]`, where it is there.
@@ -250,6 +252,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         true => root.section("inbox").and_then(|table| inbox::read(&table)).map(Some),
     };
     let lending = lending::read(root);
+    let configure = crate::configure::read(root);
     let notices = match root.has("notices") {
         false => Some(None),
         true => root.section("notices").and_then(|table| notices::read(&table)).map(Some),
@@ -277,6 +280,7 @@ fn read(root: &Section<'_>, file: &str, known: &Known<'_>) -> Option<Config> {
         exchange: exchange?,
         inbox: inbox?,
         lending: lending?,
+        configure: configure?,
         notices: notices?,
         guacamole: guacamole?,
         page: page?,

@@ -13,7 +13,7 @@ use vcl_types::Secret;
 const LARGEST: u64 = 1024 * 1024;
 
 /// The directory in `$CREDENTIALS_DIRECTORY`, if it is set.
-pub(crate) fn directory() -> Option<Utf8PathBuf> {
+pub fn directory() -> Option<Utf8PathBuf> {
     std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|path| !path.is_empty()).map(Utf8PathBuf::from)
 }
 

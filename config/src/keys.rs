@@ -3,6 +3,7 @@
 //! The reader, the suggestions for typing mistakes, the JSON schema and the reference text all come from here, so
 //! they cannot drift apart.
 
+pub(crate) mod lending;
 mod machines;
 
 pub use machines::{BACKEND, COMPUTER, INTERFACE, LIBVIRT, NETWORK};
@@ -237,21 +238,33 @@ pub const ROOT: &[Key] = &[
     ),
     Key::optional(
         "reservations",
-        Kind::Table(crate::lending::RESERVATIONS),
+        Kind::Table(lending::RESERVATIONS),
         "the defaults",
         "What rules reservations: times, limits, what becomes of computers that are given back.",
     ),
     Key::optional(
         "group",
-        Kind::Tables(crate::lending::GROUP),
+        Kind::Tables(lending::GROUP),
         "every group has what [reservations] says",
         "What rules the reservations of a group, where it differs.",
     ),
     Key::optional(
         "image",
-        Kind::Tables(crate::lending::IMAGE),
+        Kind::Tables(lending::IMAGE),
         "every image has what [reservations] says",
         "What rules the reservations of an image, where it differs, and how many computers are kept loaded with it.",
+    ),
+    Key::optional(
+        "configure",
+        Kind::Table(crate::configure::KEYS),
+        "the defaults",
+        "How loaded computers are made what manifests, or playbooks, say.",
+    ),
+    Key::optional(
+        "tag",
+        Kind::Tables(crate::configure::TAG),
+        "no tag has a manifest",
+        "What holds for computers with a tag.",
     ),
     Key::optional(
         "notices",

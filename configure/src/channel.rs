@@ -303,7 +303,7 @@ impl Channel {
     }
     /// Ends everything that was started by it, on the target too, and the connection. It says whether the target was there.
     pub async fn kill(&self) -> bool {
-        let there = self.started.kill(&self.transport).await;
+        let there = self.started.kill(&self.transport, &self.base).await;
         let mut child = self.child.lock().await;
         let _ = child.start_kill();
         let _ = tokio::time::timeout(OPEN, child.wait()).await;
@@ -340,28 +340,33 @@ impl Started {
     pub fn line(&self) -> String {
         format!("{} {}", self.group, self.life)
     }
-    /// Ends them, by a connection of its own. It says whether the target was there.
-    pub async fn kill(&self, transport: &Transport) -> bool {
-        // Shells differ in how they take a group. In another life of the system it is somebody else's.
+    /// Ends them, by a connection of its own, unless their loop has come to its end: then the number may be somebody else's by
+    /// now, as it is in another life of the system. `base` is where the loop works. It says whether the target was there.
+    pub async fn kill(&self, transport: &Transport, base: &str) -> bool {
         let Self { group, life } = self;
+        // Shells differ in how they take a group.
         let line = format!(
-            "[ \"$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)\" != \"{life}\" ] || kill -s KILL -- -{group} 2>/dev/null || \
-             kill -KILL -{group} 2>/dev/null; exit 0"
+            "IFS= read -r b; if [ \"$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)\" = \"{life}\" ] && [ -f \"$b/.loop\" ] && \
+             read -r g j <\"$b/.loop\" && [ \"$g $j\" = \"{group} {life}\" ]; then \
+             kill -s KILL -- -{group} 2>/dev/null || kill -KILL -{group} 2>/dev/null; rm -f \"$b/.loop\"; fi; exit 0"
         );
         let mut words = transport.shell(&line).into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
         command
             .args(words)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
-        match command.spawn() {
-            Ok(mut child) => {
-                matches!(tokio::time::timeout(OPEN, child.wait()).await, Ok(Ok(status)) if status.success())
+        let Ok(mut child) = command.spawn() else { return false };
+        let ended = async {
+            if let Some(mut stdin) = child.stdin.take() {
+                // Where nobody reads it the exit code says so.
+                let _ = stdin.write_all(format!("{base}\n").as_bytes()).await;
             }
-            Err(_) => false,
-        }
+            child.wait().await
+        };
+        matches!(tokio::time::timeout(OPEN, ended).await, Ok(Ok(status)) if status.success())
     }
 }
 

@@ -85,6 +85,8 @@ pub struct Environment {
     pub remote_copy: String,
     /// The run's socket.
     pub socket: Utf8PathBuf,
+    /// Where the run's secrets are, if it has some.
+    pub secrets: Option<Utf8PathBuf>,
     /// The search path of whoever started the run.
     pub path: String,
 }
@@ -128,6 +130,9 @@ impl Environment {
                 all.insert("__remote_exec", self.remote_exec.clone());
                 all.insert("__remote_copy", self.remote_copy.clone());
                 all.insert(crate::command::SOCKET, self.socket.to_string());
+                if let Some(secrets) = &self.secrets {
+                    all.insert("__vcl_secrets", secrets.to_string());
+                }
             }
         }
         match script {

@@ -24,6 +24,22 @@ pub enum ErrorKind {
     Failed,
 }
 
+impl std::fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Usage => "usage",
+            Self::Invalid => "invalid",
+            Self::Conflict => "conflict",
+            Self::NotFound => "not-found",
+            Self::Unresolvable => "unresolvable",
+            Self::Unreachable => "unreachable",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        })
+    }
+}
+
 /// An error of a run: its kind, what was being done to what, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}")]

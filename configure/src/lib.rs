@@ -14,6 +14,7 @@
 pub mod arguments;
 pub mod channel;
 pub mod command;
+pub mod compare;
 pub mod conf;
 mod copies;
 pub mod definition;
@@ -28,6 +29,7 @@ mod notes;
 pub mod order;
 pub mod run;
 mod scripts;
+mod secrets;
 pub mod server;
 mod stages;
 pub mod target;

@@ -2,8 +2,9 @@
 //!
 //! What goes into it, as far as types keep to what cdist gives them: the type's files, the object's name, parameters, stdin and
 //! explorers, what its manifest left in its directory, the explorers of the machine, the messages so far, whom the run is for, the
-//! configuration's `files`, and the content of local files that parameters name. A type that looks at the clock, the network or at
-//! files that nobody names gives what it gave before; so a site switches this on, and it is off otherwise.
+//! configuration's `files`, and the content of local files that parameters name by whole paths. A type that looks at the clock, the
+//! network, other objects, variables of whoever started the run or files that nobody names gives what it gave before; so a site
+//! switches this on, and it is off otherwise.
 //!
 //! Kept are the two codes and the messages, with placeholders for what is one run's (its directory, its marker), below
 //! a directory that is its owner's alone. What a script leaves in its object's directory cannot be given again, so of such scripts
@@ -12,6 +13,7 @@
 use crate::environment::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::notes::unusual;
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -24,6 +26,8 @@ use std::sync::{Mutex, PoisonError};
 const PLACEHOLDERS: [&str; 2] = ["@vcl-run-directory@", "@vcl-object-marker@"];
 /// What is larger is not looked at, and its object's code not kept.
 const LARGE: u64 = 64 << 20;
+/// What comes of it.
+const CODE: [&str; 2] = ["code-local", "code-remote"];
 /// Changes when what is kept, or what goes into it, does.
 const FORMAT: &str = "vcl-configure memo 1";
 
@@ -91,10 +95,8 @@ impl Memo {
         let all = tree.global().join("messages");
         digest.add(&fs::read(&all).map_err(|error| Error::io(format!("reading {all}"), error))?);
         let directory = tree.directory(object);
-        for path in entries(&directory)? {
-            if !PASSING.contains(&path.file_name().unwrap_or_default()) {
-                digest.tree(&path)?;
-            }
+        for path in goes_in(&directory)? {
+            digest.tree(&path)?;
         }
         for value in tree.parameters(object)?.into_values() {
             for line in String::from_utf8_lossy(&value).lines().filter(|line| line.starts_with('/')) {
@@ -162,18 +164,21 @@ impl Memo {
     }
 }
 
-/// What is in an object's directory and does not go into its code: what came of it, and what the run notes of its order.
-const PASSING: [&str; 8] =
-    ["stdout", "stderr", "state", "source", "typeorder", "require", "code-local", "code-remote"];
+/// What goes into an object's code of what is in its directory.
+fn goes_in(directory: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+    let usual = ["parameter", "explorer", "stdin"].map(|name| directory.join(name));
+    let mut all: Vec<Utf8PathBuf> = usual.into_iter().chain(unusual(directory)?).collect();
+    all.retain(|path| !path.file_name().is_some_and(|name| CODE.contains(&name)));
+    all.sort();
+    Ok(all)
+}
 
-/// What an object's directory has besides what scripts said, for whoever wants to know whether it has changed.
+/// For whoever wants to know whether a script has left something there.
 pub(crate) fn left_in(directory: &Utf8Path) -> Result<Vec<u8>> {
     let nobodys = [String::new(), String::new()];
     let mut digest = Digest::new(&nobodys);
-    for path in entries(directory)? {
-        if !PASSING.contains(&path.file_name().unwrap_or_default()) {
-            digest.listing(&path)?;
-        }
+    for path in goes_in(directory)? {
+        digest.listing(&path)?;
     }
     Ok(digest.end())
 }

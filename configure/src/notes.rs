@@ -1,7 +1,7 @@
 //! What a run notes beside its tree, so that another process can go on with it where this one was killed.
 //!
-//! `of` says what is configured and by which manifest, `connection` which processes it has started there; `defined` is there when the initial manifest has ended; `begun` has a line for each object whose code was begun, and
-//! `done` one for each that is done. A line that was cut off is one that was not written: its object is done again, and then there
+//! `of` says what is configured and by which manifest, `connection` which processes it has started there; `defined` is there when
+//! the initial manifest has ended; `begun` has a line for each object whose code was begun, and `done` one for each that is done. A line that was cut off is one that was not written: its object is done again, and then there
 //! is nothing to do for it. What generates code may leave files in its object's directory, and expects to find none; so what a
 //! manifest left there is copied before, and put back when code is generated again.
 
@@ -52,15 +52,21 @@ impl Notes {
     pub(crate) fn of(directory: &Utf8Path) -> Self {
         Self { directory: directory.to_owned() }
     }
-    pub(crate) fn set_of(&self, what: &str) -> Result<()> {
-        write(&self.directory.join("of"), what.as_bytes())
-    }
-    /// Whether the notes are of that.
-    pub(crate) fn check(&self, what: &str) -> Result<()> {
-        let noted = String::from_utf8_lossy(&read(&self.directory.join("of"))?).into_owned();
-        if noted == what {
+    /// Notes what the run is of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`]: the notes are of another run.
+    pub(crate) fn begin_with(&self, what: &str) -> Result<()> {
+        let file = self.directory.join("of");
+        let noted = if file.exists() { read(&file)? } else { Vec::new() };
+        // What has no word in it was cut off before anything was done.
+        if noted.is_empty() {
+            return write(&file, what.as_bytes());
+        }
+        if noted == what.as_bytes() {
             return Ok(());
         }
+        let noted = String::from_utf8_lossy(&noted).into_owned();
         let context = format!(
             "{} has what was noted of another run: of {noted}, and this one is of {what}",
             self.directory
@@ -164,7 +170,9 @@ impl Notes {
     }
 }
 
-fn unusual(directory: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+/// What a manifest, or what generates code, has left in an object's directory: all that is not what every object has. The code itself
+/// is among it.
+pub(crate) fn unusual(directory: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
     let failed = |error| Error::io(format!("looking at {directory}"), error);
     let mut all = Vec::new();
     for entry in directory.read_dir_utf8().map_err(failed)? {

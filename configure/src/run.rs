@@ -24,11 +24,12 @@ use crate::local::Runner;
 use crate::name::ObjectName;
 use crate::notes::Notes;
 use crate::scripts::{Scripts, read, token, write};
+use crate::secrets::Secrets;
 use crate::server::{Desk, Server};
 use crate::stages::Run;
 use crate::target::Transport;
 use crate::tree::Tree;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -56,8 +57,12 @@ pub struct Wish {
     pub command: Utf8PathBuf,
     /// How many scripts run at the same time, of this machine, and explorers there.
     pub jobs: usize,
-    /// A directory where what was generated is kept for the next run, and taken from: see the crate's `memo.rs`. `None`: all is generated.
+    /// A directory where generated code is kept, and taken from where nothing has changed that goes into it. `None`: all of it is
+    /// generated.
     pub memo: Option<Utf8PathBuf>,
+    /// Files with values that stand in nothing that leaves the run, by the names that scripts find them under. See the crate's
+    /// `secrets.rs`.
+    pub secrets: BTreeMap<String, Utf8PathBuf>,
     /// Code is generated and not run.
     pub dry_run: bool,
     /// Types for installing are used, and no others; without it, these are left out.
@@ -121,13 +126,23 @@ pub struct Report {
 /// # Errors
 /// The first thing that went wrong, with the object and the script that it was.
 pub async fn run(wish: Wish) -> Result<Report> {
+    let secrets = Secrets::read(&wish.secrets, &wish.directory)?;
+    let ended = with_secrets(wish, &secrets).await;
+    ended.map_err(|error| secrets.mask_error(error)).map(|report| Report {
+        objects: report.objects.into_iter().map(|done| secrets.mask_done(done)).collect(),
+    })
+}
+
+async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
     let notes = Notes::of(&wish.directory);
-    let tree = if notes.defined() { found(&wish, &notes)? } else { prepared(&wish, &notes)? };
-    let bin = wish.directory.join("bin");
-    // What a run that was killed has left running there would go on beside this one.
+    notes.begin_with(&told(&wish))?;
+    let tree = if notes.defined() { found(&wish)? } else { prepared(&wish)? };
+    let (bin, socket) = (wish.directory.join("bin"), wish.directory.join("socket"));
+    // What a run that was killed has left running there would go on beside this one, and behind its socket is nobody.
     if let Some(started) = notes.connection() {
-        started.kill(&wish.transport).await;
+        started.kill(&wish.transport, &wish.base).await;
     }
+    let _ = fs::remove_file(&socket);
     let desk = Arc::new(Desk {
         emulator: Emulator::new(tree.clone()),
         link: Link::open(&wish.transport, &wish.base).await?,
@@ -135,7 +150,7 @@ pub async fn run(wish: Wish) -> Result<Report> {
         limit: wish.limit,
     });
     notes.set_connection(&desk.link.now().started())?;
-    let server = Server::begin(wish.directory.join("socket"), desk.clone())?;
+    let server = Server::begin(socket, desk.clone())?;
     let environment = Environment {
         host: wish.host.clone(),
         tree,
@@ -144,21 +159,33 @@ pub async fn run(wish: Wish) -> Result<Report> {
         remote_exec: bin.join(REMOTE_EXEC).into_string(),
         remote_copy: bin.join(REMOTE_COPY).into_string(),
         socket: server.path().to_owned(),
+        secrets: secrets.directory().map(Utf8Path::to_owned),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into()),
     };
     let report = Report { objects: notes.done(&environment.tree)? };
     let begun = notes.begun(&environment.tree)?;
     let runner = Runner { limit: wish.limit, stop: wish.stop.clone() };
-    let scripts = Scripts { environment, runner, directory: wish.directory.clone(), memo: None };
+    let scripts = Scripts {
+        environment,
+        runner,
+        directory: wish.directory.clone(),
+        memo: None,
+        secrets: secrets.clone(),
+    };
     let (sent, postponed, again) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let (within, losses) = (wish.within, Vec::new());
     let mut run = Run { wish, desk, scripts, notes, sent, postponed, again, begun, losses, report };
+    let data = run.tree().global().to_owned();
     let ended = match within {
         Some(within) => tokio::time::timeout(within, run.all()).await.unwrap_or_else(|_| {
             let context = format!("the run has not ended after {} s", within.as_secs());
             Err(Error::new(ErrorKind::Deadline, context))
         }),
         None => run.all().await,
+    };
+    let ended = match ended {
+        Ok(()) if !secrets.is_empty() => run.forget().await.and_then(|()| secrets.mask_files(&data)),
+        ended => ended,
     };
     server.end().await;
     let channel = run.desk.link.now();
@@ -171,8 +198,17 @@ pub async fn run(wish: Wish) -> Result<Report> {
     ended.map(|()| run.report)
 }
 
+/// Ends what a run that was killed has left running on its target; its files stay, for one that goes on with it. It says whether
+/// nothing is left there, as far as the run has noted.
+pub async fn end(directory: &Utf8Path, transport: &Transport, base: &str) -> bool {
+    match Notes::of(directory).connection() {
+        Some(started) => started.kill(transport, base).await,
+        None => true,
+    }
+}
+
 /// Makes the files that a run begins with. What there is of one that has not come so far goes away.
-fn prepared(wish: &Wish, notes: &Notes) -> Result<Tree> {
+fn prepared(wish: &Wish) -> Result<Tree> {
     // Parameters may be secrets.
     fs::set_permissions(&wish.directory, fs::Permissions::from_mode(0o700))
         .map_err(|error| Error::io(format!("making {} private", wish.directory), error))?;
@@ -195,21 +231,17 @@ fn prepared(wish: &Wish, notes: &Notes) -> Result<Tree> {
     write(&global.join("messages"), b"")?;
     write(&global.join("object_marker"), format!("{marker}\n").as_bytes())?;
     wish.conf.link(&global, &wish.command)?;
-    notes.set_of(&told(wish))?;
     Ok(Tree::new(global, marker, wish.conf.types().clone()))
 }
 
 /// The files of a run that has come so far that its objects are defined.
-fn found(wish: &Wish, notes: &Notes) -> Result<Tree> {
-    notes.check(&told(wish))?;
+fn found(wish: &Wish) -> Result<Tree> {
     let global = wish.directory.join("data");
     let file = global.join("object_marker");
     let marker = String::from_utf8_lossy(&read(&file)?).trim().to_owned();
     if !marker.starts_with(".cdist-") || marker.contains('/') {
         return Err(Error::new(ErrorKind::Invalid, format!("{file} has no marker of a run: `{marker}`")));
     }
-    // It has nobody behind it.
-    let _ = fs::remove_file(wish.directory.join("socket"));
     Ok(Tree::new(global, marker, wish.conf.types().clone()))
 }
 

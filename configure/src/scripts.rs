@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::local::Runner;
 use crate::memo::{Given, Memo, left_in};
 use crate::name::ObjectName;
+use crate::secrets::Secrets;
 use crate::tree::{List, Tree};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::fs;
@@ -20,16 +21,15 @@ pub(crate) struct Scripts {
     pub(crate) directory: Utf8PathBuf,
     /// What was generated before, when the machine is explored and somebody wants that.
     pub(crate) memo: Option<Arc<Memo>>,
+    pub(crate) secrets: Secrets,
 }
 
 impl Scripts {
     /// Stage 2.
     pub(crate) async fn initial_manifest(&self, manifest: &Utf8Path) -> Result<()> {
-        let global = self.environment.tree.global();
-        let (stdout, stderr) = (global.join("stdout/init"), global.join("stderr/init"));
-        let ended =
-            self.told(Script::InitialManifest(manifest), manifest, &stdout, &stderr, "initialmanifest").await;
-        ended.map(|_| ()).map_err(|error| with_output(&error, "the initial manifest", &stderr))
+        let streams = Streams::of(self.environment.tree.global(), "init");
+        let ended = self.told(Script::InitialManifest(manifest), manifest, &streams, "initialmanifest").await;
+        ended.map(drop).map_err(|error| streams.with_output(&error, &self.secrets, "the initial manifest"))
     }
     /// Stage 4: the manifest of an object's type, if there is one.
     pub(crate) async fn manifest(&self, object: &ObjectName) -> Result<()> {
@@ -68,6 +68,7 @@ impl Scripts {
         }
         if let Some((memo, key)) = key
             && text_only
+            && !given.code.values().chain(&given.messages).any(|text| self.secrets.are_in(text))
             && left_in(&directory)? == before
         {
             memo.put(&key, &given)?;
@@ -78,10 +79,11 @@ impl Scripts {
     pub(crate) async fn code(&self, object: &ObjectName) -> Result<()> {
         let directory = self.environment.tree.directory(object);
         let name = "code-local";
-        let (stdout, stderr) = (directory.join("stdout").join(name), directory.join("stderr").join(name));
+        let streams = Streams::of(&directory, name);
         let variables = self.environment.of(Script::CodeLocal(object), None);
-        let ended = self.runner.run(&directory.join(name), &variables, &stdout, &stderr).await;
-        ended.map_err(|error| self.about(&error, object, name))
+        let ended =
+            self.runner.run(&directory.join(name), &variables, &streams.stdout, &streams.stderr).await;
+        ended.map_err(|error| self.about(&error, object, name, &streams))
     }
 
     /// Runs a script of an object's type, where the type has it, and answers with the messages.
@@ -96,17 +98,16 @@ impl Scripts {
         if !path.exists() {
             return Ok(None);
         }
-        let (stdout, stderr) = (directory.join("stdout").join(name), directory.join("stderr").join(name));
-        let told = self.told(script, &path, &stdout, &stderr, &object.to_string()).await;
-        told.map(Some).map_err(|error| self.about(&error, object, name))
+        let streams = Streams::of(&directory, name);
+        let told = self.told(script, &path, &streams, &object.to_string()).await;
+        told.map(Some).map_err(|error| self.about(&error, object, name, &streams))
     }
     /// Runs a script with messages to read and to write, and gives what it wrote to everybody: also when it failed.
     async fn told(
         &self,
         script: Script<'_>,
         path: &Utf8Path,
-        stdout: &Utf8Path,
-        stderr: &Utf8Path,
+        streams: &Streams,
         prefix: &str,
     ) -> Result<Vec<String>> {
         let all = self.environment.tree.global().join("messages");
@@ -115,7 +116,7 @@ impl Scripts {
         fs::copy(&all, &theirs).map_err(|error| Error::io(format!("copying {all}"), error))?;
         write(&written, b"")?;
         let variables = self.environment.of(script, Some((&theirs, &written)));
-        let ended = self.runner.run(path, &variables, stdout, stderr).await;
+        let ended = self.runner.run(path, &variables, &streams.stdout, &streams.stderr).await;
         let said = read(&written)?;
         let lines: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
         self.tell(&lines, prefix)?;
@@ -130,10 +131,12 @@ impl Scripts {
         let appended = appended.and_then(|mut file| file.write_all(text.as_bytes()));
         appended.map_err(|error| Error::io(format!("writing {all}"), error))
     }
-    fn about(&self, error: &Error, object: &ObjectName, name: &str) -> Error {
-        let tree = &self.environment.tree;
-        let what = format!("{}: {name}", told_of(tree, object));
-        with_output(error, &what, &tree.directory(object).join("stderr").join(name))
+    fn about(&self, error: &Error, object: &ObjectName, name: &str, streams: &Streams) -> Error {
+        streams.with_output(
+            error,
+            &self.secrets,
+            &format!("{}: {name}", told_of(&self.environment.tree, object)),
+        )
     }
 }
 
@@ -159,18 +162,46 @@ pub(crate) fn told_of(tree: &Tree, object: &ObjectName) -> String {
     format!("{object}, defined in {}", told.collect::<Vec<_>>().join(" and "))
 }
 
-/// The same error, with what it is about before it and what the script complained behind it.
-fn with_output(error: &Error, what: &str, stderr: &Utf8Path) -> Error {
-    let read = |file: &Utf8Path| {
-        let said = fs::read(file).unwrap_or_default();
-        String::from_utf8_lossy(&said).trim().to_owned()
+/// Where a script's two streams go.
+struct Streams {
+    stdout: Utf8PathBuf,
+    stderr: Utf8PathBuf,
+}
+
+impl Streams {
+    fn of(directory: &Utf8Path, name: &str) -> Self {
+        Self { stdout: directory.join("stdout").join(name), stderr: directory.join("stderr").join(name) }
+    }
+    /// The same error, with what it is about before it and what the script complained behind it.
+    fn with_output(&self, error: &Error, secrets: &Secrets, what: &str) -> Error {
+        let read = |file: &Utf8Path| {
+            let said = fs::read(file).unwrap_or_default();
+            shortened(&secrets.masked(String::from_utf8_lossy(&said).trim()))
+        };
+        let complained = read(&self.stderr);
+        // Some say on the other stream why they refuse.
+        let said = if complained.is_empty() { last_lines(&read(&self.stdout)) } else { complained };
+        let context = format!("{what}: {}", error.chain());
+        Error::new(error.kind, if said.is_empty() { context } else { format!("{context}: {said}") })
+    }
+}
+
+/// How much of what a script says an error has, in bytes.
+const SAID: usize = 16 * 1024;
+
+/// A text without its middle, where it is long.
+pub(crate) fn shortened(text: &str) -> String {
+    if text.len() <= SAID {
+        return text.to_owned();
+    }
+    let cut = |mut at: usize| {
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
     };
-    let complained = read(stderr);
-    // Some say on the other stream why they refuse.
-    let stdout = Utf8PathBuf::from(stderr.as_str().replace("/stderr/", "/stdout/"));
-    let said = if complained.is_empty() { last_lines(&read(&stdout)) } else { complained };
-    let context = format!("{what}: {}", error.chain());
-    Error::new(error.kind, if said.is_empty() { context } else { format!("{context}: {said}") })
+    let (head, tail) = (cut(SAID / 2), cut(text.len() - SAID / 2));
+    format!("{} … {}", &text[..head], &text[tail..])
 }
 
 /// What there is at the end of a text: what comes before it was not meant for people.

@@ -9,7 +9,8 @@ use crate::name::ObjectName;
 use crate::notes::Notes;
 use crate::order::Graph;
 use crate::run::{Done, Progress, Report, Wish};
-use crate::scripts::{Scripts, ended_line, read, told_of, write};
+use crate::scripts::{Scripts, ended_line, read, shortened, told_of, write};
+use crate::secrets::Secrets;
 use crate::server::Desk;
 use crate::tree::{State, Tree};
 use camino::Utf8Path;
@@ -49,7 +50,7 @@ pub(crate) struct Run {
 impl Run {
     fn tell(&self, progress: Progress) {
         if let Some(listener) = &self.wish.progress {
-            let _ = listener.send(progress);
+            let _ = listener.send(self.scripts.secrets.mask_progress(progress));
         }
     }
 
@@ -57,7 +58,18 @@ impl Run {
         &self.scripts.environment
     }
 
-    fn tree(&self) -> &Tree {
+    /// Removes what is on the machine of objects: there are secrets in it.
+    pub(crate) async fn forget(&mut self) -> Result<()> {
+        let objects = crate::target::quoted(format!("{}/object", self.wish.base).as_bytes());
+        let mut batch = Batch::default();
+        batch.line(&[b"rm -rf -- ", &objects[..]].concat(), "removing what has secrets in it");
+        for answer in self.send(batch).await? {
+            checked(&self.scripts.secrets, answer, || "removing what has secrets in it".into())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
         &self.environment().tree
     }
 
@@ -84,7 +96,14 @@ impl Run {
         }
         self.tell(Progress::Lost { why: why.chain() });
         let until = Instant::now() + self.wish.patience;
-        while let Err(error) = self.desk.link.again().await {
+        loop {
+            let error = tokio::select! {
+                ended = self.desk.link.again() => match ended {
+                    Ok(()) => break,
+                    Err(error) => error,
+                },
+                () = self.wish.stop.cancelled() => return Err(called_off()),
+            };
             if Instant::now() >= until {
                 let context =
                     format!("{}; after {} s: {}", why.chain(), self.wish.patience.as_secs(), error.chain());
@@ -173,7 +192,7 @@ impl Run {
             explorers.iter().map(|(name, _)| (pairs(&variables), format!("{at}/{name}"))).collect();
         batch.beside(&scripts, self.wish.jobs);
         for ((name, _), answer) in explorers.iter().zip(self.send(batch).await?) {
-            let said = checked(&format!("the explorer {name}"), answer)?.stdout;
+            let said = checked(&self.scripts.secrets, answer, || format!("the explorer {name}"))?.stdout;
             write(&self.tree().global().join("explorer").join(name), &said)?;
         }
         let explorers = explorers.len();
@@ -247,7 +266,9 @@ impl Run {
         batch.beside(&scripts, self.wish.jobs);
         let mut failed = BTreeMap::new();
         for ((object, name, file), answer) in asked.into_iter().zip(self.send(batch).await?) {
-            match checked(&format!("{}: the explorer {name}", told_of(self.tree(), object)), answer) {
+            match checked(&self.scripts.secrets, answer, || {
+                format!("{}: the explorer {name}", told_of(self.tree(), object))
+            }) {
                 Ok(answer) => write(&file, &ended_line(answer.stdout))?,
                 Err(error) => {
                     failed.entry(object.clone()).or_insert(error);
@@ -380,7 +401,9 @@ impl Run {
                         write(&directory.join("stderr/code-remote"), &answer.stderr)?;
                     }
                     let what = if n == of_code { "code-remote" } else { "copying a file" };
-                    checked(&format!("{}: {what}", told_of(self.tree(), object)), answer)?;
+                    checked(&self.scripts.secrets, answer, || {
+                        format!("{}: {what}", told_of(self.tree(), object))
+                    })?;
                 }
             }
             done.took += begun.elapsed();
@@ -429,10 +452,11 @@ fn pairs(variables: &Variables) -> Pairs<'_> {
     variables.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
 }
 
-fn checked(what: &str, answer: Answer) -> Result<Answer> {
+/// An answer of a script that has ended well; otherwise an error that begins with what it was.
+fn checked(secrets: &Secrets, answer: Answer, what: impl FnOnce() -> String) -> Result<Answer> {
     if answer.code == 0 {
         return Ok(answer);
     }
-    let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
-    Err(Error::new(ErrorKind::Failed, format!("{what}: exit code {}: {said}", answer.code)))
+    let said = shortened(&secrets.masked(String::from_utf8_lossy(&answer.stderr).trim()));
+    Err(Error::new(ErrorKind::Failed, format!("{}: exit code {}: {said}", what(), answer.code)))
 }

@@ -5,7 +5,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use proptest::prelude::*;
 use std::time::Duration;
-use vcl_configure::channel::{Answer, Batch, Channel};
+use vcl_configure::channel::{Answer, Batch, Channel, Started};
 use vcl_configure::target::Transport;
 use vcl_configure::{ErrorKind, Result};
 
@@ -253,4 +253,73 @@ proptest! {
             channel.close().await;
         });
     }
+}
+
+/// Two that wait for each other come to their ends; their answers stand in the order in which they were asked for.
+#[tokio::test]
+async fn scripts_run_beside_each_other_as_many_as_are_wanted() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let meets = |name: &str, mine: &str, other: &str| {
+        let text =
+            format!("d=${{0%/*}}; touch \"$d/{mine}\"; until [ -e \"$d/{other}\" ]; do :; done; echo {name}");
+        scene.script(name, text.as_bytes())
+    };
+    let scripts: Vec<_> = [("first", "a", "b"), ("second", "b", "a"), ("third", "c", "c")]
+        .iter()
+        .map(|(name, mine, other)| (Vec::new(), meets(name, mine, other)))
+        .collect();
+    let mut batch = Batch::default();
+    batch.beside(&scripts, 2);
+    let answers = channel.send(batch, LIMIT).await.unwrap();
+    let said: Vec<&[u8]> = answers.iter().map(|answer| answer.stdout.as_slice()).collect();
+    assert_eq!(said, [b"first\n".as_slice(), b"second\n", b"third\n"]);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_in_a_sequence_ends_with_the_first_that_fails() {
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let (well, fails) = (scene.script("well", b"echo well"), scene.script("fails", b"echo no >&2; exit 4"));
+    let mut pending = Vec::new();
+    for script in [&well, &fails, &well] {
+        let mut batch = Batch::default();
+        batch.run_in_sequence(&[], script);
+        pending.push(channel.post(batch).unwrap());
+    }
+    let mut codes = Vec::new();
+    for one in pending {
+        let answer = one.answers(LIMIT).await.unwrap().remove(0);
+        codes.push((
+            answer.code,
+            String::from_utf8(answer.stdout).unwrap(),
+            String::from_utf8(answer.stderr).unwrap(),
+        ));
+    }
+    let skipped = "what was to be done before has failed\n";
+    let expected = [(0, "well\n", ""), (4, "", "no\n"), (125, "", skipped)];
+    assert_eq!(codes, expected.map(|(code, out, err)| (code, out.to_owned(), err.to_owned())));
+    // What is in no sequence runs all the same.
+    assert_eq!(run(&channel, &well).await.unwrap().code, 0);
+    channel.close().await;
+}
+
+/// The number of a loop that has ended may be another's by now.
+#[tokio::test]
+async fn only_what_a_loop_has_started_is_killed() {
+    use std::os::unix::process::CommandExt as _;
+    let scene = Scene::new();
+    let channel = scene.open().await;
+    let life = channel.started().line();
+    let life = life.split_once(' ').unwrap().1;
+    let mut other = std::process::Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+    let started = Started::read(&format!("{} {life}", other.id())).unwrap();
+    assert!(started.kill(&Transport::Local, scene.base.as_str()).await);
+    assert!(other.try_wait().unwrap().is_none(), "somebody else was killed");
+    // It is the loop's where the loop says so.
+    std::fs::write(scene.base.join(".loop"), format!("{}\n", started.line())).unwrap();
+    assert!(started.kill(&Transport::Local, scene.base.as_str()).await);
+    assert!(!other.wait().unwrap().success());
+    channel.close().await;
 }

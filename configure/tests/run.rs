@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vcl_configure::conf::Conf;
 use vcl_configure::environment::Host;
-use vcl_configure::run::{Report, Wish, run};
+use vcl_configure::run::{Progress, Report, Wish, run};
 use vcl_configure::target::Transport;
 use vcl_configure::{ErrorKind, Result};
 
@@ -79,6 +79,7 @@ impl Site {
             limit: Duration::from_secs(30),
             within: None,
             memo: None,
+            secrets: Default::default(),
             patience: Duration::from_secs(30),
             stop: CancellationToken::new(),
             progress: None,
@@ -264,10 +265,15 @@ async fn a_connection_that_breaks_anywhere_is_made_again_and_nothing_is_done_twi
                     tee \"$OUT/../said\"; } & exec >&- 2>&-; wait; else exec setsid -w sh -c \"$1\"; fi\n";
         site.write("link", &link.replace("AT", &at.to_string()));
         let words = vec!["sh".into(), site.path().join("link").into_string()];
-        let wish =
-            Wish { transport: Transport::Command { words, host: "h".into() }, ..site.wish("run", LOGGED) };
+        let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let transport = Transport::Command { words, host: "h".into() };
+        let wish = Wish { transport, progress: Some(progress), ..site.wish("run", LOGGED) };
         let report = run(wish).await.unwrap_or_else(|error| panic!("cut at {at}: {}", error.chain()));
         check_logged(&site, &report, &format!("cut at {at}"));
+        let lost = std::iter::from_fn(|| told.try_recv().ok())
+            .filter(|progress| matches!(progress, Progress::Lost { .. }))
+            .count();
+        assert_eq!(lost, usize::from(cut > 0), "cut at {at}");
         if cut == 0 {
             whole = fs::metadata(site.path().join("said")).unwrap().len();
             assert!(whole > 1000, "{whole}");
@@ -291,9 +297,26 @@ async fn a_run_that_is_dropped_anywhere_is_gone_on_with() {
         }
     }
     check_logged(&site, &report.unwrap(), "dropped");
-    let other = Wish { manifest: site.path().join("other"), ..wish };
-    let error = run(other).await.unwrap_err();
-    assert!(error.kind == ErrorKind::Conflict && error.context.contains("of another run"), "{error}");
+    // Nobody else's run goes on with it, however far it has come.
+    for defined in [true, false] {
+        if !defined {
+            fs::remove_file(wish.directory.join("defined")).unwrap();
+        }
+        let other = Wish { manifest: site.path().join("other"), ..wish.clone() };
+        let error = run(other).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Conflict && error.context.contains("of another run"), "{error}");
+    }
+}
+
+/// Killed before its objects were defined, with what a process leaves that had no time to remove anything.
+#[tokio::test]
+async fn a_run_that_was_killed_early_begins_again() {
+    let site = Site::new();
+    let wish = site.wish("run", PAIR);
+    fs::create_dir_all(wish.directory.join("data/object/__text/half")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(wish.directory.join("socket")).unwrap());
+    let report = run(wish).await.unwrap();
+    assert_eq!(changed(&report).len(), 4);
 }
 
 #[tokio::test]
@@ -359,4 +382,53 @@ async fn what_was_generated_is_generated_again_only_when_something_has_changed()
     site.write("conf/type/__seen/files/more", "of the type's\n");
     assert_eq!(generated(&manifest).await, "a\na\nb\nb\nc\n");
     assert_eq!(fs::metadata(site.path().join("memo")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+/// What a manifest reads of a secret gets where it is to go, and stands in nothing that leaves the run.
+#[tokio::test]
+async fn secrets_come_to_the_machine_and_to_nobody_else() {
+    let site = Site::new();
+    let password = "it's $secret";
+    site.write("password", &format!("{password}\n"));
+    let manifest = "__text told --content \"$(cat \"$__vcl_secrets/db\")\"\n";
+    let secrets = [("db".to_owned(), site.path().join("password"))];
+    let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let memo = Some(site.path().join("memo"));
+    let (secrets, progress) = (secrets.into_iter().collect(), Some(progress));
+    site.write(
+        "conf/type/__text/gencode-local",
+        "echo \"says $(cat \"$__object/parameter/content\")\" >> \"$__messages_out\"",
+    );
+    let wish = Wish { secrets, progress, memo, ..site.wish("run", manifest) };
+    let report = run(wish.clone()).await.unwrap();
+    assert_eq!(site.made("told"), format!("{password}\n"));
+    assert_eq!(report.objects[0].messages, ["says <secret db>", "changed"]);
+    drop(wish.progress);
+    let mut all = String::new();
+    while let Ok(progress) = told.try_recv() {
+        all.push_str(&format!("{progress:?}"));
+    }
+    assert!(all.contains("says <secret db>") && !all.contains("$secret"), "{all}");
+    let holds = |directory: &str| {
+        let grep = std::process::Command::new("grep").args(["-rlF", "$secret", directory]).output().unwrap();
+        String::from_utf8(grep.stdout).unwrap()
+    };
+    let data = wish.directory.join("data");
+    assert!(data.join("object/__text/told").exists());
+    for directory in [data, site.path().join("base"), site.path().join("memo")] {
+        assert_eq!(holds(directory.as_str()), "");
+    }
+    // An error has it as little.
+    site.write(
+        "conf/type/__text/gencode-local",
+        "echo \"no to $(cat \"$__object/parameter/content\")\" >&2; exit 1",
+    );
+    fs::remove_file(site.path().join("out/told")).unwrap();
+    let (secrets, progress) = (wish.secrets.clone(), None);
+    let error = run(Wish { secrets, progress, ..site.wish("again", manifest) }).await.unwrap_err();
+    assert!(
+        error.context.contains("no to <secret db>") && !error.context.contains("$secret"),
+        "{}",
+        error.context
+    );
 }

@@ -22,7 +22,7 @@ use vcl_types::{BackendName, JobId};
 
 /// What this version of the program understands of jobs. Raised whenever an older program could not go on with a job that
 /// this one has begun.
-pub const PROTOCOL: i64 = 2;
+pub const PROTOCOL: i64 = 3;
 
 /// A node about to join.
 #[derive(Debug, Clone)]

@@ -241,6 +241,7 @@ pub(crate) async fn ask(db: &mut Db, request: &JobRequest) -> Result<Asked> {
         JobRequest::Capture { into: CaptureInto::New(image), .. } => needs.image = Some(image.clone()),
         JobRequest::Capture { .. }
         | JobRequest::Unload { .. }
+        | JobRequest::Configure { .. }
         | JobRequest::Admit { .. }
         | JobRequest::Return { .. }
         | JobRequest::Backup { .. } => {}

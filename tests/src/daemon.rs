@@ -142,7 +142,8 @@ impl Setup {
         format!(
             "[library]\npath = \"{library}\"\nkeep_free = \"0\"\n{sharing}\n[database]\nurl = \"{database}\"\n{password}\n\
              [api]\nsocket = \"{directory}/vcld.sock\"\n{api}\n[ssh]\nkey = {{ file = \"{key}\" }}\n\n\
-             [hooks]\ndirectory = \"{directory}/hooks\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{lease}{jobs}\n{more}\n\
+             [hooks]\ndirectory = \"{directory}/hooks\"\n\n\
+             [configure]\ndirectories = \"{directory}/conf\"\ndirectory = \"{directory}/configure\"\n\n[node]\nname = \"{node}\"\ndrain = \"{drain}\"\n{lease}{jobs}\n{more}\n\
              [backend.kvm]\n{sharing}{backend}\n\n\
              [network.net]\n{network}\n\n[computers]\n{computers}"
         )

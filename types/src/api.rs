@@ -538,6 +538,34 @@ pub struct Applied {
     pub kept: Vec<String>,
 }
 
+/// By which manifest a computer was configured, and what was another than the time before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConfiguredView {
+    /// The manifest.
+    pub manifest: crate::ManifestName,
+    /// When its last run came to its end.
+    pub at: DateTime<Utc>,
+    /// When the one before did; `None` where it is not kept.
+    pub before: Option<DateTime<Utc>>,
+    /// What the last has found and made that the one before had not.
+    pub changes: Vec<ConfigurationChange>,
+}
+
+/// A thing that is another in two runs of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConfigurationChange {
+    /// The object, as in `__file/etc/motd`; empty for what is the machine's.
+    pub object: String,
+    /// What of it: `explorer/os`, `parameter/mode`, `code-remote`; empty for the object itself.
+    pub part: String,
+    /// What the older run has; `None` where it has none.
+    pub before: Option<String>,
+    /// What the newer has.
+    pub after: Option<String>,
+}
+
 /// The last lines of a machine's serial console.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

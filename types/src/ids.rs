@@ -89,6 +89,12 @@ name!(
     "use 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end, as in `campus`"
 );
 
+name!(
+    /// The name of a manifest, or of a playbook, in a node's configuration directories.
+    ManifestName, "manifest's name", "._",
+    "use 1 to 63 lower-case letters, digits, `-`, `.` and `_`, starting and ending with a letter or digit, as in `lab`"
+);
+
 macro_rules! number {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {
         $(#[$doc])*

@@ -14,7 +14,7 @@ pub use classes::{
 pub use weekly::{InvalidWeekly, Weekly};
 
 use crate::state::reservation;
-use crate::{ByteSize, ComputerName, ImageRef, ReservationId};
+use crate::{ByteSize, ComputerName, ImageRef, ManifestName, ReservationId};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -144,6 +144,10 @@ pub struct ReservationRequest {
     /// Given to the machine as a file when it is lent (VCL's `userdata`); at most 64 KiB.
     #[serde(default)]
     pub user_data: Option<String>,
+    /// The manifest, or playbook, by which the computer is configured before its user gets it, after those of the image and of
+    /// the computer's tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configure: Option<ManifestName>,
     /// Whether all of it is only tried: which computer it would be, or how long it would wait.
     #[serde(default)]
     pub dry_run: bool,

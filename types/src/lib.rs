@@ -34,7 +34,8 @@ pub use computer::{Accelerator, AddressSource, Computer, Loaded, Nic, NicRole};
 pub use delta::{FileRecord, Over};
 pub use endpoint::{Endpoint, HostKey, HostKeys, KeySource};
 pub use ids::{
-    BackendName, ComputerName, ImageName, InvalidName, JobId, NatName, NetworkName, ReservationId,
+    BackendName, ComputerName, ImageName, InvalidName, JobId, ManifestName, NatName, NetworkName,
+    ReservationId,
 };
 pub use image::{
     Digest, DirectBoot, DiskBus, DiskRecord, Firmware, FirmwareRecord, Hardware, ImageRef, Manifest,

@@ -1,6 +1,6 @@
 //! What can be asked of the daemon as a job.
 
-use crate::{BackendName, ComputerName, ImageName, ImageRef, OsName, ReservationId};
+use crate::{BackendName, ComputerName, ImageName, ImageRef, ManifestName, OsName, ReservationId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -61,6 +61,16 @@ pub enum JobRequest {
         /// Store the disks whole, and not only what differs from the revision the computer was loaded from.
         #[serde(default)]
         whole: bool,
+    },
+    /// Make what a computer holds what a manifest says.
+    Configure {
+        /// The computer.
+        computer: ComputerName,
+        /// The manifest, or playbook, by its name in the node's configuration directories.
+        manifest: ManifestName,
+        /// Find out what would be changed, and change nothing.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Take a computer back: its machine and its overlay are removed.
     Unload {
@@ -242,6 +252,7 @@ pub enum JobKind {
     Prune,
     Fetch,
     Backup,
+    Configure,
     /// One of a newer program.
     #[serde(other)]
     Unknown,
@@ -285,6 +296,7 @@ impl JobRequest {
             Self::Prune { .. } => JobKind::Prune,
             Self::Fetch { .. } => JobKind::Fetch,
             Self::Backup { .. } => JobKind::Backup,
+            Self::Configure { .. } => JobKind::Configure,
             Self::Unknown(_) => JobKind::Unknown,
         }
     }
@@ -295,6 +307,7 @@ impl JobRequest {
             Self::Load { computer, .. }
             | Self::Capture { computer, .. }
             | Self::Unload { computer }
+            | Self::Configure { computer, .. }
             | Self::Prepare { computer, .. }
             | Self::Lend { computer, .. }
             | Self::Admit { computer, .. }
@@ -322,6 +335,7 @@ impl JobRequest {
             Self::Capture { into: CaptureInto::New(image), .. } => Some(image),
             Self::Capture { .. }
             | Self::Unload { .. }
+            | Self::Configure { .. }
             | Self::Admit { .. }
             | Self::Return { .. }
             | Self::Backup { .. }
@@ -379,6 +393,7 @@ impl JobKind {
             Self::Prune => "prune",
             Self::Fetch => "fetch",
             Self::Backup => "backup",
+            Self::Configure => "configure",
             Self::Unknown => "unknown",
         }
     }
@@ -388,6 +403,7 @@ impl JobKind {
     pub fn protocol(self) -> i64 {
         match self {
             Self::Prepare | Self::Lend | Self::Admit | Self::Return | Self::TestImage => 2,
+            Self::Configure => 3,
             _ => 1,
         }
     }
@@ -406,6 +422,10 @@ impl fmt::Display for JobRequest {
             }
             Self::Capture { computer, .. } => write!(f, "capture {computer}"),
             Self::Unload { computer } => write!(f, "unload {computer}"),
+            Self::Configure { computer, manifest, dry_run } => {
+                let dry = if *dry_run { " (dry)" } else { "" };
+                write!(f, "configure {computer} by {manifest}{dry}")
+            }
             Self::Prepare { computer, image } => write!(f, "prepare {computer} with {image}"),
             Self::Lend { reservation, computer, image, .. } => {
                 write!(f, "lend {computer} with {image} to reservation {reservation}")

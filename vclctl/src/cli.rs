@@ -19,7 +19,7 @@ pub use backend::BackendVerb;
 pub use chosen::Chosen;
 pub use class::{ClassArguments, ClassVerb, HostVerb, MaintenanceVerb};
 pub use computer::{ComputerVerb, PowerWord};
-pub use configure::ConfigureArguments;
+pub use configure::{ConfigureArguments, ConfigureVerb};
 pub use image::{
     BusWord, FirmwareWord, FormatWord, ImageVerb, ImportArguments, NicWord, OsWord, PromoteArguments,
     PruneArguments,
@@ -278,16 +278,18 @@ pub enum Verb {
             vclctl acceptance linux gis-01 debian@2 --report debian-trial"
     )]
     Acceptance(AcceptanceArguments),
-    /// Make a machine what manifests of cdist's say, without a daemon: over ssh, in a directory, or this one.
+    /// Make a machine what manifests of cdist's say: a computer of vcld's, or without a daemon over ssh, in a directory, or this one.
     #[command(
-        long_about = "Make a machine what manifests of cdist's say, without a daemon: over ssh, in a directory, or this one.\n\n\
-            It takes cdist's configuration directories as they are. Without -c they are those of the Debian package cdist, \
+        long_about = "Make a machine what manifests of cdist's say: a computer of vcld's, or without a daemon over ssh, in a directory, or this one.\n\n\
+            A computer is configured by a job, by a manifest or a playbook of vcld's own configuration ([configure] of vcld.toml). \
+            Without a daemon it takes cdist's configuration directories as they are. Without -c they are those of the Debian package cdist, \
             ~/.cdist and what CDIST_PATH names, a later one over an earlier one. ssh is OpenSSH's, with all that your \
             configuration of it says. See docs/configure.md.",
         after_help = "Examples:\n  vclctl configure --host root@gis-01\n  \
             vclctl configure --host root@gis-01 -c /srv/conf -i site.manifest --dry-run\n  \
             vclctl configure --host root@gis-01 --ssh '-p 2222'\n  \
-            vclctl configure --chroot /srv/root -i base.manifest"
+            vclctl configure --chroot /srv/root -i base.manifest\n  \
+            vclctl configure gis-01 -i lab\n  vclctl configure diff gis-01"
     )]
     Configure(ConfigureArguments),
     /// Print a shell's completions.

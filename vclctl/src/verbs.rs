@@ -97,7 +97,7 @@ pub async fn run(verb: Verb, client: &Client, screen: &mut Screen) -> Result<()>
             jobs::submit(client, screen, JobRequest::Backup { directory, node: None }, submission).await
         }
         Verb::Acceptance(asked) => acceptance::run(asked, client, screen).await,
-        Verb::Configure(asked) => configure::run(asked, screen).await,
+        Verb::Configure(asked) => configure::run(asked, client, screen).await,
         Verb::Completions { shell } => local::completions(shell, screen),
         Verb::Man { directory } => local::man(&directory),
     }

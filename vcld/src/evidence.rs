@@ -196,6 +196,11 @@ fn known_secrets() -> Vec<String> {
     files.filter_map(|f| std::fs::read_to_string(f.path()).ok()).map(|s| s.trim().to_owned()).collect()
 }
 
+/// A text as it may be kept: its end, without what could drive a terminal and without the daemon's secrets.
+pub(crate) fn cleaned(text: &str) -> String {
+    clean(text, &known_secrets())
+}
+
 /// The end of a text, without what could drive a terminal and without secrets.
 fn clean(text: &str, known: &[String]) -> String {
     let plain: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect();

@@ -10,6 +10,7 @@
 
 mod backup;
 mod capture;
+mod configure;
 mod fetch;
 mod give_back;
 mod image;
@@ -96,6 +97,8 @@ const STEPS: &[&dyn AnyStep<Running>] = &[
     &backup::COPY,
     &backup::COMPLETE,
     &backup::UNPIN,
+    &configure::CONFIGURE,
+    &configure::CHANGED,
 ];
 
 #[async_trait::async_trait]
@@ -161,6 +164,11 @@ async fn run_on(
                     running.unload(job, input).await
                 })
                 .await
+        }
+        JobRequest::Configure { computer, manifest, dry_run } => {
+            let flow = Flow { name: "configure", version: 1, deadline: None };
+            let begin = running.begin_configure(&computer, &manifest, dry_run);
+            stage.play(flow, begin, async |job, input| running.configure(job, input).await).await
         }
         JobRequest::Prepare { computer, image } => {
             let flow = Flow { name: "prepare", version: 1, deadline: None };

@@ -89,6 +89,7 @@ fn api() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(insight::evidence_part))
         .routes(routes!(insight::why_job))
         .routes(routes!(insight::why_computer))
+        .routes(routes!(insight::configured))
         .routes(routes!(insight::why_reservation))
         .routes(routes!(reservations::reservations, reservations::reserve))
         .routes(routes!(reservations::reservation))

@@ -23,6 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "vcl-page",
             "vcl-job",
             "vcl-config",
+            "vcl-configure",
             "vcl-queue",
             "vcl-os",
             "vcl-images",

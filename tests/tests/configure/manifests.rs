@@ -41,6 +41,33 @@ pub const ONE_TYPE: &[(&str, &str)] = &[
     ("user_groups", "__group g --gid 1700\nrequire=__group/g __user_groups daemon --group g\n"),
 ];
 
+/// The same, for a Debian with what `debian.rs` puts into it.
+pub const MORE: &[(&str, &str)] = &[
+    ("apt_mark", "__apt_mark mawk --state hold\n"),
+    (
+        "apt_misc",
+        "__apt_norecommends\n__apt_default_release --release bookworm\n__apt_pin p --package bc --distribution bookworm\n",
+    ),
+    ("apt_source", "__apt_source local --uri file:/srv/repo --distribution ./\n"),
+    ("cron", "__cron c --user root --command /bin/true --minute 5\n"),
+    ("debconf", "__debconf_set_selections d --line 'ssl-cert make-ssl-cert/hostname string lab'\n"),
+    ("hostname", "__hostname --name lab\n"),
+    ("hwclock", "__hwclock --mode UTC\n"),
+    ("locale", "__locale de_DE.UTF-8\n"),
+    ("locale_system", "__locale_system LANG --value C.UTF-8\n"),
+    ("package_installed2", "__package cron\n__package rsync\n__file /etc/e --state exists\n"),
+    ("package_new", "__package bc\n"),
+    ("rsync", "__rsync /srv/copied --source /etc/ssl/\n"),
+    ("snakeoil", "__snakeoil_cert lab --common-name lab.example.org\n"),
+    (
+        "sshd_config",
+        "__directory /run/sshd\nrequire=__directory/run/sshd __sshd_config PermitRootLogin --value no\n",
+    ),
+    ("sysctl", "__sysctl net.ipv4.ip_forward --value 0\n"),
+    ("timezone", "__timezone --tz Europe/Berlin\n"),
+    ("unattended", "__apt_unattended_upgrades\n"),
+];
+
 /// Objects of many types, that require each other, define each other and send each other messages, `n` times nine and what
 /// these define. What goes into one file has an order, for cdist's is that of its directories.
 pub fn mixed(n: usize) -> String {

@@ -1,6 +1,6 @@
 //! `vclctl configure` over ssh, as people call it, and what becomes of a run whose connection breaks or that is killed.
 
-use crate::{block_on, done, vclctl};
+use crate::{block_on, vclctl};
 use anyhow::{Context as _, Result, ensure};
 use camino::Utf8Path;
 use std::fs;
@@ -17,14 +17,12 @@ struct Sshd {
 
 impl Sshd {
     fn start(directory: &Utf8Path) -> Result<Self> {
-        for key in ["host", "id"] {
-            let file = directory.join(key);
-            done(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", file.as_str()]))?;
-        }
+        vcl_tests::pc::keygen(&directory.join("host"))?;
+        vcl_tests::pc::keygen(&directory.join("id"))?;
         fs::create_dir_all("/run/sshd")?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/id.pub\n\
+            "Port {port}\nListenAddress 127.0.0.1\nListenAddress 127.0.0.2\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/id.pub\n\
              StrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n"
         );
         fs::write(directory.join("config"), text)?;
@@ -186,6 +184,77 @@ fn the_command_line_configures_over_ssh() -> Result<()> {
         );
         let pid = fs::read_to_string(out.join("pid"))?;
         ensure!(!Utf8Path::new("/proc").join(pid.trim()).exists(), "it still runs");
+        Ok(())
+    })
+}
+
+/// Several machines, one of which nobody answers for; and what changed from one run to the next.
+#[test]
+fn several_machines_are_configured_and_two_runs_compared() -> Result<()> {
+    block_on("ssh::several_machines_are_configured_and_two_runs_compared", async |site| {
+        let directory = site.directory.join("ssh");
+        fs::create_dir(&directory)?;
+        let sshd = Sshd::start(&directory)?;
+        let out = site.directory.join("out");
+        fs::create_dir(&out)?;
+        let manifest = site.directory.join("site.manifest");
+        let run = |more: &[&str]| {
+            let conf = site.conf().unwrap();
+            // They are one machine, so one after the other.
+            Command::new(vclctl())
+                .args(["--json", "configure", "--ssh", &sshd.options, "-c", conf.as_str(), "-p", "1"])
+                .args(["-i", manifest.as_str(), "--base", out.join("base").as_str()])
+                .args(more)
+                .output()
+        };
+        let list = site.directory.join("hosts");
+        fs::write(
+            &list,
+            "# the lab\nroot@127.0.0.1\n\nroot@127.0.0.2 # beside it\nroot@127.0.0.3\nroot@127.0.0.1\n",
+        )?;
+        fs::write(
+            &manifest,
+            format!("echo \"$__target_host\" | __file {out}/$__target_host --source - --mode 0600\n"),
+        )?;
+        let monday = site.directory.join("monday");
+        let report = site.directory.join("report");
+        let output = run(&["--file", list.as_str(), "--keep", monday.as_str(), "--report", report.as_str()])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1) && said.contains("1 of 3 failed: root@127.0.0.3"), "{said}");
+        ensure!(said.contains(&format!("root@127.0.0.2: changed  __file{out}/127.0.0.2")), "{said}");
+        let views: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let of = |at: usize, key: &str| views[at][key].as_str().unwrap_or_default().to_owned();
+        let targets = [of(0, "target"), of(1, "target"), of(2, "target")];
+        ensure!(targets == ["root@127.0.0.1", "root@127.0.0.2", "root@127.0.0.3"], "{views}");
+        ensure!(views[2]["error"]["kind"] == "unreachable" && views[1].get("error").is_none(), "{views}");
+        ensure!(serde_json::from_str::<serde_json::Value>(&fs::read_to_string(&report)?)? == views);
+        for host in ["127.0.0.1", "127.0.0.2"] {
+            ensure!(fs::read_to_string(out.join(host))? == format!("{host}\n"));
+        }
+        // On Tuesday the manifest is another.
+        fs::write(&manifest, format!("__file {out}/127.0.0.1 --mode 0644\n__directory {out}/new\n"))?;
+        let tuesday = site.directory.join("tuesday");
+        let output = run(&["--host", "root@127.0.0.1", "--keep", tuesday.as_str()])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let older = monday.join("root@127.0.0.1");
+        let diff =
+            Command::new(vclctl()).args(["configure", "diff", older.as_str(), tuesday.as_str()]).output()?;
+        let told = String::from_utf8(diff.stdout)?;
+        let parts = [
+            format!("+ __directory{out}/new\n"),
+            format!("~ __file{out}/127.0.0.1 parameter/mode\n    - 0600\n    + 0644\n"),
+            format!("~ __file{out}/127.0.0.1 explorer/type\n    - none\n    + file\n"),
+        ];
+        for part in parts {
+            ensure!(told.contains(&part), "{part} is not in {told}");
+        }
+        let same =
+            Command::new(vclctl()).args(["configure", "diff", older.as_str(), older.as_str()]).output()?;
+        ensure!(String::from_utf8(same.stdout)? == "  nothing has changed\n");
+        let none =
+            Command::new(vclctl()).args(["configure", "diff", older.as_str(), out.as_str()]).output()?;
+        let said = String::from_utf8_lossy(&none.stderr).into_owned();
+        ensure!(none.status.code() == Some(1) && said.contains("has nothing of a run"), "{said}");
         Ok(())
     })
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod clones;
+mod configured;
 mod deltas;
 mod end_states;
 mod faults;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Days, Local, NaiveDateTime, NaiveTime, TimeDelta, TimeZon
 use clap::{Args, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use vcl_types::{ByteSize, ComputerName, ImageRef, ReservationId};
+use vcl_types::{ByteSize, ComputerName, ImageRef, ManifestName, ReservationId};
 
 /// A length such as `90m`, `4h`, `1h30m` or `2d`, in seconds.
 pub(super) fn length(text: &str) -> Result<u64, String> {
@@ -124,6 +124,9 @@ pub struct ReserveArguments {
     /// A file that is put on the machine, at most 64 KiB.
     #[arg(long, value_name = "FILE")]
     pub user_data: Option<PathBuf>,
+    /// The manifest, or playbook, of vcld's configuration by which it is configured before you get it.
+    #[arg(long, value_name = "MANIFEST")]
+    pub configure: Option<ManifestName>,
     /// Only say which computer it would be and why, or how long it would wait.
     #[arg(long)]
     pub dry_run: bool,

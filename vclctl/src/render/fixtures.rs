@@ -68,7 +68,8 @@ pub(crate) fn jobs() -> Vec<JobView> {
 
 pub(crate) fn requests() -> Vec<JobRequest> {
     let image: ImageRef = "debian@3".parse().unwrap();
-    let (name, computer) = (image.name.clone(), "a".parse().unwrap());
+    let name = image.name.clone();
+    let computer: vcl_types::ComputerName = "a".parse().unwrap();
     let capture = |into, after| JobRequest::Capture {
         computer: "a".parse().unwrap(),
         into,
@@ -80,7 +81,8 @@ pub(crate) fn requests() -> Vec<JobRequest> {
     vec![
         capture(CaptureInto::Next, vcl_types::After::Release),
         capture(CaptureInto::New(name.clone()), vcl_types::After::Resume),
-        JobRequest::Unload { computer },
+        JobRequest::Unload { computer: computer.clone() },
+        JobRequest::Configure { computer, manifest: "lab".parse().unwrap(), dry_run: false },
         JobRequest::Import {
             image: name.clone(),
             path: "/tmp/d.qcow2".into(),

@@ -164,6 +164,10 @@ pub fn done(job: &JobView, computer: Option<&ComputerView>) -> String {
             format!("captured {} from {name}, which {now},", result(&image))
         }
         JobRequest::Unload { computer: name } => format!("unloaded {name}"),
+        JobRequest::Configure { computer: name, manifest, .. } => match &job.result {
+            Some(said) => format!("configured {name} by {manifest}: {said},"),
+            None => format!("configured {name} by {manifest}"),
+        },
         JobRequest::Prepare { computer: name, image } => format!("prepared {name} with {}", result(image)),
         JobRequest::Lend { reservation, computer: name, .. } => {
             format!("lent {name} to reservation {reservation}")

@@ -66,6 +66,7 @@ fn request(asked: &ReserveArguments) -> Result<ReservationRequest> {
         keys,
         sudo: asked.sudo,
         user_data,
+        configure: asked.configure.clone(),
         dry_run: asked.dry_run,
     })
 }

@@ -142,6 +142,7 @@ impl Node {
                 }
             }
             JobRequest::Unload { .. }
+            | JobRequest::Configure { .. }
             | JobRequest::Admit { .. }
             | JobRequest::Export { .. }
             | JobRequest::Verify { .. }

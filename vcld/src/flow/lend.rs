@@ -5,6 +5,7 @@
 //! counts as used, whether its user comes or not, because nobody can know for sure that they did not. Who is let in is a
 //! step's output ([`LOOK`]): what changes while the job is at work is seen when it is done, and another job lets them in.
 
+use super::configure::Named;
 use super::fetch::Lacking;
 use super::unload::Lent;
 use super::{Made, Running};
@@ -32,6 +33,12 @@ pub(super) struct LendInput {
     lacking: Vec<Lacking>,
     /// The reservation has had it already, and gets it anew.
     again: bool,
+    /// By what it is configured after it is loaded.
+    #[serde(default)]
+    recipes: Vec<Named>,
+    /// By what the reservation wants it to be configured, loaded or not.
+    #[serde(default)]
+    wanted: Option<Named>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,6 +158,13 @@ impl Running {
             Some(id) if anew => self.node.queue.reservation(id).await?.usable.is_some(),
             _ => false,
         };
+        let os = revision.manifest.os;
+        let recipes = self.recipes(&row.computer, &image, os)?;
+        let asked = match reservation {
+            Some(id) => self.node.queue.reservation(id).await?.asked,
+            None => None,
+        };
+        let wanted = self.wanted(asked.and_then(|asked| asked.configure).as_ref(), &image, os)?;
         let warm = fresh.map(|loaded| loaded.endpoint.clone());
         let holds = row.loaded.as_ref().filter(|_| warm.is_none()).map(|l| l.image.clone());
         Ok(LendInput {
@@ -162,13 +176,15 @@ impl Running {
             holds,
             lacking,
             again,
+            recipes,
+            wanted,
         })
     }
 
     /// Loads a computer that is nobody's.
     pub(super) async fn prepare(&self, mut job: Job, input: LendInput) -> Result<Made> {
         let job = &mut job;
-        let LendInput { computer, revision, warm, holds, lent, lacking, .. } = input;
+        let LendInput { computer, revision, warm, holds, lent, lacking, recipes, .. } = input;
         let image = revision.manifest.image_ref();
         if warm.is_some() {
             return Ok(Some(format!("{image} was on {computer} already")));
@@ -184,14 +200,15 @@ impl Running {
                 Ok(())
             })
             .await?;
-        self.fill(job, &computer, &revision, true).await?;
+        self.fill(job, (&computer, &revision), recipes, true).await?;
         Ok(Some(format!("{image} on {computer}")))
     }
 
     /// Gives a computer to a reservation.
     pub(super) async fn lend(&self, mut job: Job, input: LendInput) -> Result<Made> {
         let job = &mut job;
-        let LendInput { computer, revision, reservation, warm, holds, lent, lacking, again } = input;
+        let LendInput { computer, revision, reservation, warm, holds, lent, lacking, again, recipes, wanted } =
+            input;
         let Some(reservation) = reservation else {
             return Err(Error::new(Kind::Fatal, "a lending without a reservation"));
         };
@@ -219,8 +236,17 @@ impl Running {
         }
         let endpoint = match warm {
             Some(endpoint) => endpoint,
-            None => self.fill(job, &computer, &revision, false).await?,
+            None => self.fill(job, (&computer, &revision), recipes, false).await?,
         };
+        if let Some(recipe) = wanted {
+            // It is nobody else's as it is, also when this fails.
+            let usable = Usable { computer: computer.name.clone(), reservation };
+            job.step(self, &TAINT, usable)
+                .key("configure")
+                .run(async |usable, _| Ok(self.node.queue.taint(&self.claim, &usable.computer).await?))
+                .await?;
+            self.configured_as_wanted(job, (&computer, &endpoint), recipe).await?;
+        }
         let let_in = self.let_in(job, &computer, &revision, &endpoint, reservation, "lend").await?;
         let usable = Usable { computer: computer.name.clone(), reservation };
         job.step(self, &USABLE, usable)
@@ -284,6 +310,8 @@ impl Running {
             lent: None,
             lacking: Vec::new(),
             again: false,
+            recipes: Vec::new(),
+            wanted: None,
         })
     }
 
@@ -326,17 +354,18 @@ impl Running {
         Ok(())
     }
 
-    /// Has the backend load the computer, and records what it holds.
+    /// Has the backend load the computer, configures it, and records what it holds.
     async fn fill(
         &self,
         job: &mut Job,
-        computer: &Computer,
-        revision: &Revision,
+        (computer, revision): (&Computer, &Revision),
+        recipes: Vec<Named>,
         idle: bool,
     ) -> Result<Endpoint> {
         let backend = self.backend(&computer.backend)?;
         let target = self.node.target(computer, revision, None)?;
         let endpoint = backend.load(&mut job.part("load"), target).await?;
+        self.configured_by(job, (computer, &endpoint), recipes).await?;
         let image = revision.manifest.image_ref();
         let loaded = Loaded { image, endpoint: endpoint.clone(), since: self.node.clock.now() };
         job.step(self, &FILLED, Filled { computer: computer.name.clone(), loaded, idle })

@@ -1,5 +1,6 @@
 //! Loading a revision on a computer.
 
+use super::configure::Named;
 use super::fetch::Lacking;
 use super::unload::Lent;
 use super::{Made, Running};
@@ -23,6 +24,9 @@ pub(super) struct LoadInput {
     /// What has to come from other nodes first.
     #[serde(default)]
     lacking: Vec<Lacking>,
+    /// By what it is configured then.
+    #[serde(default)]
+    recipes: Vec<Named>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,7 +104,9 @@ impl Running {
         // A host that does not answer is found out before anything is made on it.
         self.backend(&row.computer.backend)?.state(&row.computer).await?;
         self.node.os(revision.manifest.os)?;
+        let recipes = self.recipes(&row.computer, &revision.manifest.image_ref(), revision.manifest.os)?;
         Ok(LoadInput {
+            recipes,
             computer: row.computer,
             revision,
             owner: self.claim.job.requester.clone(),
@@ -112,7 +118,7 @@ impl Running {
 
     pub(super) async fn load(&self, mut job: Job, input: LoadInput) -> Result<Made> {
         let job = &mut job;
-        let LoadInput { computer, revision, owner, holds, lent, lacking } = input;
+        let LoadInput { computer, revision, owner, holds, lent, lacking, recipes } = input;
         if !lacking.is_empty() {
             // Before anything is taken off the computer: what it has is not given up for a revision that nobody has.
             self.fetch_all(&mut job.part("fetch"), lacking, false).await?;
@@ -135,6 +141,7 @@ impl Running {
             .await?;
         let target = self.node.target(&computer, &revision, None)?;
         let endpoint = backend.load(&mut job.part("load"), target).await?;
+        self.configured_by(job, (&computer, &endpoint), recipes).await?;
         let loaded = Loaded { image: image.clone(), endpoint: endpoint.clone(), since: chrono::Utc::now() };
         job.step(self, &RECORD, Ready { computer: computer.name.clone(), reservation, loaded })
             .run(async |ready, _| {

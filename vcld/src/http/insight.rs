@@ -52,6 +52,16 @@ pub(super) async fn evidence_part(
     }
 }
 
+/// By which manifests this node has configured a computer, and what changed from the last run but one to the last.
+#[utoipa::path(get, path = "/v1/computers/{name}/configured", params(("name" = String, Path, description = "The computer")),
+    responses((status = 200, body = [ConfiguredView]), (status = 404, body = Problem)))]
+pub(super) async fn configured(
+    State(node): Daemon,
+    Path(name): Path<ComputerName>,
+) -> Answer<Vec<ConfiguredView>> {
+    node.configured(&name).await.into()
+}
+
 /// Why a job is where it is.
 #[utoipa::path(get, path = "/v1/jobs/{id}/why", params(("id" = i64, Path, description = "The job's number")),
     responses((status = 200, body = Why), (status = 404, body = Problem)))]

@@ -51,6 +51,7 @@ pub(super) const RULES: &[(Method, &str, Rule)] = &[
     (Method::GET, "/v1/computers/{name}/console", Computer(Operate)),
     (Method::GET, "/v1/computers/{name}/screenshot", Computer(Operate)),
     (Method::GET, "/v1/computers/{name}/why", Computer(Look)),
+    (Method::GET, "/v1/computers/{name}/configured", Site(Administer)),
     (Method::POST, "/v1/computers/apply", Site(Administer)),
     (Method::GET, "/v1/leases", Within(SEEN)),
     (Method::GET, "/v1/nodes", Site(Look)),

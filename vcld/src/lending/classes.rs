@@ -188,6 +188,7 @@ impl Node {
             keys: Vec::new(),
             sudo: false,
             user_data: None,
+            configure: None,
             dry_run: false,
         };
         let mut offered = Vec::new();

@@ -199,6 +199,9 @@ impl Node {
             )));
         }
         users(&r.with)?;
+        if let Some(name) = &r.configure {
+            self.recipe(name).map_err(|no| Refusal::new(no.kind, format!("`configure`: {}", no.message)))?;
+        }
         let owner = r.owner.clone().unwrap_or_else(|| requester.to_owned());
         if !is_user(&owner) {
             return Err(invalid("`owner` is no user's name"));

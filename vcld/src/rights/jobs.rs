@@ -49,7 +49,7 @@ impl Node {
                 who.may(Verb::Operate, &Subject::Computer(self.tagged(computer).await?))?;
                 who.may(Verb::Look, &Subject::Image(image.name.clone()))
             }
-            JobRequest::Unload { computer } => {
+            JobRequest::Unload { computer } | JobRequest::Configure { computer, .. } => {
                 who.may(Verb::Operate, &Subject::Computer(self.tagged(computer).await?))
             }
             JobRequest::Capture { computer, into, .. } => {

@@ -73,15 +73,15 @@ fn until_ended(commands: &mut [Command], said: &Utf8Path) -> Result<f64> {
     Ok(wall)
 }
 
-/// Ends all children of this process, and waits until they are gone.
+/// Ends all children of this process, and those that become its children by that, and waits until they are gone.
 fn end_children() -> Result<()> {
     let list = format!("/proc/self/task/{}/children", std::process::id());
-    let children = fs::read_to_string(&list).with_context(|| format!("failed to read {list}"))?;
-    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
-        // It may have ended meanwhile; nobody has its number then, since it was not waited for.
-        let _ = kill_process(pid, Signal::TERM);
-    }
     loop {
+        let children = fs::read_to_string(&list).with_context(|| format!("failed to read {list}"))?;
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+            // It may have ended meanwhile; nobody has its number then, since it was not waited for.
+            let _ = kill_process(pid, Signal::KILL);
+        }
         match wait(WaitOptions::empty()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::CHILD) => return Ok(()),

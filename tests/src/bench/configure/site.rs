@@ -53,16 +53,7 @@ impl Site {
         ensure!(site.types.is_dir(), "there is no {}", site.types);
         fs::create_dir_all(site.directory.join("conf/type").join(manifests::TYPE))?;
         for key in ["id", "host"] {
-            let file = site.directory.join(key);
-            output_of(Command::new("ssh-keygen").args([
-                "-q",
-                "-t",
-                "ed25519",
-                "-N",
-                "",
-                "-f",
-                file.as_str(),
-            ]))?;
+            crate::pc::keygen(&site.directory.join(key))?;
         }
         site.name_machines(hosts)?;
         site.configure_ssh()?;
@@ -130,14 +121,11 @@ impl Site {
         let more = self.directory.join("conf");
         match side {
             Side::Ours => {
-                // A process each: it configures one machine.
-                let one = |host: &&str| {
-                    let mut command = self.program(&self.vclctl);
-                    command.args(["configure", "--host", &format!("root@{host}"), "-i", file.as_str()]);
-                    command.args(["-c", self.types.as_str(), "-c", more.as_str()]).args(words);
-                    command
-                };
-                self.measure(&mut hosts.iter().map(one).collect::<Vec<_>>())
+                let mut command = self.program(&self.vclctl);
+                command.args(["configure", "-i", file.as_str(), "-p", &hosts.len().to_string()]);
+                command.args(["-c", self.types.as_str(), "-c", more.as_str()]).args(words);
+                command.args(hosts.iter().map(|host| format!("--host=root@{host}")));
+                self.measure(&mut [command])
             }
             Side::Cdist => {
                 let mut command = self.program(&self.cdist);

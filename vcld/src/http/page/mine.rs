@@ -165,6 +165,7 @@ fn request(asked: &Asked) -> Answer<ReservationRequest> {
         keys,
         sudo: asked.sudo.is_some(),
         user_data: None,
+        configure: None,
         dry_run: asked.r#do == "try",
     })
 }

@@ -47,6 +47,8 @@ fn opens(method: &Method, path: &str) -> Opens {
         }
         // One computer, one image.
         ("GET", "/v1/computers/{name}" | "/v1/computers/{name}/why") => With(ANY, COMPUTER),
+        // What a manifest's parameters are.
+        ("GET", "/v1/computers/{name}/configured") => With(ADMINISTER, ALL),
         (_, path) if path.starts_with("/v1/computers/{name}/") => With(&["operate"], COMPUTER),
         ("GET", "/v1/images/{name}" | "/v1/images/{name}/{revision}/why") => With(ANY, IMAGE),
         ("POST", "/v1/images/{name}/{revision}/promote") => With(&["images"], IMAGE),
