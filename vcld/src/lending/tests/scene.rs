@@ -188,9 +188,16 @@ impl Scene {
     pub(super) async fn computer(&self, name: &str) -> ComputerRow {
         self.node.queue.computer(&name.parse().unwrap()).await.unwrap()
     }
-    /// The next load of this computer fails for good.
+    /// The next load of this computer fails for good. Broken once more before that, it is the same load: what takes it back is not
+    /// to fail too, for then its job is stuck, and waits for a person.
     pub(super) fn break_next_load(&self, computer: &str) {
-        self.broken.lock().unwrap().push(format!("vcl-{computer}"));
+        let machine = format!("vcl-{computer}");
+        {
+            let mut broken = self.broken.lock().unwrap();
+            if !broken.contains(&machine) {
+                broken.push(machine);
+            }
+        }
         let broken = self.broken.clone();
         self.world.on_effect(Arc::new(move |moment: Moment, machine: &str, _: &_| {
             let mut broken = broken.lock().unwrap();
