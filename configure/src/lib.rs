@@ -27,6 +27,7 @@ mod memo;
 pub mod name;
 mod notes;
 pub mod order;
+pub mod outcome;
 pub mod run;
 mod scripts;
 mod secrets;

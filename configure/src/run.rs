@@ -23,6 +23,7 @@ use crate::link::Link;
 use crate::local::Runner;
 use crate::name::ObjectName;
 use crate::notes::Notes;
+use crate::outcome::{self, Outcome};
 use crate::scripts::{Scripts, read, token, write};
 use crate::secrets::Secrets;
 use crate::server::{Desk, Server};
@@ -94,6 +95,8 @@ pub enum Progress {
     },
     /// An object is done.
     Done(Done),
+    /// It is over, well or not: what became of each object.
+    Over(Vec<Outcome>),
     /// The connection broke, and it is tried to connect again.
     Lost {
         /// What is known of it.
@@ -173,8 +176,8 @@ async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
         secrets: secrets.clone(),
     };
     let (sent, postponed, again) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-    let (within, losses) = (wish.within, Vec::new());
-    let mut run = Run { wish, desk, scripts, notes, sent, postponed, again, begun, losses, report };
+    let (within, losses, failing) = (wish.within, Vec::new(), None);
+    let mut run = Run { wish, desk, scripts, notes, sent, postponed, again, begun, losses, failing, report };
     let data = run.tree().global().to_owned();
     let ended = match within {
         Some(within) => tokio::time::timeout(within, run.all()).await.unwrap_or_else(|_| {
@@ -183,6 +186,13 @@ async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
         }),
         None => run.all().await,
     };
+    if run.wish.progress.is_some() {
+        // What cannot be told of a run is no reason to fail.
+        let failing = run.failing.as_ref().filter(|_| ended.is_err());
+        if let Ok(all) = outcome::of_all(run.tree(), &run.report.objects, failing, secrets) {
+            run.tell(Progress::Over(all));
+        }
+    }
     let ended = match ended {
         Ok(()) if !secrets.is_empty() => run.forget().await.and_then(|()| secrets.mask_files(&data)),
         ended => ended,

@@ -135,14 +135,28 @@ impl Scripts {
         streams.with_output(
             error,
             &self.secrets,
-            &format!("{}: {name}", told_of(&self.environment.tree, object)),
+            &format!("{}: {name}", told_of(&self.environment.tree, object, &self.secrets)),
         )
     }
 }
 
-/// An object, with where it is defined: the files, and the lines of them that call its type with its id in them, where there are
-/// any, or else all that call its type.
-pub(crate) fn told_of(tree: &Tree, object: &ObjectName) -> String {
+/// An object, with where it is defined, and by which parameters.
+pub(crate) fn told_of(tree: &Tree, object: &ObjectName, secrets: &Secrets) -> String {
+    let parameters = tree.parameters(object).unwrap_or_default().into_iter();
+    let words = parameters.map(|(name, value)| {
+        // A part of a secret would not be found.
+        let value = secrets.masked(&String::from_utf8_lossy(&value));
+        let line: String = value.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        format!(" --{name} {}", shortened_to(&line, PARAMETER))
+    });
+    let words: String = words.collect();
+    let with = if words.is_empty() { String::new() } else { format!(" with{words}") };
+    format!("{object}, defined in {}{with}", defined_in(tree, object).join(" and "))
+}
+
+/// Where an object is defined: the files, and the lines of them that call its type with its id in them, where there are any, or else
+/// all that call its type.
+pub(crate) fn defined_in(tree: &Tree, object: &ObjectName) -> Vec<String> {
     let mut sources = tree.list(object, List::Source).unwrap_or_default();
     sources.dedup();
     let told = sources.into_iter().map(|source| {
@@ -159,7 +173,7 @@ pub(crate) fn told_of(tree: &Tree, object: &ObjectName) -> String {
         let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
         if lines.is_empty() { source } else { format!("{source}:{}", lines.join(" or ")) }
     });
-    format!("{object}, defined in {}", told.collect::<Vec<_>>().join(" and "))
+    told.collect()
 }
 
 /// Where a script's two streams go.
@@ -188,10 +202,17 @@ impl Streams {
 
 /// How much of what a script says an error has, in bytes.
 const SAID: usize = 16 * 1024;
+/// How much of a parameter it has.
+const PARAMETER: usize = 120;
 
 /// A text without its middle, where it is long.
 pub(crate) fn shortened(text: &str) -> String {
-    if text.len() <= SAID {
+    shortened_to(text, SAID)
+}
+
+/// A text of about so many bytes, without its middle where it is longer.
+pub(crate) fn shortened_to(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
     let cut = |mut at: usize| {
@@ -200,7 +221,7 @@ pub(crate) fn shortened(text: &str) -> String {
         }
         at
     };
-    let (head, tail) = (cut(SAID / 2), cut(text.len() - SAID / 2));
+    let (head, tail) = (cut(most / 2), cut(text.len() - most / 2));
     format!("{} … {}", &text[..head], &text[tail..])
 }
 

@@ -44,11 +44,13 @@ pub(crate) struct Run {
     pub(crate) begun: BTreeSet<ObjectName>,
     /// How many objects were done when connections broke.
     pub(crate) losses: Vec<usize>,
+    /// The object that the run failed with, if it was one.
+    pub(crate) failing: Option<ObjectName>,
     pub(crate) report: Report,
 }
 
 impl Run {
-    fn tell(&self, progress: Progress) {
+    pub(crate) fn tell(&self, progress: Progress) {
         if let Some(listener) = &self.wish.progress {
             let _ = listener.send(self.scripts.secrets.mask_progress(progress));
         }
@@ -154,7 +156,8 @@ impl Run {
                 self.do_them(&runnable).await?;
             } else if graph.is_done_but(|object| !wanted(&object)) {
                 return Ok(());
-            } else if let Some((_, (_, error))) = self.postponed.pop_first() {
+            } else if let Some((object, (_, error))) = self.postponed.pop_first() {
+                self.failing = Some(object);
                 return Err(error);
             } else {
                 return Err(graph.stuck());
@@ -221,7 +224,7 @@ impl Run {
         // What they defined is noted in their order, whichever ended first.
         for (object, ended) in objects.iter().zip(ended) {
             self.desk.emulator.manifest_ended(Some(object))?;
-            ended?;
+            ended.inspect_err(|_| self.failing = Some(object.clone()))?;
             self.notes.keep(self.tree(), object)?;
             self.tree().set_state(object, State::Prepared)?;
         }
@@ -267,7 +270,7 @@ impl Run {
         let mut failed = BTreeMap::new();
         for ((object, name, file), answer) in asked.into_iter().zip(self.send(batch).await?) {
             match checked(&self.scripts.secrets, answer, || {
-                format!("{}: the explorer {name}", told_of(self.tree(), object))
+                format!("{}: the explorer {name}", told_of(self.tree(), object, &self.scripts.secrets))
             }) {
                 Ok(answer) => write(&file, &ended_line(answer.stdout))?,
                 Err(error) => {
@@ -283,7 +286,8 @@ impl Run {
         let lost: Vec<ObjectName> =
             objects.iter().filter(|object| self.again.contains(*object)).cloned().collect();
         if !lost.is_empty() {
-            if let Some((_, error)) = self.explore_for(&lost).await?.pop_first() {
+            if let Some((object, error)) = self.explore_for(&lost).await?.pop_first() {
+                self.failing = Some(object);
                 return Err(error);
             }
             for object in &lost {
@@ -304,6 +308,7 @@ impl Run {
                 Ok(messages) => messages,
                 Err(error) => {
                     self.all_done(&mut under_way, 0).await?;
+                    self.failing = Some(object.clone());
                     return Err(error);
                 }
             };
@@ -320,7 +325,8 @@ impl Run {
                 self.notes.begin(object)?;
                 self.begun.insert(object.clone());
                 if code.local {
-                    self.scripts.code(object).await?;
+                    let ended = self.scripts.code(object).await;
+                    ended.inspect_err(|_| self.failing = Some(object.clone()))?;
                     done.took += begun.elapsed();
                 }
                 self.post(object, &code)?
@@ -401,9 +407,10 @@ impl Run {
                         write(&directory.join("stderr/code-remote"), &answer.stderr)?;
                     }
                     let what = if n == of_code { "code-remote" } else { "copying a file" };
-                    checked(&self.scripts.secrets, answer, || {
-                        format!("{}: {what}", told_of(self.tree(), object))
-                    })?;
+                    let ended = checked(&self.scripts.secrets, answer, || {
+                        format!("{}: {what}", told_of(self.tree(), object, &self.scripts.secrets))
+                    });
+                    ended.inspect_err(|_| self.failing = Some(object.clone()))?;
                 }
             }
             done.took += begun.elapsed();

@@ -11,6 +11,7 @@ use vcl_configure::conf::Conf;
 use vcl_configure::environment::Host;
 use vcl_configure::run::{Progress, Report, Wish, run};
 use vcl_configure::target::Transport;
+use vcl_configure::tree::State;
 use vcl_configure::{ErrorKind, Result};
 
 struct Site {
@@ -382,6 +383,47 @@ async fn what_was_generated_is_generated_again_only_when_something_has_changed()
     site.write("conf/type/__seen/files/more", "of the type's\n");
     assert_eq!(generated(&manifest).await, "a\na\nb\nb\nc\n");
     assert_eq!(fs::metadata(site.path().join("memo")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+/// A run that fails tells of each object how far it came, what it waits for, where it is defined, and what its scripts said.
+#[tokio::test]
+async fn what_became_of_each_object_is_told_of_a_run_that_fails_too() {
+    let site = Site::new();
+    site.write("conf/type/__talks/gencode-remote", "echo thinking >&2; echo 'echo doing; echo hm >&2'\n");
+    site.write("conf/type/__fails/parameter/optional", "with\n");
+    site.write("conf/type/__fails/gencode-remote", "echo 'echo \"no such thing\" >&2; exit 3'\n");
+    let manifest = "__talks first\n__pair a --left 'two words'\nrequire=__pair/a __fails it --with \"$(cat \"$__vcl_secrets/db\")\"\n\
+                    require=__fails/it __text last --content x\n";
+    site.write("password", "not for you\n");
+    let secrets = [("db".to_owned(), site.path().join("password"))].into_iter().collect();
+    let (listener, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let wish = Wish { progress: Some(listener), secrets, ..site.wish("run", manifest) };
+    let error = run(wish).await.unwrap_err().context;
+    assert!(error.contains("with --with <secret db>") && error.contains("init:3"), "{error}");
+    let mut all = Vec::new();
+    while let Some(progress) = told.recv().await {
+        if let Progress::Over(outcomes) = progress {
+            all = outcomes;
+        }
+    }
+    let of = |name: &str| all.iter().find(|one| one.object.to_string() == name).unwrap();
+    let states: Vec<_> =
+        all.iter().map(|one| (one.object.to_string(), one.state, one.failed, one.changed)).collect();
+    let last = states.last().unwrap();
+    assert_eq!((last.0.as_str(), last.1, last.2), ("__text/last", State::Defined, false), "{states:?}");
+    assert!(states.contains(&("__fails/it".into(), State::Prepared, true, false)), "{states:?}");
+    assert!(states.contains(&("__text/a-right".into(), State::Done, false, true)), "{states:?}");
+    assert_eq!(states.len(), 6);
+    let names =
+        |all: &[vcl_configure::name::ObjectName]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&of("__pair/a").defines), ["__text/a-left", "__text/a-right"]);
+    assert_eq!(names(&of("__fails/it").requires), ["__pair/a"]);
+    assert_eq!(of("__fails/it").defined_in, [format!("{}:3", site.path().join("init"))]);
+    assert_eq!(of("__fails/it").parameters["with"], "<secret db>");
+    assert_eq!(of("__fails/it").output["code-remote"], "no such thing\n");
+    assert_eq!(of("__talks/first").output["code-remote"], "doing\nhm\n");
+    assert_eq!(of("__talks/first").output["gencode-remote"], "thinking\n");
+    assert_eq!(of("__text/a-left").messages, ["changed"]);
 }
 
 /// What a manifest reads of a secret gets where it is to go, and stands in nothing that leaves the run.

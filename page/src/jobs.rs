@@ -1,5 +1,6 @@
 //! Who waits and what works, and one job with its steps.
 
+use crate::configured;
 use crate::picture;
 use crate::show::{self, Tone};
 use crate::{Frame, Verb};
@@ -153,6 +154,9 @@ impl<'a> Job<'a> {
     }
     fn image(&self) -> Option<&ImageName> {
         self.job.request.image()
+    }
+    fn is_configured(&self, part: &EvidenceView) -> bool {
+        configured::manifest(&part.name).is_some()
     }
     fn why_ways(&self) -> &[String] {
         self.why.map_or(&[], |why| &why.ways)

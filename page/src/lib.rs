@@ -5,7 +5,8 @@
 //! with any names and any states there are, without a daemon.
 //!
 //! * [`frame`] is what is around every view, [`texts`] what the page says, [`assets`] its style sheet and scripts.
-//! * [`show`] writes times, sizes and states; [`picture`] draws the charts and an image's lineage.
+//! * [`show`] writes times, sizes and states; [`picture`] draws the charts and an image's lineage, [`graph`] what objects of a
+//!   configuration wait for.
 //! * The other modules are the views.
 //!
 //! Everything is escaped where it is written into a page, by the template or by [`show::escaped`]. There is no inline script or
@@ -17,8 +18,10 @@ pub mod assets;
 pub mod charts;
 pub mod classes;
 pub mod computers;
+pub mod configured;
 pub mod confirm;
 pub mod frame;
+pub mod graph;
 pub mod images;
 pub mod jobs;
 pub mod operations;

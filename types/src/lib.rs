@@ -21,6 +21,7 @@ mod nat;
 pub mod notices;
 pub mod people;
 mod request;
+mod run_report;
 mod secret;
 mod size;
 pub mod state;
@@ -44,5 +45,6 @@ pub use image::{
 pub use image_test::{ComparedItem, ImageTest, ScriptRun, item_in_words};
 pub use nat::PortRanges;
 pub use request::{After, CaptureInto, JobKind, JobRequest};
+pub use run_report::{ObjectReport, ObjectState, RunError, RunReport};
 pub use secret::Secret;
 pub use size::{ByteSize, InvalidSize};

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The widths that are looked at, and the themes, each with its name in the pictures' names. Whoever takes pictures or checks
 /// everything has each view in all of them; others have it in the first or in the second, by turns.
-const LOOKS: [(&str, u32, &str); 3] =
+pub(super) const LOOKS: [(&str, u32, &str); 3] =
     [("dark", 1280, "dark"), ("narrow", 390, "light"), ("light", 1280, "light")];
 
 /// What is done in a view before it is looked at.

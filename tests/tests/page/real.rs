@@ -2,8 +2,8 @@
 //! connected to with the command that the page says, captured, tested, promoted; and a machine that the daemon has forgotten is
 //! adopted. As root.
 
-use super::{Browser, Driver, Site, content};
-use anyhow::{Result, ensure};
+use super::{Browser, Driver, Site, content, looks};
+use anyhow::{Context as _, Result, ensure};
 use camino::Utf8Path;
 use std::process::{Command, Stdio};
 use thirtyfour::Key;
@@ -91,6 +91,8 @@ async fn life(mut site: Site, root: &Utf8Path) -> Result<()> {
     content(&boss).await?;
     adopt(&mut site, &boss).await?;
     content(&boss).await?;
+    configure(&site, &boss).await?;
+    content(&boss).await?;
     boss.quit().await?;
     let name = site.daemon.ssh("vm-1", "hostname");
     ensure!(name.as_ref().is_ok_and(|name| name == "vm-1"), "{name:?}, {root}");
@@ -162,4 +164,59 @@ async fn adopt(site: &mut Site, boss: &Browser) -> Result<()> {
     ensure!(site.daemon.computer("vm-1")?.state == State::Reserved, "{:?}", site.daemon.computer("vm-1"));
     boss.goto("/computers/vm-1").await?;
     boss.wait_for("main", "debian@").await
+}
+
+/// What is configured: people, a directory and files in it, and at last one whose source is not there.
+const MANIFEST: &str = "__user ada --home /home/ada --create-home\n\
+    __directory /etc/course --mode 0755\n\
+    for topic in maps projections rasters; do\n\
+    require=__directory/etc/course __file \"/etc/course/$topic\" --source - <<X\nread $topic\nX\ndone\n\
+    require=__file/etc/course/maps __link /etc/course/first --source maps --type symbolic\n\
+    require=__user/ada __ssh_authorized_keys ada --key 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ'\n\
+    require='__link/etc/course/first __file/etc/course/rasters' __file /etc/course/licence --source /nowhere/licence\n\
+    __hostname\nrequire=__file/etc/course/licence __line course --file /etc/profile --line '# course'\n";
+
+/// A computer is configured by cdist's own types; the page shows what waits for what, and what failed.
+async fn configure(site: &Site, boss: &Browser) -> Result<()> {
+    let conf = site.daemon.directory().join("conf");
+    let venv = guest::cache_directory().with_file_name("people").join("cdist-venv/lib");
+    let python = venv.read_dir_utf8()?.next().context("no Python in cdist-venv")??;
+    let stock = python.path().join("site-packages/cdist/conf");
+    std::fs::create_dir_all(conf.join("manifest"))?;
+    for part in ["type", "explorer"] {
+        std::os::unix::fs::symlink(stock.join(part), conf.join(part))?;
+    }
+    std::fs::write(conf.join("manifest/course"), MANIFEST)?;
+    let job = site.daemon.queue(&["configure", "vm-1", "-i", "course"])?;
+    boss.goto(&format!("/jobs/{job}")).await?;
+    boss.wait_long("#job .head .state", "failed").await?;
+    boss.click("a[href*='/configured/configure-course.json']").await?;
+    boss.wait_for(".objects .failed title", "__file/etc/course/licence").await?;
+    let count = |css: &str| format!("return document.querySelectorAll('{css}').length");
+    let counted = async |css: &str| -> Result<u64> {
+        Ok(boss.web.execute(count(css), vec![]).await?.json().as_u64().unwrap_or_default())
+    };
+    ensure!(counted(".objects .changed").await? >= 6, "few boxes");
+    ensure!(counted(".objects path.made").await? >= 1, "nothing has defined anything");
+    ensure!(counted(".objects .open").await? >= 1, "what waits for what failed is not done");
+    // A box leads to where more is said of it.
+    let lead = "const box = document.querySelector('.objects .failed').closest('a'); \
+                const row = document.querySelector(box.getAttribute('href')); row.querySelector('details').open = true; \
+                return row.textContent";
+    let said = boss.web.execute(lead, vec![]).await?;
+    let said = said.json().as_str().unwrap_or_default().to_owned();
+    for part in ["manifest/course:", "/nowhere/licence", "does not exist"] {
+        ensure!(said.contains(part), "`{part}` is not in: {said}");
+    }
+    let axe = looks::axe()?;
+    for (look, width, theme) in looks::LOOKS {
+        boss.web.set_window_rect(0, 0, width, 900).await?;
+        let cookie = format!("document.cookie = 'vcld-theme={theme}; path=/; secure'");
+        boss.web.execute(cookie, vec![]).await?;
+        let here = boss.web.current_url().await?;
+        boss.web.goto(here.as_str()).await?;
+        let faults = looks::faults(boss, &axe).await?;
+        ensure!(faults.is_empty(), "configured, {look}: {}", faults.join("\n"));
+    }
+    Ok(())
 }

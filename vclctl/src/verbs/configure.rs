@@ -15,39 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use vcl_configure::conf::Conf;
 use vcl_configure::environment::Host;
+use vcl_configure::name::ObjectName;
+use vcl_configure::outcome::Outcome;
 use vcl_configure::run::{Done, Progress, Wish};
 use vcl_configure::target::Transport;
-use vcl_types::{ComputerName, JobRequest};
+use vcl_configure::tree::State;
+use vcl_types::{ComputerName, JobRequest, ObjectReport, ObjectState, RunError, RunReport};
 
 /// Where the Debian package has cdist's own types.
 const PACKAGED: &str = "/usr/lib/python3/dist-packages/cdist/conf";
-
-/// An object, as `--json` tells it.
-#[derive(Debug, Serialize)]
-struct ObjectView {
-    object: String,
-    changed: bool,
-    messages: Vec<String>,
-    seconds: f64,
-}
-
-/// A run, as `--json` tells it.
-#[derive(Debug, Serialize)]
-struct RunView {
-    target: String,
-    dry_run: bool,
-    seconds: f64,
-    objects: Vec<ObjectView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorView>,
-}
-
-/// Why a run did not come to its end.
-#[derive(Debug, Serialize)]
-struct ErrorView {
-    kind: String,
-    message: String,
-}
 
 pub(super) async fn run(asked: ConfigureArguments, client: &Client, screen: &mut Screen) -> Result<()> {
     if let Some(ConfigureVerb::Diff { older, newer }) = asked.verb {
@@ -100,7 +76,7 @@ async fn here(asked: ConfigureArguments, screen: &mut Screen) -> Result<()> {
     let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
     let runs = targets.iter().map(|target| one(&asked, target, stop.clone(), sender.clone()));
     let mut runs = futures::stream::iter(runs).buffer_unordered(asked.at_once.into());
-    let mut views: Vec<RunView> = Vec::new();
+    let mut views: Vec<RunReport> = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -136,9 +112,9 @@ async fn here(asked: ConfigureArguments, screen: &mut Screen) -> Result<()> {
 }
 
 /// Says how the runs have ended.
-fn told_of_end(views: &[RunView], asked: &ConfigureArguments, screen: &mut Screen) -> Result<()> {
-    let failed: Vec<&RunView> = views.iter().filter(|view| view.error.is_some()).collect();
-    let said = |view: &RunView| view.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+fn told_of_end(views: &[RunReport], asked: &ConfigureArguments, screen: &mut Screen) -> Result<()> {
+    let failed: Vec<&RunReport> = views.iter().filter(|view| view.error.is_some()).collect();
+    let said = |view: &RunReport| view.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
     let quiet = asked.lines || asked.end;
     match views {
         [view] if failed.is_empty() && !quiet => screen.answer(view, |view, _| summary(view)),
@@ -220,11 +196,11 @@ async fn one(
     target: &Target,
     stop: CancellationToken,
     listener: Listener,
-) -> RunView {
+) -> RunReport {
     let begun = Instant::now();
     let (done, error) = match tried(asked, target, stop, listener).await {
         Ok(ended) => ended,
-        Err(error) => (Vec::new(), Some(ErrorView { kind: "failed".into(), message: error.line() })),
+        Err(error) => (Vec::new(), Some(RunError { kind: "failed".into(), message: error.line() })),
     };
     let mut view = view(done, &target.name, asked.dry_run, begun.elapsed());
     view.error = error;
@@ -237,7 +213,7 @@ async fn tried(
     target: &Target,
     stop: CancellationToken,
     listener: Listener,
-) -> Result<(Vec<Done>, Option<ErrorView>)> {
+) -> Result<(Vec<Outcome>, Option<RunError>)> {
     let place = |directory: &Utf8PathBuf| match &target.below {
         Some(below) => directory.join(below),
         None => directory.clone(),
@@ -249,18 +225,19 @@ async fn tried(
     }
     if stop.is_cancelled() {
         let message = format!("{}: called off before it was begun", target.name);
-        return Ok((Vec::new(), Some(ErrorView { kind: "cancelled".into(), message })));
+        return Ok((Vec::new(), Some(RunError { kind: "cancelled".into(), message })));
     }
     let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
     let wish = wish(asked, target, directory.clone(), stop, progress).await.inspect_err(|_| {
         // It goes only where nothing is in it.
         let _ = std::fs::remove_dir(&directory);
     })?;
-    let mut so_far = Vec::new();
+    let mut outcomes = Vec::new();
     let listening = async {
         while let Some(progress) = told.recv().await {
-            if let Progress::Done(done) = &progress {
-                so_far.push(done.clone());
+            if let Progress::Over(all) = progress {
+                outcomes = all;
+                continue;
             }
             // That nobody listens is no reason to leave a machine half-way.
             let _ = listener.send((target.name.clone(), progress));
@@ -268,8 +245,7 @@ async fn tried(
     };
     let ended = tokio::join!(vcl_configure::run::run(wish), listening).0;
     let error = match ended {
-        Ok(report) => {
-            so_far = report.objects;
+        Ok(_) => {
             if let Some(keep) = asked.keep.as_ref().map(place) {
                 match kept(&directory, &keep) {
                     // For the daemon it is a convenience.
@@ -292,10 +268,10 @@ async fn tried(
             // The daemon knows where, and that is nothing for people to do.
             let way_on = format!("; what the run has noted is there: --state {directory} goes on with it");
             let message = if asked.lines { said } else { format!("{said}{way_on}") };
-            Some(ErrorView { kind: error.kind.to_string(), message })
+            Some(RunError { kind: error.kind.to_string(), message })
         }
     };
-    Ok((so_far, error))
+    Ok((outcomes, error))
 }
 
 /// The directory for a run's files: the one that was named, or one of its own.
@@ -415,7 +391,7 @@ fn in_words(progress: &Progress) -> String {
         }
         Progress::Defined { objects } => format!("{} defined", text::counted(*objects as u64, "object")),
         Progress::Done(Done { object, changed: true, .. }) => format!("changed {object}"),
-        Progress::Done(_) => String::new(),
+        Progress::Done(_) | Progress::Over(_) => String::new(),
         Progress::Lost { why } => format!("{why}; connecting again"),
     }
 }
@@ -462,14 +438,26 @@ async fn ended_there(directory: &Utf8Path, target: &Target, base: &str) -> Resul
     }
 }
 
-fn view(objects: Vec<Done>, target: &str, dry_run: bool, took: Duration) -> RunView {
-    let objects = objects.into_iter().map(|done| ObjectView {
-        object: done.object.to_string(),
-        changed: done.changed,
-        messages: done.messages,
-        seconds: done.took.as_secs_f64(),
+fn view(objects: Vec<Outcome>, target: &str, dry_run: bool, took: Duration) -> RunReport {
+    let names = |all: Vec<ObjectName>| all.iter().map(ToString::to_string).collect();
+    let objects = objects.into_iter().map(|outcome| ObjectReport {
+        object: outcome.object.to_string(),
+        state: match outcome.state {
+            _ if outcome.failed => ObjectState::Failed,
+            State::Defined => ObjectState::Defined,
+            State::Prepared => ObjectState::Prepared,
+            State::Done => ObjectState::Done,
+        },
+        changed: outcome.changed,
+        seconds: outcome.took.as_secs_f64(),
+        messages: outcome.messages,
+        requires: names(outcome.requires),
+        defines: names(outcome.defines),
+        defined_in: outcome.defined_in,
+        parameters: outcome.parameters,
+        output: outcome.output,
     });
-    RunView {
+    RunReport {
         target: target.to_owned(),
         dry_run,
         seconds: took.as_secs_f64(),
@@ -478,9 +466,10 @@ fn view(objects: Vec<Done>, target: &str, dry_run: bool, took: Duration) -> RunV
     }
 }
 
-fn summary(view: &RunView) -> String {
-    let changed = view.objects.iter().filter(|object| object.changed).count();
+fn summary(view: &RunReport) -> String {
+    let done = || view.objects.iter().filter(|object| object.state == ObjectState::Done);
+    let changed = done().filter(|object| object.changed).count();
     let did = if view.dry_run { "would change" } else { "changed" };
-    let all = text::counted(view.objects.len() as u64, "object");
+    let all = text::counted(done().count() as u64, "object");
     format!("{}: {all}, {changed} {did}, {:.1} s", view.target, view.seconds)
 }

@@ -26,7 +26,9 @@ use std::time::Duration;
 use vcl_config::CredentialName;
 use vcl_job::{Cx, Error, Job, Kind, Process, Result, Step, TRANSIENT, minutes};
 use vcl_queue::Part;
-use vcl_types::{Computer, ComputerName, Endpoint, ImageRef, ManifestName, OsName};
+use vcl_types::{
+    Computer, ComputerName, Endpoint, ImageRef, ManifestName, ObjectReport, ObjectState, OsName, RunReport,
+};
 
 /// What a configure job starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,24 +55,6 @@ pub(super) struct Configured {
     recipe: Named,
     dry_run: bool,
     directory: Utf8PathBuf,
-}
-
-/// What `vclctl configure --report` writes.
-#[derive(Debug, Deserialize)]
-struct Report {
-    #[serde(default)]
-    objects: Vec<ObjectReport>,
-    #[serde(default)]
-    error: Option<ErrorReport>,
-}
-#[derive(Debug, Deserialize)]
-struct ObjectReport {
-    changed: bool,
-}
-#[derive(Debug, Deserialize)]
-struct ErrorReport {
-    kind: String,
-    message: String,
 }
 
 /// How long it may take to end what a run has left on its computer.
@@ -219,7 +203,7 @@ impl Running {
         let seen = Seen::of(&self.node, computer, &recipe.name);
         let report = directory.join("report");
         // Its end was told to nobody: the daemon died then.
-        if let Some(Report { error: None, objects }) = read(&report) {
+        if let Some(RunReport { error: None, objects, .. }) = read(&report) {
             self.settle(&seen, *dry_run);
             return Ok(in_words(&objects, *dry_run));
         }
@@ -259,18 +243,16 @@ impl Running {
                 }
             })
             .await;
-        if let Ok(text) = fs::read(&report)
-            && text.len() <= LARGEST
-        {
+        if let Some(text) = read(&report).and_then(written) {
             self.keep(&format!("configure-{}.json", recipe.name), "application/json", text).await;
         }
         match (ended, read(&report)) {
             (Err(e), _) if e.kind.ends_the_job() => Err(e),
-            (Ok(_), Some(Report { error: None, objects })) => {
+            (Ok(_), Some(RunReport { error: None, objects, .. })) => {
                 self.settle(&seen, *dry_run);
                 Ok(in_words(&objects, *dry_run))
             }
-            (_, Some(Report { error: Some(error), .. })) => Err(Error::new(
+            (_, Some(RunReport { error: Some(error), .. })) => Err(Error::new(
                 kind_of(&error.kind),
                 format!("manifest `{}`: {}", recipe.name, error.message),
             )),
@@ -446,11 +428,21 @@ fn clear(directory: &Utf8Path) {
 }
 
 /// How a run has ended, where it says so.
-fn read(report: &Utf8Path) -> Option<Report> {
+fn read(report: &Utf8Path) -> Option<RunReport> {
     let largest = u64::try_from(MOST_READ).unwrap_or(u64::MAX);
     let file = fs::metadata(report).ok().filter(|data| data.len() <= largest)?;
     let text = file.is_file().then(|| fs::read(report).ok()).flatten()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// A report as it is kept: without what scripts have said, and then without parameters, where it is too large.
+fn written(mut report: RunReport) -> Option<Vec<u8>> {
+    let thin: [fn(&mut ObjectReport); 3] =
+        [|_| (), |object| object.output.clear(), |object| object.parameters.clear()];
+    thin.into_iter().find_map(|thin| {
+        report.objects.iter_mut().for_each(thin);
+        serde_json::to_vec_pretty(&report).ok().filter(|text| text.len() <= LARGEST)
+    })
 }
 
 fn write(path: &Utf8Path, text: &str) -> Result<()> {
@@ -473,7 +465,8 @@ fn kind_of(word: &str) -> Kind {
 }
 
 fn in_words(objects: &[ObjectReport], dry_run: bool) -> String {
-    let (all, changed) = (objects.len(), objects.iter().filter(|object| object.changed).count());
+    let done = || objects.iter().filter(|object| object.state == ObjectState::Done);
+    let (all, changed) = (done().count(), done().filter(|object| object.changed).count());
     let of_them = if all == 1 { "object" } else { "objects" };
     format!("{all} {of_them}, {changed} {}", if dry_run { "would change" } else { "changed" })
 }

@@ -79,6 +79,7 @@ pub(super) fn router(node: Arc<Node>, api: Router) -> Router {
         .route("/queue", get(jobs::queue))
         .route("/jobs/{id}", get(jobs::job))
         .route("/jobs/{id}/evidence/{part}", get(jobs::evidence))
+        .route("/jobs/{id}/configured/{part}", get(jobs::configured))
         .route("/jobs/{id}/{verb}", get(jobs::preview).post(jobs::act))
         .route("/images", get(images::images))
         .route("/images/new", get(images::form))

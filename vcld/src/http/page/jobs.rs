@@ -10,14 +10,15 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
 use vcl_page::computers::Said;
+use vcl_page::configured::{self, Configured};
 use vcl_page::confirm::Confirm;
 use vcl_page::jobs::{Job, Queue};
 use vcl_page::{Place, Verb, show};
-use vcl_types::JobId;
 use vcl_types::api::{Action, EventView, EvidenceView, JobView, Plan, ReservationView, Why};
 use vcl_types::people;
 use vcl_types::state::job::State as Is;
 use vcl_types::state::reservation;
+use vcl_types::{JobId, RunReport};
 
 const HERE: Place = Place::Queue;
 /// How many jobs are shown at once, and how many events of one.
@@ -168,6 +169,23 @@ pub(super) async fn act(
 #[serde(default)]
 pub(super) struct Attempt {
     attempt: String,
+}
+
+/// What a configuration run has made, object by object.
+pub(super) async fn configured(
+    State(page): Site,
+    reader: Reader,
+    Path((id, part)): Path<(i64, String)>,
+    Query(Attempt { attempt }): Query<Attempt>,
+) -> Response {
+    let of = attempt.parse::<u32>().map(|n| format!("?attempt={n}")).unwrap_or_default();
+    let way = format!("/jobs/{id}/evidence/{}{of}", show::segment(&part));
+    let report: RunReport = match reader.ask(&page).get(&format!("/v1{way}")).await {
+        Ok(report) => report,
+        Err(no) => return failed(&page, &reader, HERE, &no),
+    };
+    let manifest = configured::manifest(&part).unwrap_or_default();
+    shown(&Configured::new(reader.frame(&page, HERE), id, manifest, &report, way))
 }
 
 /// A piece of evidence: a picture as it is, text in a view of its own. What a guest wrote is never a page of ours.

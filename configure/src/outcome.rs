@@ -1,0 +1,112 @@
+//! What became of every object of a run, also of one that failed, as its tree says it.
+
+use crate::error::Result;
+use crate::name::ObjectName;
+use crate::run::Done;
+use crate::scripts::{defined_in, shortened_to};
+use crate::secrets::Secrets;
+use crate::tree::{List, State, Tree};
+use camino::Utf8Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How much is told of what one script has said, or of one parameter, in bytes.
+const SAID: usize = 2048;
+/// How much of a script's stream is read for that.
+const LARGEST: u64 = 1 << 20;
+/// Scripts whose standard output is meant for people; that of the others is code, or what was found.
+const SPEAKING: [&str; 3] = ["manifest", "code-local", "code-remote"];
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// It.
+    pub object: ObjectName,
+    /// How far the run came with it.
+    pub state: State,
+    /// Whether the run failed with it.
+    pub failed: bool,
+    /// Whether there was code to run, so that it was not what it should be.
+    pub changed: bool,
+    /// What it told others.
+    pub messages: Vec<String>,
+    /// How long its own scripts took.
+    pub took: Duration,
+    /// What has to be done before it, because somebody said so.
+    pub requires: Vec<ObjectName>,
+    /// What its manifest has defined.
+    pub defines: Vec<ObjectName>,
+    /// Where it is defined: files, with the lines of them that may be it.
+    pub defined_in: Vec<String>,
+    /// Its parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// What its scripts have said, by their names.
+    pub output: BTreeMap<String, String>,
+}
+
+/// Of all objects: first those that are done, in the order in which they were. It has no secrets in it.
+pub(crate) fn of_all(
+    tree: &Tree,
+    done: &[Done],
+    failed: Option<&ObjectName>,
+    secrets: &Secrets,
+) -> Result<Vec<Outcome>> {
+    let order: BTreeMap<&ObjectName, usize> =
+        done.iter().enumerate().map(|(n, done)| (&done.object, n)).collect();
+    let mut objects: Vec<ObjectName> = tree.objects()?;
+    objects.sort_by_key(|object| order.get(object).copied().unwrap_or(usize::MAX));
+    let text = |bytes: &[u8]| shortened_to(&secrets.masked(&String::from_utf8_lossy(bytes)), SAID);
+    objects
+        .into_iter()
+        .map(|object| {
+            let names = |list| -> Result<Vec<ObjectName>> {
+                let names: BTreeSet<ObjectName> =
+                    tree.list(&object, list)?.iter().map(|line| tree.named(line)).collect::<Result<_>>()?;
+                Ok(names.into_iter().collect())
+            };
+            let directory = tree.directory(&object);
+            let mut output: BTreeMap<String, String> = BTreeMap::new();
+            let parameters = tree
+                .parameters(&object)?
+                .into_iter()
+                .map(|(name, value)| (name, text(value.strip_suffix(b"\n").unwrap_or(&value))))
+                .collect();
+            for (stream, all) in [("stdout", false), ("stderr", true)] {
+                for (script, said) in spoken(&directory.join(stream)) {
+                    if all || SPEAKING.contains(&script.as_str()) {
+                        output.entry(script).or_default().push_str(&text(&said));
+                    }
+                }
+            }
+            let of = order.get(&object).and_then(|n| done.get(*n));
+            Ok(Outcome {
+                state: tree.state(&object)?,
+                failed: failed == Some(&object),
+                changed: of.is_some_and(|of| of.changed),
+                messages: of
+                    .map(|of| of.messages.iter().map(|line| secrets.masked(line)).collect())
+                    .unwrap_or_default(),
+                took: of.map(|of| of.took).unwrap_or_default(),
+                requires: names(List::Require)?,
+                defines: names(List::Autorequire)?,
+                defined_in: defined_in(tree, &object),
+                parameters,
+                output,
+                object,
+            })
+        })
+        .collect()
+}
+
+/// What is not empty of what scripts have said there. That something cannot be read is no reason to tell nothing.
+fn spoken(directory: &Utf8Path) -> Vec<(String, Vec<u8>)> {
+    let entries = directory.read_dir_utf8().into_iter().flatten().flatten();
+    let read = entries.filter_map(|entry| {
+        // They may be as large as scripts may say much.
+        let file = std::fs::File::open(entry.path()).ok()?;
+        let mut said = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, LARGEST), &mut said).ok()?;
+        (!said.is_empty()).then(|| (entry.file_name().to_owned(), said))
+    });
+    read.collect()
+}
