@@ -14,6 +14,7 @@
 use crate::arguments::{self, Given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::secrets::Secrets;
 use crate::tree::{List, Tree};
 use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,8 @@ struct Order {
 #[derive(Debug)]
 pub struct Emulator {
     tree: Tree,
+    /// What no object may have in its name.
+    secrets: Secrets,
     /// Whoever has it defines an object: manifests that run beside each other may define the same one.
     order: Mutex<Order>,
 }
@@ -77,7 +80,11 @@ impl Emulator {
     /// Of a run with these objects.
     #[must_use]
     pub fn new(tree: Tree) -> Self {
-        Self { tree, order: Mutex::default() }
+        Self { tree, secrets: Secrets::default(), order: Mutex::default() }
+    }
+    /// The same, of a run with secrets.
+    pub(crate) fn with_secrets(self, secrets: Secrets) -> Self {
+        Self { secrets, ..self }
     }
     /// The objects.
     #[must_use]
@@ -103,6 +110,10 @@ impl Emulator {
         let id = id.map_err(|_| {
             Error::new(ErrorKind::Invalid, format!("{}: an object id is UTF-8, and this is not", call.name))
         })?;
+        if self.secrets.are_in(&id) {
+            let context = format!("{}: a secret is in an object's id, which stands everywhere", call.name);
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
         let object = ObjectName::new(of, &id, self.tree.marker())?;
         let parent = match call.variables.get("__object_name").filter(|name| !name.is_empty()) {
             Some(name) => Some(self.tree.named(name)?),

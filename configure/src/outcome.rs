@@ -3,17 +3,16 @@
 use crate::error::Result;
 use crate::name::ObjectName;
 use crate::run::Done;
-use crate::scripts::{defined_in, shortened_to};
+use crate::scripts::{Calls, defined_in, shortened_to};
 use crate::secrets::Secrets;
 use crate::tree::{List, State, Tree};
 use camino::Utf8Path;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::Duration;
 
 /// How much is told of what one script has said, or of one parameter, in bytes.
 const SAID: usize = 2048;
-/// How much of a script's stream is read for that.
-const LARGEST: u64 = 1 << 20;
 /// Scripts whose standard output is meant for people; that of the others is code, or what was found.
 const SPEAKING: [&str; 3] = ["manifest", "code-local", "code-remote"];
 
@@ -55,19 +54,23 @@ pub(crate) fn of_all(
         done.iter().enumerate().map(|(n, done)| (&done.object, n)).collect();
     let mut objects: Vec<ObjectName> = tree.objects()?;
     objects.sort_by_key(|object| order.get(object).copied().unwrap_or(usize::MAX));
+    let mut calls = Calls::new();
     let text = |bytes: &[u8]| shortened_to(&secrets.masked(&String::from_utf8_lossy(bytes)), SAID);
     objects
         .into_iter()
         .map(|object| {
-            let names = |list| -> Result<Vec<ObjectName>> {
+            // A script may have put anything there.
+            let names = |list| {
+                let lines = tree.list(&object, list).unwrap_or_default();
                 let names: BTreeSet<ObjectName> =
-                    tree.list(&object, list)?.iter().map(|line| tree.named(line)).collect::<Result<_>>()?;
-                Ok(names.into_iter().collect())
+                    lines.iter().filter_map(|line| tree.named(line).ok()).collect();
+                names.into_iter().collect()
             };
             let directory = tree.directory(&object);
             let mut output: BTreeMap<String, String> = BTreeMap::new();
             let parameters = tree
-                .parameters(&object)?
+                .parameters(&object)
+                .unwrap_or_default()
                 .into_iter()
                 .map(|(name, value)| (name, text(value.strip_suffix(b"\n").unwrap_or(&value))))
                 .collect();
@@ -87,9 +90,9 @@ pub(crate) fn of_all(
                     .map(|of| of.messages.iter().map(|line| secrets.masked(line)).collect())
                     .unwrap_or_default(),
                 took: of.map(|of| of.took).unwrap_or_default(),
-                requires: names(List::Require)?,
-                defines: names(List::Autorequire)?,
-                defined_in: defined_in(tree, &object),
+                requires: names(List::Require),
+                defines: names(List::Autorequire),
+                defined_in: defined_in(tree, &object, &mut calls),
                 parameters,
                 output,
                 object,
@@ -101,12 +104,6 @@ pub(crate) fn of_all(
 /// What is not empty of what scripts have said there. That something cannot be read is no reason to tell nothing.
 fn spoken(directory: &Utf8Path) -> Vec<(String, Vec<u8>)> {
     let entries = directory.read_dir_utf8().into_iter().flatten().flatten();
-    let read = entries.filter_map(|entry| {
-        // They may be as large as scripts may say much.
-        let file = std::fs::File::open(entry.path()).ok()?;
-        let mut said = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, LARGEST), &mut said).ok()?;
-        (!said.is_empty()).then(|| (entry.file_name().to_owned(), said))
-    });
-    read.collect()
+    let read = entries.filter_map(|entry| Some((entry.file_name().to_owned(), fs::read(entry.path()).ok()?)));
+    read.filter(|(_, said)| !said.is_empty()).collect()
 }

@@ -129,7 +129,9 @@ pub struct Report {
 /// # Errors
 /// The first thing that went wrong, with the object and the script that it was.
 pub async fn run(wish: Wish) -> Result<Report> {
-    let secrets = Secrets::read(&wish.secrets, &wish.directory)?;
+    let notes = Notes::of(&wish.directory);
+    notes.begin_with(&told(&wish))?;
+    let secrets = Secrets::read(&wish.secrets, &wish.directory, notes.defined())?;
     let ended = with_secrets(wish, &secrets).await;
     ended.map_err(|error| secrets.mask_error(error)).map(|report| Report {
         objects: report.objects.into_iter().map(|done| secrets.mask_done(done)).collect(),
@@ -138,7 +140,6 @@ pub async fn run(wish: Wish) -> Result<Report> {
 
 async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
     let notes = Notes::of(&wish.directory);
-    notes.begin_with(&told(&wish))?;
     let tree = if notes.defined() { found(&wish)? } else { prepared(&wish)? };
     let (bin, socket) = (wish.directory.join("bin"), wish.directory.join("socket"));
     // What a run that was killed has left running there would go on beside this one, and behind its socket is nobody.
@@ -147,7 +148,7 @@ async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
     }
     let _ = fs::remove_file(&socket);
     let desk = Arc::new(Desk {
-        emulator: Emulator::new(tree.clone()),
+        emulator: Emulator::new(tree.clone()).with_secrets(secrets.clone()),
         link: Link::open(&wish.transport, &wish.base).await?,
         name: wish.host.name.clone(),
         limit: wish.limit,
@@ -188,7 +189,8 @@ async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
     };
     if run.wish.progress.is_some() {
         // What cannot be told of a run is no reason to fail.
-        let failing = run.failing.as_ref().filter(|_| ended.is_err());
+        let failed = ended.as_ref().is_err_and(|error| error.kind != ErrorKind::Cancelled);
+        let failing = run.failing.as_ref().filter(|_| failed);
         if let Ok(all) = outcome::of_all(run.tree(), &run.report.objects, failing, secrets) {
             run.tell(Progress::Over(all));
         }

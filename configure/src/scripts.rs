@@ -8,6 +8,7 @@ use crate::name::ObjectName;
 use crate::secrets::Secrets;
 use crate::tree::{List, Tree};
 use camino::{Utf8Path, Utf8PathBuf};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -151,27 +152,37 @@ pub(crate) fn told_of(tree: &Tree, object: &ObjectName, secrets: &Secrets) -> St
     });
     let words: String = words.collect();
     let with = if words.is_empty() { String::new() } else { format!(" with{words}") };
-    format!("{object}, defined in {}{with}", defined_in(tree, object).join(" and "))
+    format!("{object}, defined in {}{with}", defined_in(tree, object, &mut Calls::new()).join(" and "))
 }
 
+/// The lines that call a type, by file and type, each with its number.
+pub(crate) type Calls = BTreeMap<(String, String), Vec<(usize, String)>>;
+
 /// Where an object is defined: the files, and the lines of them that call its type with its id in them, where there are any, or else
-/// all that call its type.
-pub(crate) fn defined_in(tree: &Tree, object: &ObjectName) -> Vec<String> {
+/// those that call its type. What was read is kept for the next.
+pub(crate) fn defined_in(tree: &Tree, object: &ObjectName, read_before: &mut Calls) -> Vec<String> {
     let mut sources = tree.list(object, List::Source).unwrap_or_default();
     sources.dedup();
     let told = sources.into_iter().map(|source| {
-        let text = fs::read(&source).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let words =
-            |line: &str| line.split([' ', '\t', ';', '\'', '"', '(', '{']).any(|word| word == object.of());
-        let calls: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| words(line)).collect();
-        let mut lines: Vec<usize> =
-            calls.iter().filter(|(_, line)| line.contains(object.id())).map(|(n, _)| n + 1).collect();
+        let of_it = (source.clone(), object.of().to_owned());
+        let calls = read_before.entry(of_it).or_insert_with(|| {
+            let text = fs::read(&source).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let words = |line: &str| {
+                line.split([' ', '\t', ';', '\'', '"', '(', '{']).any(|word| word == object.of())
+            };
+            let lines = text.lines().enumerate().filter(|(_, line)| words(line));
+            lines.map(|(n, line)| (n + 1, line.to_owned())).collect()
+        });
+        let with_id = calls.iter().filter(|(_, line)| line.contains(object.id()));
+        let mut lines: Vec<usize> = with_id.map(|(n, _)| *n).collect();
         if lines.is_empty() {
-            lines = calls.iter().map(|(n, _)| n + 1).collect();
+            lines = calls.iter().map(|(n, _)| *n).collect();
         }
-        let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
-        if lines.is_empty() { source } else { format!("{source}:{}", lines.join(" or ")) }
+        let more = lines.len().saturating_sub(LINES);
+        let mut told: Vec<String> = lines.iter().take(LINES).map(usize::to_string).collect();
+        told.extend((more > 0).then(|| format!("{more} more")));
+        if told.is_empty() { source } else { format!("{source}:{}", told.join(" or ")) }
     });
     told.collect()
 }
@@ -190,7 +201,7 @@ impl Streams {
     fn with_output(&self, error: &Error, secrets: &Secrets, what: &str) -> Error {
         let read = |file: &Utf8Path| {
             let said = fs::read(file).unwrap_or_default();
-            shortened(&secrets.masked(String::from_utf8_lossy(&said).trim()))
+            shortened(secrets.masked(&String::from_utf8_lossy(&said)).trim())
         };
         let complained = read(&self.stderr);
         // Some say on the other stream why they refuse.
@@ -202,6 +213,8 @@ impl Streams {
 
 /// How much of what a script says an error has, in bytes.
 const SAID: usize = 16 * 1024;
+/// How many lines are told that may define an object.
+const LINES: usize = 5;
 /// How much of a parameter it has.
 const PARAMETER: usize = 120;
 

@@ -5,7 +5,9 @@
 //! run, which are its owner's alone, and to the machine. What leaves the run has `<secret NAME>` in its place: errors, messages,
 //! progress, and the files that are kept of a run that came to its end. What was on the machine of objects is removed then.
 //!
-//! Found is the value as it is, as sh quotes it, and line by line; what a script makes of it (in base64, hashed) is not.
+//! Found is the value as it is, without blanks at its ends, as shells and errors quote it, and line by line; what a script makes of
+//! it (in base64, hashed) is not. In an object's name there can be none: names stand everywhere. A run that is gone on with has the
+//! secrets that it began with.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Done, Progress};
@@ -35,12 +37,19 @@ impl Secrets {
     /// Reads them, and puts them where scripts find them, below a run's directory.
     ///
     /// # Errors
-    /// A name is none, or a file cannot be read, is no text, or too short.
-    pub(crate) fn read(files: &BTreeMap<String, Utf8PathBuf>, run: &Utf8Path) -> Result<Self> {
+    /// A name is none, or a file cannot be read, is no text, or too short. [`ErrorKind::Conflict`]: the run has begun with others.
+    pub(crate) fn read(
+        files: &BTreeMap<String, Utf8PathBuf>,
+        run: &Utf8Path,
+        has_begun: bool,
+    ) -> Result<Self> {
+        let directory = run.join("secrets");
+        if has_begun {
+            begun_with(files, &directory)?;
+        }
         if files.is_empty() {
             return Ok(Self::default());
         }
-        let directory = run.join("secrets");
         let failed = |error| Error::io(format!("making {directory}"), error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         let mut words = Vec::new();
@@ -56,7 +65,7 @@ impl Secrets {
             }
             let text = fs::read_to_string(file).map_err(unreadable)?;
             let value = text.strip_suffix('\n').unwrap_or(&text);
-            if value.len() < SHORTEST {
+            if value.trim().len() < SHORTEST {
                 return Err(wrong("it is shorter than four characters, and would be found in everything"));
             }
             let put = directory.join(name);
@@ -64,13 +73,13 @@ impl Secrets {
                 .and_then(|()| fs::set_permissions(&put, fs::Permissions::from_mode(0o600)));
             written.map_err(|error| Error::io(format!("writing {put}"), error))?;
             let shown = format!("<secret {name}>");
-            words.push((value.as_bytes().to_vec(), shown.clone()));
-            let as_word = quoted(value.as_bytes());
-            words.push((as_word[1..as_word.len() - 1].to_vec(), shown.clone()));
-            let lines = value.lines().filter(|line| line.len() >= SHORTEST_LINE && line.len() < value.len());
-            words.extend(lines.map(|line| (line.as_bytes().to_vec(), shown.clone())));
+            let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
+            for text in [value, value.trim()].into_iter().chain(lines) {
+                words.extend(forms(text).into_iter().map(|form| (form, shown.clone())));
+            }
         }
-        words.sort_by_key(|(word, _)| std::cmp::Reverse(word.len()));
+        words.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        words.dedup();
         Ok(Self { directory: Some(directory), words })
     }
     /// Whether there are none.
@@ -132,9 +141,19 @@ impl Secrets {
             if kind.is_dir() {
                 self.mask_files(path)?;
             } else if kind.is_file() {
+                // Scripts may have shut out even their owner.
+                let mode = entry.metadata().map_err(failed(path))?.permissions().mode();
+                let shut = mode & 0o600 != 0o600;
+                let open = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+                if shut {
+                    open(mode | 0o600).map_err(failed(path))?;
+                }
                 let text = fs::read(path).map_err(failed(path))?;
                 if let Some(without) = self.without(&text) {
                     fs::write(path, without).map_err(failed(path))?;
+                }
+                if shut {
+                    open(mode).map_err(failed(path))?;
                 }
             }
         }
@@ -164,6 +183,39 @@ impl Secrets {
     }
 }
 
+/// As it may stand in what scripts and errors say: as it is, quoted by sh in either way, and escaped.
+fn forms(text: &str) -> [Vec<u8>; 4] {
+    let as_word = quoted(text.as_bytes());
+    let inside = as_word.get(1..as_word.len() - 1).unwrap_or_default().to_vec();
+    let traced = text.replace('\'', "'\"'\"'").into_bytes();
+    [text.as_bytes().to_vec(), inside, traced, text.escape_debug().to_string().into_bytes()]
+}
+
+/// Checks that a run that is gone on with has the secrets that it began with: what it has noted has those in it.
+fn begun_with(files: &BTreeMap<String, Utf8PathBuf>, directory: &Utf8Path) -> Result<()> {
+    let failed = |error| Error::io(format!("reading {directory}"), error);
+    let mut before: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    if directory.exists() {
+        for entry in directory.read_dir_utf8().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            before.insert(entry.file_name().to_owned(), fs::read(entry.path()).map_err(failed)?);
+        }
+    }
+    let other = |name: &String| {
+        let now = files.get(name).and_then(|file| fs::read(file).ok());
+        now.as_deref() != before.get(name).map(Vec::as_slice)
+    };
+    match before.keys().chain(files.keys()).find(|name| other(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let context = format!(
+                "the secret `{name}` is another than when the run began, or was not given both times; begin the run anew"
+            );
+            Err(Error::new(ErrorKind::Conflict, context))
+        }
+    }
+}
+
 fn find(text: &[u8], word: &[u8]) -> Option<usize> {
     text.windows(word.len()).position(|window| window == word)
 }
@@ -181,17 +233,34 @@ mod tests {
             fs::write(root.join(name), text).unwrap();
             (name.to_owned(), root.join(name))
         };
-        let files = [file("db", "it's me\n"), file("key", "-----BEGIN-----\nabcdefgh\n-----END-----\n")];
-        let secrets = Secrets::read(&files.into_iter().collect(), root).unwrap();
+        let files = [
+            file("db", "it's me\n"),
+            file("key", "-----BEGIN-----\nabcdefgh\n-----END-----\n"),
+            file("padded", " padded1\t\n\n"),
+        ];
+        let files = files.into_iter().collect();
+        let secrets = Secrets::read(&files, root, false).unwrap();
         for (text, masked) in [
             ("x it's me, it's me", "x <secret db>, <secret db>"),
             ("echo 'it'\\''s me'", "echo '<secret db>'"),
             ("one abcdefgh two", "one <secret key> two"),
             ("a -----BEGIN-----\nabcdefgh\n-----END----- b", "a <secret key> b"),
+            ("+ echo 'it'\"'\"'s me'", "+ echo '<secret db>'"),
+            ("--password was `it\\'s me`", "--password was `<secret db>`"),
+            ("blank at its end: padded1\r\n", "blank at its end: <secret padded>\r\n"),
             ("nothing", "nothing"),
         ] {
             assert_eq!(secrets.masked(text), masked);
             assert_eq!(secrets.are_in(text), text != masked);
+        }
+        assert_eq!(Secrets::read(&files, root, true).unwrap().words, secrets.words);
+        for (name, text) in [("db", Some("another\n")), ("key", None)] {
+            let mut others = files.clone();
+            match text {
+                Some(text) => drop(others.insert(name.into(), file("other", text).1)),
+                None => drop(others.remove(name)),
+            }
+            assert_eq!(Secrets::read(&others, root, true).unwrap_err().kind, ErrorKind::Conflict);
         }
         let put = secrets.directory().unwrap().join("db");
         assert_eq!(fs::read_to_string(&put).unwrap(), "it's me\n");
@@ -200,10 +269,12 @@ mod tests {
             ("short", "abc\n", "shorter than four"),
             ("../x", "long enough", "its name is"),
             ("none", "", "shorter"),
+            ("blank", "\n\n\n\n\n\n", "shorter"),
         ] {
             let one = root.join("one");
             fs::write(&one, text).unwrap();
-            let error = Secrets::read(&[(name.to_owned(), one)].into_iter().collect(), root).unwrap_err();
+            let error =
+                Secrets::read(&[(name.to_owned(), one)].into_iter().collect(), root, false).unwrap_err();
             assert!(error.kind == ErrorKind::Invalid && error.context.contains(why), "{error}");
         }
     }

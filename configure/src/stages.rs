@@ -120,6 +120,7 @@ impl Run {
         self.notes.set_connection(&self.desk.link.now().started())?;
         self.sent.clear();
         self.postponed.clear();
+        self.failing = None;
         Ok(())
     }
 
@@ -329,7 +330,7 @@ impl Run {
                     ended.inspect_err(|_| self.failing = Some(object.clone()))?;
                     done.took += begun.elapsed();
                 }
-                self.post(object, &code)?
+                self.post(object, &code).inspect_err(|_| self.failing = Some(object.clone()))?
             };
             under_way.push_back((done, pending));
             self.all_done(&mut under_way, UNDER_WAY).await?;
@@ -399,7 +400,14 @@ impl Run {
             if let Some(pending) = pending {
                 let object = &done.object;
                 let directory = self.tree().directory(object);
-                let answers = self.answers(pending).await?;
+                let answers = self.answers(pending).await.map_err(|error| {
+                    if error.kind == ErrorKind::Deadline {
+                        self.failing = Some(object.clone());
+                        let told = told_of(self.tree(), object, &self.scripts.secrets);
+                        return Error::new(error.kind, format!("{told}: {}", error.chain()));
+                    }
+                    error
+                })?;
                 let of_code = answers.len() - usize::from(directory.join("code-remote").exists());
                 for (n, answer) in answers.into_iter().enumerate() {
                     if n == of_code {
@@ -464,6 +472,6 @@ fn checked(secrets: &Secrets, answer: Answer, what: impl FnOnce() -> String) -> 
     if answer.code == 0 {
         return Ok(answer);
     }
-    let said = shortened(&secrets.masked(String::from_utf8_lossy(&answer.stderr).trim()));
+    let said = shortened(secrets.masked(&String::from_utf8_lossy(&answer.stderr)).trim());
     Err(Error::new(ErrorKind::Failed, format!("{}: exit code {}: {said}", what(), answer.code)))
 }

@@ -473,4 +473,21 @@ async fn secrets_come_to_the_machine_and_to_nobody_else() {
         "{}",
         error.context
     );
+    // A run that is gone on with has those that it began with: what it has noted has them in it.
+    site.write("password", "rotated in between\n");
+    let directory = site.path().join("again");
+    let secrets = wish.secrets.clone();
+    let others = Wish { secrets, progress: None, ..site.wish("unused", manifest) };
+    let error = run(Wish { directory, ..others }).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+    // A name stands everywhere.
+    let named = "__text \"$(cat \"$__vcl_secrets/db\" | tr ' ' _)\" --content x\n";
+    site.write("password", "rotated_in_between\n");
+    let secrets = wish.secrets.clone();
+    let error = run(Wish { secrets, progress: None, ..site.wish("named", named) }).await.unwrap_err();
+    assert!(
+        error.context.contains("in an object's id") && !error.context.contains("rotated"),
+        "{}",
+        error.context
+    );
 }

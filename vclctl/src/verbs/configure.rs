@@ -249,17 +249,20 @@ async fn tried(
             if let Some(keep) = asked.keep.as_ref().map(place) {
                 match kept(&directory, &keep) {
                     // For the daemon it is a convenience.
-                    Err(error) if !asked.lines => return Err(error),
+                    Err(error) if !asked.lines => return Ok((outcomes, Some(done_but(error.line())))),
                     _ => {}
                 }
             }
             // What it has noted is of no use to the next run. It goes at once, so that nobody finds a part of it.
             let gone = Utf8PathBuf::from(format!("{directory}.gone"));
             let removed = std::fs::rename(&directory, &gone).and_then(|()| std::fs::remove_dir_all(&gone));
-            removed.map_err(|cause| {
-                Error::caused(ErrorKind::Local, format!("it is done; cannot remove {directory}"), cause)
-            })?;
-            None
+            match removed {
+                // Its directory is the daemon's to clear away.
+                Err(cause) if !asked.lines => {
+                    Some(done_but(format!("it is done; cannot remove {directory}: {cause}")))
+                }
+                _ => None,
+            }
         }
         Err(error) => {
             let said = error.chain();
@@ -402,6 +405,11 @@ fn line(progress: &Progress) -> String {
         words if words.is_empty() => words,
         words => format!("{}\n", text::one_line(&words)),
     }
+}
+
+/// What went wrong after all was done.
+fn done_but(message: String) -> RunError {
+    RunError { kind: "failed".into(), message }
 }
 
 fn kept(directory: &Utf8Path, keep: &Utf8Path) -> Result<()> {

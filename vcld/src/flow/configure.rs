@@ -203,7 +203,9 @@ impl Running {
         let seen = Seen::of(&self.node, computer, &recipe.name);
         let report = directory.join("report");
         // Its end was told to nobody: the daemon died then.
-        if let Some(RunReport { error: None, objects, .. }) = read(&report) {
+        if let Some(ended @ RunReport { error: None, .. }) = read(&report) {
+            let objects = ended.objects.clone();
+            self.tell_of(&recipe.name, ended).await;
             self.settle(&seen, *dry_run);
             return Ok(in_words(&objects, *dry_run));
         }
@@ -243,8 +245,8 @@ impl Running {
                 }
             })
             .await;
-        if let Some(text) = read(&report).and_then(written) {
-            self.keep(&format!("configure-{}.json", recipe.name), "application/json", text).await;
+        if let Some(ended) = read(&report) {
+            self.tell_of(&recipe.name, ended).await;
         }
         match (ended, read(&report)) {
             (Err(e), _) if e.kind.ends_the_job() => Err(e),
@@ -258,6 +260,14 @@ impl Running {
             )),
             (Err(e), _) => Err(e),
             (Ok(_), None) => Err(Error::new(Kind::Fatal, format!("{report} does not say how the run ended"))),
+        }
+    }
+
+    /// Keeps what a run says of its objects.
+    async fn tell_of(&self, manifest: &ManifestName, report: RunReport) {
+        match written(report) {
+            Some(text) => self.keep(manifest, "json", "application/json", text).await,
+            None => tracing::warn!(job = self.job().0, %manifest, "a run's report is too large to be kept"),
         }
     }
 
@@ -308,7 +318,7 @@ impl Running {
             Err(e) => all.push_str(&vcl_job::chain(e)),
         }
         let all = crate::evidence::cleaned(&all).into_bytes();
-        self.keep(&format!("configure-{}.txt", recipe.name), "text/plain", all).await;
+        self.keep(&recipe.name, "txt", "text/plain", all).await;
         ended.map_err(|e| {
             if e.kind.ends_the_job() { e } else { e.within(format!("playbook `{}`", recipe.name)) }
         })?;
@@ -326,8 +336,10 @@ impl Running {
     }
 
     /// Keeps what a run says with its job. That it cannot be kept is no reason to fail.
-    async fn keep(&self, name: &str, media_type: &str, bytes: Vec<u8>) {
-        let name: String = name.chars().take(63).collect();
+    async fn keep(&self, recipe: &ManifestName, suffix: &str, media_type: &str, bytes: Vec<u8>) {
+        // As long as the name of a piece of evidence may be.
+        let name: String = format!("configure-{recipe}").chars().take(62 - suffix.len()).collect();
+        let name = format!("{name}.{suffix}");
         let part = Part { name, media_type: media_type.to_owned(), bytes };
         if let Err(e) = self.node.queue.keep_evidence(&self.claim, vec![part]).await {
             tracing::warn!(job = self.job().0, error = %e, "what a configuration run says was not kept");
@@ -435,10 +447,15 @@ fn read(report: &Utf8Path) -> Option<RunReport> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A report as it is kept: without what scripts have said, and then without parameters, where it is too large.
+/// A report as it is kept: without what scripts have said, then without parameters and so on, where it is too large.
 fn written(mut report: RunReport) -> Option<Vec<u8>> {
-    let thin: [fn(&mut ObjectReport); 3] =
-        [|_| (), |object| object.output.clear(), |object| object.parameters.clear()];
+    let thin: [fn(&mut ObjectReport); 5] = [
+        |_| (),
+        |object| object.output.clear(),
+        |object| object.parameters.clear(),
+        |object| object.messages.clear(),
+        |object| object.defined_in.clear(),
+    ];
     thin.into_iter().find_map(|thin| {
         report.objects.iter_mut().for_each(thin);
         serde_json::to_vec_pretty(&report).ok().filter(|text| text.len() <= LARGEST)
