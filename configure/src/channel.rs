@@ -115,17 +115,33 @@ impl Batch {
     pub fn run(&mut self, variables: &[(&str, &[u8])], script: &str) -> &mut Self {
         self.line(&started(variables, script), script)
     }
-    /// Runs scripts, each with its variables, so many of them at the same time.
+    /// Runs scripts, each with its variables, so many of them at the same time. Those that ran together are answered together:
+    /// what they have said, and what stands between, is sent by one `cat`, for on the target nothing costs as much as a process.
     pub fn beside(&mut self, scripts: &[(Pairs<'_>, String)], at_once: usize) -> &mut Self {
         for some in scripts.chunks(at_once.max(1)) {
             for (n, (variables, script)) in some.iter().enumerate() {
-                self.asked.push(script.clone());
+                // Which of them it is that does not end nobody knows before all have.
+                let others = some.iter().skip(1).map(|(_, other)| other.as_str());
+                let others = if n == 0 { others.collect::<Vec<_>>().join(", ") } else { String::new() };
+                self.asked.push(match others.is_empty() {
+                    true => script.clone(),
+                    false => format!("{script} (or what runs beside it: {others})"),
+                });
                 let sh = inside(&started(variables, script), "w", &n.to_string());
                 self.sh(&[&sh[..], format!(" & p{n}=$!").as_bytes()].concat());
             }
+            self.sh(b"z=");
+            let (mut all, mut one_by_one) = (String::from("cat"), String::new());
             for n in 0..some.len() {
-                self.sh(format!("wait \"$p{n}\"; r=$?; a {n}").as_bytes());
+                self.sh(format!(
+                    "wait \"$p{n}\"; r{n}=$?; {{ echo; echo \"$m $r{n}\"; }} >\"$b/.mid{n}\" && \
+                     {{ [ -z \"$w\" ] || echo \"$w\"; echo; echo \"$m\"; }} >\"$b/.end{n}\" && [ -f \"$b/.err{n}\" ] || z=full"
+                ).as_bytes());
+                all.push_str(&format!(" \"$b/.out{n}\" \"$b/.mid{n}\" \"$b/.err{n}\" \"$b/.end{n}\""));
+                one_by_one.push_str(&format!("r=$r{n}; a {n}; "));
             }
+            // A disk that is full takes nothing of it; then each is told by itself.
+            self.sh(format!("if [ -z \"$z\" ]; then {all}; else {one_by_one}fi").as_bytes());
         }
         self
     }

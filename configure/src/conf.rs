@@ -3,6 +3,8 @@
 //! Each may have `explorer/`, `files/`, `manifest/` and `type/`. What is in a later one takes the place of what has the same name
 //! in an earlier one: a type, an explorer, a directory of files as a whole, never in parts (cdist's `conf_dir`). A run has all
 //! of it as links in its own `conf/`.
+//!
+//! A directory that has `set/`, as skonfig's have, has the directories in there below its own things, the first of them on top.
 
 use crate::definition::{Type, listed};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,7 +32,14 @@ impl Conf {
     /// A directory is not there ([`ErrorKind::NotFound`]), or a type in it cannot be read.
     pub fn layer(directories: &[Utf8PathBuf]) -> Result<Self> {
         let mut entries = BTreeMap::new();
+        let mut whole = Vec::new();
         for directory in directories {
+            let set = directory.join("set");
+            let members = listed(&set)?.into_iter().rev().map(|name| set.join(name));
+            whole.extend(members.filter(|member| member.is_dir()));
+            whole.push(directory.clone());
+        }
+        for directory in &whole {
             if !directory.is_dir() {
                 let context = format!("there is no configuration directory {directory}");
                 return Err(Error::new(ErrorKind::NotFound, context));

@@ -84,7 +84,7 @@ async fn spawn(mut command: Command) -> io::Result<Child> {
 }
 
 impl Runner {
-    /// Runs a script, with what it says in two files.
+    /// Runs a script, with what it says in two files: behind what is in them, if it goes `on` with what another has begun.
     ///
     /// # Errors
     /// It ends with another code than 0, takes too long, says too much, or cannot be started.
@@ -94,6 +94,7 @@ impl Runner {
         variables: &Variables,
         stdout: &Utf8Path,
         stderr: &Utf8Path,
+        on: bool,
     ) -> Result<()> {
         let metadata =
             std::fs::metadata(script).map_err(|error| Error::io(format!("looking at {script}"), error))?;
@@ -109,8 +110,10 @@ impl Runner {
                     .map_err(|error| Error::io(format!("following {script}"), error))?,
             )
         };
-        let made =
-            |path: &Utf8Path| File::create(path).map_err(|error| Error::io(format!("making {path}"), error));
+        let made = |path: &Utf8Path| {
+            let file = File::options().create(true).write(true).append(on).truncate(!on).open(path);
+            file.map_err(|error| Error::io(format!("making {path}"), error))
+        };
         command.stdin(Stdio::null()).stdout(made(stdout)?).stderr(made(stderr)?);
         command.envs(variables).process_group(0).kill_on_drop(true);
         let mut child =

@@ -1,7 +1,8 @@
 //! The scripts of a run that run on this machine, with what they say, and with the messages that they send each other.
 
-use crate::environment::{Environment, Script};
-use crate::error::{Error, Result};
+use crate::definition::listed;
+use crate::environment::{Environment, Script, Variables};
+use crate::error::{Error, ErrorKind, Result};
 use crate::local::Runner;
 use crate::memo::{Given, Memo, left_in};
 use crate::name::ObjectName;
@@ -83,7 +84,7 @@ impl Scripts {
         let streams = Streams::of(&directory, name);
         let variables = self.environment.of(Script::CodeLocal(object), None);
         let ended =
-            self.runner.run(&directory.join(name), &variables, &streams.stdout, &streams.stderr).await;
+            self.runner.run(&directory.join(name), &variables, &streams.stdout, &streams.stderr, false).await;
         ended.map_err(|error| self.about(&error, object, name, &streams))
     }
 
@@ -117,12 +118,22 @@ impl Scripts {
         fs::copy(&all, &theirs).map_err(|error| Error::io(format!("copying {all}"), error))?;
         write(&written, b"")?;
         let variables = self.environment.of(script, Some((&theirs, &written)));
-        let ended = self.runner.run(path, &variables, &streams.stdout, &streams.stderr).await;
+        let ended = self.all_of(path, variables, streams).await;
         let said = read(&written)?;
         let lines: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
         self.tell(&lines, prefix)?;
         let _ = (fs::remove_file(&theirs), fs::remove_file(&written));
         ended.map(|()| lines)
+    }
+    /// Runs a script, or what stands for one as a directory.
+    async fn all_of(&self, path: &Utf8Path, mut variables: Variables, streams: &Streams) -> Result<()> {
+        for (n, part) in parts(path)?.iter().enumerate() {
+            if let Some(manifest) = variables.get_mut("__cdist_manifest") {
+                *manifest = if part == path { std::mem::take(manifest) } else { part.to_string() };
+            }
+            self.runner.run(part, &variables, &streams.stdout, &streams.stderr, n > 0).await?;
+        }
+        Ok(())
     }
     /// Gives messages to everybody.
     fn tell(&self, lines: &[String], prefix: &str) -> Result<()> {
@@ -139,6 +150,23 @@ impl Scripts {
             &format!("{}: {name}", told_of(&self.environment.tree, object, &self.secrets)),
         )
     }
+}
+
+/// The scripts that are run for one: itself; or, of a directory, `init`, or all that there are in order, as skonfig has it.
+fn parts(path: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let init = path.join("init");
+    if init.is_file() {
+        return Ok(vec![init]);
+    }
+    let all: Vec<Utf8PathBuf> =
+        listed(path)?.iter().map(|name| path.join(name)).filter(|part| part.is_file()).collect();
+    if all.is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, format!("{path} is a directory without a script in it")));
+    }
+    Ok(all)
 }
 
 /// An object, with where it is defined, and by which parameters.

@@ -102,6 +102,28 @@ async fn other_shells_do_it_too_and_a_head_that_takes_too_much() {
     }
 }
 
+/// An account's own shell may be none of POSIX's: it is called with one line, and only that leads to `/bin/sh`.
+#[tokio::test]
+async fn a_login_shell_may_be_of_another_kind() {
+    for shell in ["tcsh", "tcsh -f"] {
+        let scene = Scene::new();
+        let wrapper = scene.base.with_file_name("wrapper");
+        std::fs::write(&wrapper, format!("#!/bin/sh\nexec {shell} -c \"$2\"\n")).unwrap();
+        std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let transport = Transport::Command { words: vec![wrapper.into_string()], host: "there".into() };
+        let channel = Channel::open(&transport, scene.base.as_str(), BOUNDARY).await.unwrap();
+        let mut batch = Batch::default();
+        batch.run(&[("V", b"it's ! $x `y`\n")], &scene.script("v", b"printf %s \"$V\"; exit 3"));
+        let answers = channel.send(batch, LIMIT).await.unwrap();
+        assert_eq!(
+            (answers[0].code, answers[0].stdout.as_slice()),
+            (3, b"it's ! $x `y`\n".as_slice()),
+            "{shell}"
+        );
+        assert!(channel.kill().await, "{shell}: the line that ends it is understood too");
+    }
+}
+
 #[tokio::test]
 async fn files_arrive_whole_and_batches_in_order() {
     let scene = Scene::new();
@@ -274,7 +296,43 @@ async fn scripts_run_beside_each_other_as_many_as_are_wanted() {
     let answers = channel.send(batch, LIMIT).await.unwrap();
     let said: Vec<&[u8]> = answers.iter().map(|answer| answer.stdout.as_slice()).collect();
     assert_eq!(said, [b"first\n".as_slice(), b"second\n", b"third\n"]);
-    channel.close().await;
+    // Each has its own code and streams, also where a disk that is full takes nothing of what stands between them.
+    let scripts: Vec<_> = (0..3)
+        .map(|n| {
+            (
+                Vec::new(),
+                scene.script(&format!("ends{n}"), format!("printf {n}; echo e{n} >&2; exit {n}").as_bytes()),
+            )
+        })
+        .collect();
+    for full in [&[][..], &[".mid1"], &[".end0"], &[".mid2", ".end2"]] {
+        for name in full {
+            let _ = std::fs::remove_file(scene.base.join(name));
+            std::os::unix::fs::symlink("/dev/full", scene.base.join(name)).unwrap();
+        }
+        let mut batch = Batch::default();
+        batch.beside(&scripts, 3).line(b"echo after", "after");
+        let answers = channel.send(batch, LIMIT).await.unwrap();
+        for (n, answer) in answers.iter().take(3).enumerate() {
+            let expected = Answer {
+                code: u8::try_from(n).unwrap(),
+                stdout: n.to_string().into_bytes(),
+                stderr: format!("e{n}\n").into_bytes(),
+            };
+            assert_eq!(*answer, expected, "{full:?}");
+        }
+        assert_eq!(answers[3].stdout, b"after\n", "{full:?}");
+        for name in full {
+            std::fs::remove_file(scene.base.join(name)).unwrap();
+        }
+    }
+    // Which of those it is that does not end is not known; all are named.
+    let hangs = scene.script("hangs", b"sleep 60");
+    let mut batch = Batch::default();
+    batch.beside(&[(Vec::new(), scripts[0].1.clone()), (Vec::new(), hangs.clone())], 2);
+    let error = channel.send(batch, Duration::from_millis(500)).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Deadline && error.context.contains(&hangs), "{error}");
+    channel.kill().await;
 }
 
 #[tokio::test]

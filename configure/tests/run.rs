@@ -385,6 +385,33 @@ async fn what_was_generated_is_generated_again_only_when_something_has_changed()
     assert_eq!(fs::metadata(site.path().join("memo")).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
+/// As skonfig has it: manifests and what generates code may be directories, and types come in sets.
+#[tokio::test]
+async fn directories_of_scripts_and_sets_of_types_are_understood() {
+    let site = Site::new();
+    site.write("conf/set/base/type/__made/manifest/10-first", "__text \"$__object_id-1\" --content one\n");
+    site.write("conf/set/base/type/__made/manifest/20-second", "__text \"$__object_id-2\" --content two\n");
+    site.write("conf/set/base/type/__made/gencode-remote/a", "echo 'echo a >>\"$OUT/made\"'\n");
+    site.write("conf/set/base/type/__made/gencode-remote/b", "echo 'echo b >>\"$OUT/made\"'\n");
+    site.write("conf/set/base/type/__pair/manifest", "exit 7 # what is above the sets goes before\n");
+    site.write("conf/set/more/type/__made/manifest", "exit 8 # the first set goes before\n");
+    site.write("inits/init", "__made it\nbasename \"$__cdist_manifest\" >\"$OUT/by\"\n__pair p\n");
+    site.write("inits/other", "exit 9\n");
+    let wish = Wish { manifest: site.path().join("inits"), ..site.wish("run", "") };
+    let report = run(wish).await.unwrap();
+    assert_eq!(report.objects.len(), 6, "{report:?}");
+    assert_eq!((site.made("it-1"), site.made("it-2")), ("one\n".into(), "two\n".into()));
+    assert_eq!((site.made("made"), site.made("by")), ("a\nb\n".into(), "init\n".into()));
+    site.write("conf/set/base/type/__made/gencode-remote/b", "echo oh >&2; exit 4\n");
+    let wish = Wish { manifest: site.path().join("inits"), ..site.wish("again", "") };
+    let error = run(wish).await.unwrap_err().context;
+    assert!(error.contains("gencode-remote/b: exit status: 4: oh"), "{error}");
+    fs::create_dir(site.path().join("nothing")).unwrap();
+    let wish = Wish { manifest: site.path().join("nothing"), ..site.wish("nobody", "") };
+    let error = run(wish).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Invalid && error.context.contains("without a script"), "{error}");
+}
+
 /// A run that fails tells of each object how far it came, what it waits for, where it is defined, and what its scripts said.
 #[tokio::test]
 async fn what_became_of_each_object_is_told_of_a_run_that_fails_too() {

@@ -45,7 +45,7 @@ pub struct ConfigureArguments {
     /// Explore and generate code, and run none of it.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// How many scripts run at the same time, here, and explorers there; without it, as many as there are processors here.
+    /// How many scripts run at the same time, here, and explorers there; without it, as many as there are processors here, and four at least.
     #[arg(short, long, value_name = "N", conflicts_with = "computer", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
     /// Use the types for installing, and no others.

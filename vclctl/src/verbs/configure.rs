@@ -330,7 +330,8 @@ async fn wish(
     };
     let command = std::env::current_exe().ok().and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
     let command = command.ok_or_else(|| local("this program does not know where it lies".into()))?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // What waits for a disk or another machine leaves room for others.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).max(4);
     Ok(Wish {
         host: Host::resolved(&name, &asked.tag).await,
         transport,

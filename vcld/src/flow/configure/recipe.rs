@@ -62,7 +62,8 @@ fn of(directory: &Utf8Path, name: &str) -> Option<Recipe> {
     let [manifest, playbook, program] =
         [format!("manifest/{name}"), format!("playbook/{name}.yml"), format!("playbook/{name}")]
             .map(|path| directory.join(path));
-    if manifest.is_file() {
+    // A directory of scripts is one too.
+    if manifest.exists() {
         Some(Recipe::Manifest(manifest))
     } else if playbook.is_file() {
         Some(Recipe::Ansible(playbook))
