@@ -134,8 +134,8 @@ impl Batch {
             let (mut all, mut one_by_one) = (String::from("cat"), String::new());
             for n in 0..some.len() {
                 self.sh(format!(
-                    "wait \"$p{n}\"; r{n}=$?; {{ echo; echo \"$m $r{n}\"; }} >\"$b/.mid{n}\" && \
-                     {{ [ -z \"$w\" ] || echo \"$w\"; echo; echo \"$m\"; }} >\"$b/.end{n}\" && [ -f \"$b/.err{n}\" ] || z=full"
+                    "wait \"$p{n}\"; r{n}=$?; {{ echo && echo \"$m $r{n}\"; }} >\"$b/.mid{n}\" && \
+                     {{ {{ [ -z \"$w\" ] || echo \"$w\"; }} && echo && echo \"$m\"; }} >\"$b/.end{n}\" && [ -f \"$b/.err{n}\" ] || z=full"
                 ).as_bytes());
                 all.push_str(&format!(" \"$b/.out{n}\" \"$b/.mid{n}\" \"$b/.err{n}\" \"$b/.end{n}\""));
                 one_by_one.push_str(&format!("r=$r{n}; a {n}; "));

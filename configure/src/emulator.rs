@@ -110,8 +110,9 @@ impl Emulator {
         let id = id.map_err(|_| {
             Error::new(ErrorKind::Invalid, format!("{}: an object id is UTF-8, and this is not", call.name))
         })?;
-        if self.secrets.are_in(&id) {
-            let context = format!("{}: a secret is in an object's id, which stands everywhere", call.name);
+        if let Some(secret) = self.secrets.in_id(&id) {
+            let context =
+                format!("{}: the secret `{secret}` is in an object's id, which stands everywhere", call.name);
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         let object = ObjectName::new(of, &id, self.tree.marker())?;

@@ -56,6 +56,20 @@ pub(crate) fn of_all(
     objects.sort_by_key(|object| order.get(object).copied().unwrap_or(usize::MAX));
     let mut calls = Calls::new();
     let text = |bytes: &[u8]| shortened_to(&secrets.masked(&String::from_utf8_lossy(bytes)), SAID);
+    // Of a long text the ends are told. A secret at a cut would not be found: as much as one can be is left out there.
+    let ends = |bytes: &[u8]| {
+        let longest = secrets.longest();
+        let kept = SAID + 2 * longest;
+        if bytes.len() <= 2 * kept {
+            return text(bytes);
+        }
+        let whole =
+            |bytes: &[u8]| secrets.masked(&String::from_utf8_lossy(bytes)).chars().collect::<Vec<char>>();
+        let (head, tail) = (whole(&bytes[..kept]), whole(&bytes[bytes.len() - kept..]));
+        let head = &head[..head.len().saturating_sub(longest).min(SAID / 2)];
+        let tail = &tail[tail.len() - tail.len().saturating_sub(longest).min(SAID / 2)..];
+        format!("{} … {}", head.iter().collect::<String>(), tail.iter().collect::<String>())
+    };
     objects
         .into_iter()
         .map(|object| {
@@ -77,7 +91,7 @@ pub(crate) fn of_all(
             for (stream, all) in [("stdout", false), ("stderr", true)] {
                 for (script, said) in spoken(&directory.join(stream)) {
                     if all || SPEAKING.contains(&script.as_str()) {
-                        output.entry(script).or_default().push_str(&text(&said));
+                        output.entry(script).or_default().push_str(&ends(&said));
                     }
                 }
             }

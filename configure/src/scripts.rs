@@ -128,6 +128,14 @@ impl Scripts {
     /// Runs a script, or what stands for one as a directory.
     async fn all_of(&self, path: &Utf8Path, mut variables: Variables, streams: &Streams) -> Result<()> {
         for (n, part) in parts(path)?.iter().enumerate() {
+            let written = variables.get("__messages_out").map(Utf8PathBuf::from);
+            for file in [Some(streams.stdout.clone()), written].into_iter().flatten().filter(|_| n > 0) {
+                // The next begins a line of its own.
+                let text = read(&file)?;
+                if text.last().is_some_and(|last| *last != b'\n') {
+                    write(&file, &ended_line(text))?;
+                }
+            }
             if let Some(manifest) = variables.get_mut("__cdist_manifest") {
                 *manifest = if part == path { std::mem::take(manifest) } else { part.to_string() };
             }

@@ -31,6 +31,8 @@ pub(crate) struct Secrets {
     directory: Option<Utf8PathBuf>,
     /// What is looked for, the longest first, and what stands in its place.
     words: Vec<(Vec<u8>, String)>,
+    /// They themselves, with their names.
+    values: Vec<(String, String)>,
 }
 
 impl Secrets {
@@ -46,13 +48,17 @@ impl Secrets {
         let directory = run.join("secrets");
         if has_begun {
             begun_with(files, &directory)?;
+        } else if directory.exists() {
+            // Of a try that came to nothing.
+            fs::remove_dir_all(&directory)
+                .map_err(|error| Error::io(format!("removing {directory}"), error))?;
         }
         if files.is_empty() {
             return Ok(Self::default());
         }
         let failed = |error| Error::io(format!("making {directory}"), error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
-        let mut words = Vec::new();
+        let (mut words, mut values) = (Vec::new(), Vec::new());
         for (name, file) in files {
             let wrong = |why: &str| Error::new(ErrorKind::Invalid, format!("the secret `{name}`: {why}"));
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -69,10 +75,14 @@ impl Secrets {
                 return Err(wrong("it is shorter than four characters, and would be found in everything"));
             }
             let put = directory.join(name);
-            let written = fs::write(&put, &text)
-                .and_then(|()| fs::set_permissions(&put, fs::Permissions::from_mode(0o600)));
-            written.map_err(|error| Error::io(format!("writing {put}"), error))?;
+            // What a run has begun with is there as it should be, and stays so whenever this ends.
+            if !has_begun {
+                let written = fs::write(&put, &text)
+                    .and_then(|()| fs::set_permissions(&put, fs::Permissions::from_mode(0o600)));
+                written.map_err(|error| Error::io(format!("writing {put}"), error))?;
+            }
             let shown = format!("<secret {name}>");
+            values.push((value.trim().to_owned(), name.clone()));
             let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
             for text in [value, value.trim()].into_iter().chain(lines) {
                 words.extend(forms(text).into_iter().map(|form| (form, shown.clone())));
@@ -80,7 +90,7 @@ impl Secrets {
         }
         words.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         words.dedup();
-        Ok(Self { directory: Some(directory), words })
+        Ok(Self { directory: Some(directory), words, values })
     }
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,6 +99,14 @@ impl Secrets {
     /// Where scripts find them.
     pub(crate) fn directory(&self) -> Option<&Utf8Path> {
         self.directory.as_deref()
+    }
+    /// Which of them an object's id has in it: as a whole, for parts of a secret of several lines may be words of every day.
+    pub(crate) fn in_id(&self, id: &str) -> Option<&str> {
+        self.values.iter().find(|(value, _)| id.contains(value)).map(|(_, name)| name.as_str())
+    }
+    /// The length of the longest that is looked for.
+    pub(crate) fn longest(&self) -> usize {
+        self.words.first().map_or(0, |(word, _)| word.len())
     }
     /// Whether one of them is in a text.
     pub(crate) fn are_in(&self, text: &str) -> bool {

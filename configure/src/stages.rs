@@ -330,7 +330,12 @@ impl Run {
                     ended.inspect_err(|_| self.failing = Some(object.clone()))?;
                     done.took += begun.elapsed();
                 }
-                self.post(object, &code).inspect_err(|_| self.failing = Some(object.clone()))?
+                self.post(object, &code).inspect_err(|error| {
+                    // Where the connection is gone nothing of it was done.
+                    if error.kind != ErrorKind::Unreachable {
+                        self.failing = Some(object.clone());
+                    }
+                })?
             };
             under_way.push_back((done, pending));
             self.all_done(&mut under_way, UNDER_WAY).await?;

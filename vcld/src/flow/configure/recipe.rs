@@ -62,8 +62,8 @@ fn of(directory: &Utf8Path, name: &str) -> Option<Recipe> {
     let [manifest, playbook, program] =
         [format!("manifest/{name}"), format!("playbook/{name}.yml"), format!("playbook/{name}")]
             .map(|path| directory.join(path));
-    // A directory of scripts is one too.
-    if manifest.exists() {
+    // A directory that has an `init` is one too; without it, it may be what others are made of.
+    if manifest.is_file() || manifest.join("init").is_file() {
         Some(Recipe::Manifest(manifest))
     } else if playbook.is_file() {
         Some(Recipe::Ansible(playbook))
