@@ -80,6 +80,9 @@ pub struct Wish {
     pub progress: Option<mpsc::UnboundedSender<Progress>>,
 }
 
+/// How often what a dying script still writes is removed again.
+const DYING: usize = 100;
+
 /// How a run goes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
@@ -227,8 +230,7 @@ fn prepared(wish: &Wish) -> Result<Tree> {
     let (global, bin) = (wish.directory.join("data"), wish.directory.join("bin"));
     for directory in [&global, &bin] {
         if directory.exists() {
-            fs::remove_dir_all(directory)
-                .map_err(|error| Error::io(format!("removing {directory}"), error))?;
+            remove(directory)?;
         }
     }
     let inside = ["explorer", "object", "stdout", "stderr"].map(|name| global.join(name));
@@ -244,6 +246,20 @@ fn prepared(wish: &Wish) -> Result<Tree> {
     write(&global.join("object_marker"), format!("{marker}\n").as_bytes())?;
     wish.conf.link(&global, &wish.command)?;
     Ok(Tree::new(global, marker, wish.conf.types().clone()))
+}
+
+/// Removes a directory of a try before, whose scripts were killed a moment ago: one that is still dying may make one more file in it.
+fn remove(directory: &Utf8Path) -> Result<()> {
+    let failed = |error| Error::io(format!("removing {directory}"), error);
+    let gone = Utf8PathBuf::from(format!("{directory}.{}", token()?));
+    fs::rename(directory, &gone).map_err(failed)?;
+    for _ in 0..DYING {
+        match fs::remove_dir_all(&gone) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            ended => return ended.map_err(failed),
+        }
+    }
+    fs::remove_dir_all(&gone).map_err(failed)
 }
 
 /// The files of a run that has come so far that its objects are defined.
