@@ -36,7 +36,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key::optional(
         "jobs",
         Kind::Integer { min: 1, max: 256 },
-        "as many as there are processors",
+        "as many as there are processors, and four at least",
         "How many scripts of one run go at the same time.",
     ),
     Key::default(

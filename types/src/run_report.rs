@@ -43,19 +43,6 @@ pub enum ObjectState {
     Failed,
 }
 
-impl ObjectState {
-    /// Its word, as in JSON.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Defined => "defined",
-            Self::Prepared => "prepared",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// What became of an object. What there is none of is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObjectReport {

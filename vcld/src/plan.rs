@@ -36,21 +36,24 @@ impl Node {
                 }
                 steps.push(step("take computer", format!("{computer} becomes loading")));
                 steps.extend(part("load", self.backend_plan(Work::Load, &row.computer, &revision)?));
-                for name in self.config.configure.manifests(&revision.manifest.image, &row.computer.tags) {
-                    steps.push(step(&format!("configure[{name}]"), self.recipe(&name)?.in_words()));
+                let image = revision.manifest.image_ref();
+                for named in self.recipes(&row.computer, &image, revision.manifest.os)? {
+                    steps.push(step(&format!("configure[{}]", named.name), named.recipe.in_words()));
                 }
                 steps
                     .push(step("record load", format!("{computer} holds {}", revision.manifest.image_ref())));
             }
             JobRequest::Configure { computer, manifest, dry_run } => {
                 let row = self.queue.computer(computer).await?;
-                if row.loaded.is_none() {
+                let Some(loaded) = &row.loaded else {
                     let message =
                         format!("{computer} holds no image; load one first: vclctl load {computer} IMAGE");
                     return Err(Refusal::new(RefusalKind::Refused, message));
-                }
+                };
+                let os = self.queue.manifest(&loaded.image).await?.os;
                 let dry = if *dry_run { ", and nothing is changed" } else { "" };
-                let what = format!("{}{dry}", self.recipe(manifest)?.in_words());
+                let what =
+                    format!("{}{dry}", self.recipe_for(manifest, &loaded.image, os)?.recipe.in_words());
                 steps.push(step(&format!("configure[{manifest}]"), what));
             }
             JobRequest::Unload { computer } => {

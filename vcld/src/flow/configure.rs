@@ -12,7 +12,7 @@
 mod recipe;
 mod seen;
 
-pub(crate) use recipe::Recipe;
+pub(crate) use recipe::{Named, Recipe};
 
 use super::{Made, Running};
 use crate::node::Node;
@@ -26,9 +26,7 @@ use std::time::Duration;
 use vcl_config::CredentialName;
 use vcl_job::{Cx, Error, Job, Kind, Process, Result, Step, TRANSIENT, minutes};
 use vcl_queue::Part;
-use vcl_types::{
-    Computer, ComputerName, Endpoint, ImageRef, ManifestName, ObjectReport, ObjectState, OsName, RunReport,
-};
+use vcl_types::{Computer, ComputerName, Endpoint, ManifestName, ObjectReport, ObjectState, RunReport};
 
 /// What a configure job starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,13 +35,6 @@ pub(super) struct ConfigureInput {
     endpoint: Endpoint,
     recipe: Named,
     dry_run: bool,
-}
-
-/// What a computer is configured by, as it was found when the job began.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Named {
-    name: ManifestName,
-    recipe: Recipe,
 }
 
 /// A run, with where its files are.
@@ -89,37 +80,8 @@ impl Running {
             return Err(Error::new(Kind::Refused, message));
         };
         let os = self.node.queue.manifest(&loaded.image).await?.os;
-        let recipe = self.recipe(manifest, &loaded.image, os)?;
+        let recipe = self.node.recipe_for(manifest, &loaded.image, os)?;
         Ok(ConfigureInput { computer: row.computer, endpoint: loaded.endpoint, recipe, dry_run })
-    }
-
-    fn recipe(&self, name: &ManifestName, image: &ImageRef, os: OsName) -> Result<Named> {
-        if os != OsName::Linux {
-            let message = format!("{image} is of {os}, and only Linux is configured: manifest `{name}`");
-            return Err(Error::new(Kind::Refused, message));
-        }
-        Ok(Named { name: name.clone(), recipe: self.node.recipe(name)? })
-    }
-
-    /// By what a computer is configured when this image is loaded on it.
-    pub(super) fn recipes(&self, computer: &Computer, image: &ImageRef, os: OsName) -> Result<Vec<Named>> {
-        let settings = &self.node.config.configure;
-        let mut manifests = settings.manifests(&image.name, &computer.tags);
-        // A tag's is for those of its computers that it can be for; what an image's own says is meant.
-        if os != OsName::Linux {
-            manifests.retain(|name| settings.of_image(&image.name) == Some(name));
-        }
-        manifests.iter().map(|name| self.recipe(name, image, os)).collect()
-    }
-
-    /// By what a reservation wants its computer to be configured.
-    pub(super) fn wanted(
-        &self,
-        name: Option<&ManifestName>,
-        image: &ImageRef,
-        os: OsName,
-    ) -> Result<Option<Named>> {
-        name.map(|name| self.recipe(name, image, os)).transpose()
     }
 
     pub(super) async fn configure(&self, mut job: Job, input: ConfigureInput) -> Result<Made> {
@@ -203,11 +165,8 @@ impl Running {
         let seen = Seen::of(&self.node, computer, &recipe.name);
         let report = directory.join("report");
         // Its end was told to nobody: the daemon died then.
-        if let Some(ended @ RunReport { error: None, .. }) = read(&report) {
-            let objects = ended.objects.clone();
-            self.tell_of(&recipe.name, ended).await;
-            self.settle(&seen, *dry_run);
-            return Ok(in_words(&objects, *dry_run));
+        if let Some(told @ RunReport { error: None, .. }) = read(&report) {
+            return Ok(self.ended_well(told, &recipe.name, &seen, *dry_run).await);
         }
         let _ = fs::remove_file(&report);
         seen.make_room().map_err(|e| failed(format!("preparing {}", seen.directory), e))?;
@@ -245,22 +204,40 @@ impl Running {
                 }
             })
             .await;
-        if let Some(ended) = read(&report) {
-            self.tell_of(&recipe.name, ended).await;
-        }
-        match (ended, read(&report)) {
-            (Err(e), _) if e.kind.ends_the_job() => Err(e),
-            (Ok(_), Some(RunReport { error: None, objects, .. })) => {
-                self.settle(&seen, *dry_run);
-                Ok(in_words(&objects, *dry_run))
+        let error = match read(&report) {
+            Some(told @ RunReport { error: None, .. }) if ended.is_ok() => {
+                return Ok(self.ended_well(told, &recipe.name, &seen, *dry_run).await);
             }
-            (_, Some(RunReport { error: Some(error), .. })) => Err(Error::new(
+            Some(told) => {
+                let error = told.error.clone();
+                self.tell_of(&recipe.name, told).await;
+                error
+            }
+            None => None,
+        };
+        match (ended, error) {
+            (Err(e), _) if e.kind.ends_the_job() => Err(e),
+            (_, Some(error)) => Err(Error::new(
                 kind_of(&error.kind),
                 format!("manifest `{}`: {}", recipe.name, error.message),
             )),
-            (Err(e), _) => Err(e),
+            (Err(e), None) => Err(e),
             (Ok(_), None) => Err(Error::new(Kind::Fatal, format!("{report} does not say how the run ended"))),
         }
+    }
+
+    /// What a run has done that came to its end, in words; the rest is kept.
+    async fn ended_well(
+        &self,
+        told: RunReport,
+        manifest: &ManifestName,
+        seen: &Seen,
+        dry_run: bool,
+    ) -> String {
+        let said = in_words(&told.objects, dry_run);
+        self.tell_of(manifest, told).await;
+        self.settle(seen, dry_run);
+        said
     }
 
     /// Keeps what a run says of its objects.

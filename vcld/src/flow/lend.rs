@@ -159,12 +159,13 @@ impl Running {
             _ => false,
         };
         let os = revision.manifest.os;
-        let recipes = self.recipes(&row.computer, &image, os)?;
+        let recipes = self.node.recipes(&row.computer, &image, os)?;
         let asked = match reservation {
             Some(id) => self.node.queue.reservation(id).await?.asked,
             None => None,
         };
-        let wanted = self.wanted(asked.and_then(|asked| asked.configure).as_ref(), &image, os)?;
+        let wanted = asked.and_then(|asked| asked.configure);
+        let wanted = wanted.map(|name| self.node.recipe_for(&name, &image, os)).transpose()?;
         let warm = fresh.map(|loaded| loaded.endpoint.clone());
         let holds = row.loaded.as_ref().filter(|_| warm.is_none()).map(|l| l.image.clone());
         Ok(LendInput {

@@ -104,7 +104,8 @@ impl Running {
         // A host that does not answer is found out before anything is made on it.
         self.backend(&row.computer.backend)?.state(&row.computer).await?;
         self.node.os(revision.manifest.os)?;
-        let recipes = self.recipes(&row.computer, &revision.manifest.image_ref(), revision.manifest.os)?;
+        let recipes =
+            self.node.recipes(&row.computer, &revision.manifest.image_ref(), revision.manifest.os)?;
         Ok(LoadInput {
             recipes,
             computer: row.computer,

@@ -5,7 +5,14 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
-use vcl_types::ManifestName;
+use vcl_types::{Computer, ImageRef, ManifestName, OsName};
+
+/// What a computer is configured by, as it was found when its job began.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) name: ManifestName,
+    pub(crate) recipe: Recipe,
+}
 
 /// What is done with a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +41,42 @@ impl Node {
     /// The configuration directories that there are.
     pub(crate) fn configuration(&self) -> Vec<Utf8PathBuf> {
         self.config.configure.directories.iter().filter(|directory| directory.is_dir()).cloned().collect()
+    }
+
+    /// By what a computer is configured when this image is loaded on it.
+    ///
+    /// # Errors
+    /// As of [`Self::recipe_for`].
+    pub(crate) fn recipes(
+        &self,
+        computer: &Computer,
+        image: &ImageRef,
+        os: OsName,
+    ) -> Result<Vec<Named>, Refusal> {
+        let settings = &self.config.configure;
+        let mut manifests = settings.manifests(&image.name, &computer.tags);
+        // A tag's is for those of its computers that it can be for; what an image's own says is meant.
+        if os != OsName::Linux {
+            manifests.retain(|name| settings.of_image(&image.name) == Some(name));
+        }
+        manifests.iter().map(|name| self.recipe_for(name, image, os)).collect()
+    }
+
+    /// What a name stands for, for computers that hold this image.
+    ///
+    /// # Errors
+    /// Nothing has that name, or the image is of a system that is not configured.
+    pub(crate) fn recipe_for(
+        &self,
+        name: &ManifestName,
+        image: &ImageRef,
+        os: OsName,
+    ) -> Result<Named, Refusal> {
+        if os != OsName::Linux {
+            let message = format!("{image} is of {os}, and only Linux is configured: manifest `{name}`");
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
+        Ok(Named { name: name.clone(), recipe: self.recipe(name)? })
     }
 
     /// What a name stands for: that of the last directory that has it, and there a manifest before a playbook.

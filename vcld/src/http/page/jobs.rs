@@ -171,6 +171,12 @@ pub(super) struct Attempt {
     attempt: String,
 }
 
+/// Where a piece of evidence is: on the page, and behind `/v1` in the API.
+fn way_to(id: i64, part: &str, attempt: &str) -> String {
+    let of = attempt.parse::<u32>().map(|n| format!("?attempt={n}")).unwrap_or_default();
+    format!("/jobs/{id}/evidence/{}{of}", show::segment(part))
+}
+
 /// What a configuration run has made, object by object.
 pub(super) async fn configured(
     State(page): Site,
@@ -178,8 +184,7 @@ pub(super) async fn configured(
     Path((id, part)): Path<(i64, String)>,
     Query(Attempt { attempt }): Query<Attempt>,
 ) -> Response {
-    let of = attempt.parse::<u32>().map(|n| format!("?attempt={n}")).unwrap_or_default();
-    let way = format!("/jobs/{id}/evidence/{}{of}", show::segment(&part));
+    let way = way_to(id, &part, &attempt);
     let report: RunReport = match reader.ask(&page).get(&format!("/v1{way}")).await {
         Ok(report) => report,
         Err(no) => return failed(&page, &reader, HERE, &no),
@@ -195,8 +200,7 @@ pub(super) async fn evidence(
     Path((id, part)): Path<(i64, String)>,
     Query(Attempt { attempt }): Query<Attempt>,
 ) -> Response {
-    let of = attempt.parse::<u32>().map(|n| format!("?attempt={n}")).unwrap_or_default();
-    let path = format!("/v1/jobs/{id}/evidence/{}{of}", show::segment(&part));
+    let path = format!("/v1{}", way_to(id, &part, &attempt));
     let mut answer = reader.ask(&page).raw(Method::GET, &path, None).await;
     let kind =
         answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
