@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tree::Types;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
+use std::fs::hard_link;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
@@ -92,8 +93,14 @@ impl Conf {
         for ((part, name), path) in &self.entries {
             symlink(path, global.join("conf").join(part).join(name)).map_err(failed)?;
         }
+        let mut first: Option<Utf8PathBuf> = None;
         for name in self.types.keys() {
-            symlink(command, global.join("bin").join(name)).map_err(failed)?;
+            let link = global.join("bin").join(name);
+            // One link by many names is one file to make; where there is no such thing, each is a link of its own.
+            if first.as_ref().is_none_or(|first| hard_link(first, &link).is_err()) {
+                symlink(command, &link).map_err(failed)?;
+                first = Some(link);
+            }
         }
         Ok(())
     }

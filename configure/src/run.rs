@@ -176,6 +176,7 @@ async fn with_secrets(wish: Wish, secrets: &Secrets) -> Result<Report> {
         environment,
         runner,
         directory: wish.directory.clone(),
+        told: Arc::default(),
         memo: None,
         secrets: secrets.clone(),
     };

@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What runs them, beside each other.
 #[derive(Debug, Clone)]
@@ -21,9 +21,25 @@ pub(crate) struct Scripts {
     pub(crate) runner: Runner,
     /// Where their own copies of the messages lie.
     pub(crate) directory: Utf8PathBuf,
+    /// The last of those copies.
+    pub(crate) told: Arc<Mutex<Option<Arc<Told>>>>,
     /// What was generated before, when the machine is explored and somebody wants that.
     pub(crate) memo: Option<Arc<Memo>>,
     pub(crate) secrets: Secrets,
+}
+
+/// A copy of the messages that scripts read. Those that begin before there are more have the same one: few runs have messages, and
+/// new files are most of what a run costs on a file system that has lost many lately.
+#[derive(Debug)]
+pub(crate) struct Told {
+    length: u64,
+    file: Utf8PathBuf,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.file);
+    }
 }
 
 impl Scripts {
@@ -112,18 +128,31 @@ impl Scripts {
         streams: &Streams,
         prefix: &str,
     ) -> Result<Vec<String>> {
-        let all = self.environment.tree.global().join("messages");
-        let mine = self.directory.join(format!("messages-{}", token()?));
-        let (theirs, written) = (mine.with_extension("in"), mine.with_extension("out"));
-        fs::copy(&all, &theirs).map_err(|error| Error::io(format!("copying {all}"), error))?;
+        let theirs = self.messages()?;
+        let written = self.directory.join(format!("messages-{}.out", token()?));
         write(&written, b"")?;
-        let variables = self.environment.of(script, Some((&theirs, &written)));
+        let variables = self.environment.of(script, Some((&theirs.file, &written)));
         let ended = self.all_of(path, variables, streams).await;
         let said = read(&written)?;
         let lines: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
         self.tell(&lines, prefix)?;
-        let _ = (fs::remove_file(&theirs), fs::remove_file(&written));
+        let _ = fs::remove_file(&written);
         ended.map(|()| lines)
+    }
+    /// A copy of what messages there are.
+    fn messages(&self) -> Result<Arc<Told>> {
+        let all = self.environment.tree.global().join("messages");
+        let mut last = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // Messages are only ever added to.
+        let length = fs::metadata(&all).map_err(|error| Error::io(format!("looking at {all}"), error))?.len();
+        if let Some(last) = last.as_ref().filter(|last| last.length == length) {
+            return Ok(last.clone());
+        }
+        let file = self.directory.join(format!("messages-{}.in", token()?));
+        let length = fs::copy(&all, &file).map_err(|error| Error::io(format!("copying {all}"), error))?;
+        let told = Arc::new(Told { length, file });
+        *last = Some(told.clone());
+        Ok(told)
     }
     /// Runs a script, or what stands for one as a directory.
     async fn all_of(&self, path: &Utf8Path, mut variables: Variables, streams: &Streams) -> Result<()> {

@@ -403,6 +403,7 @@ mod tests {
             "vclctl job evidence 12 -o x",
             "vclctl configure",
             "vclctl configure --host a --local",
+            "vclctl configure --host a --base lib/cdist",
             "vclctl why",
         ] {
             let refused = Cli::try_parse_from(wrong.split_whitespace()).unwrap_err();

@@ -71,7 +71,7 @@ pub struct ConfigureArguments {
     #[arg(long, value_name = "DIR", conflicts_with = "computer")]
     pub state: Option<Utf8PathBuf>,
     /// Where the run works on the machine.
-    #[arg(long, default_value = "/var/lib/cdist", value_name = "DIR", conflicts_with = "computer")]
+    #[arg(long, default_value = "/var/lib/cdist", value_name = "DIR", value_parser = absolute, conflicts_with = "computer")]
     pub base: Utf8PathBuf,
     /// Keep what the run has noted there, in cdist's layout. The directory must not exist.
     #[arg(long, value_name = "DIR", conflicts_with = "computer")]
@@ -114,6 +114,15 @@ pub enum ConfigureVerb {
         #[arg(value_name = "NEW")]
         newer: Option<Utf8PathBuf>,
     },
+}
+
+fn absolute(text: &str) -> Result<Utf8PathBuf, String> {
+    let path = Utf8PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("it is a directory on the machine: write all of it, from / on".into())
+    }
 }
 
 fn secret(text: &str) -> Result<(String, Utf8PathBuf), String> {
