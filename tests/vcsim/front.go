@@ -291,8 +291,16 @@ func (f *front) handle(
 			f.sessions.drop(cookie.Value)
 		}
 		return nil
-	case *types.WaitForUpdatesEx, *types.WaitForUpdates:
-		return f.wait(w, r, body, live)
+	case *types.WaitForUpdatesEx:
+		// The first time nobody waits: the simulator reads what there is, and only then listens for changes. One that came
+		// between the two would never be told, so nothing changes meanwhile.
+		if request.Version != "" {
+			return f.wait(w, r, body, live)
+		}
+	case *types.WaitForUpdates:
+		if request.Version != "" {
+			return f.wait(w, r, body, live)
+		}
 	case *types.CancelTask:
 		return f.cancelTask(w, request.This)
 	case *types.MakeDirectory:

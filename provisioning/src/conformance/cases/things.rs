@@ -152,6 +152,9 @@ pub(super) async fn ours(kit: &Kit<'_>) -> Verdict {
 pub(super) async fn leaks(kit: &Kit<'_>) -> Verdict {
     let computer = kit.computer()?;
     let deed = kit.load_of(&computer);
+    // The first of all loads has a cache to fill and more to write down.
+    kit.load(&computer).await?;
+    kit.unload(&computer).await?;
     let undisturbed = Cut::at(Numbered::new(kit.job()), usize::MAX);
     match kit.run_until(undisturbed.clone(), &deed).await? {
         Some(Outcome::Done(_)) => kit.unload(&computer).await?,
