@@ -125,7 +125,14 @@ impl Fake {
     }
     /// Waits for the guest to say that it restarts.
     async fn later(&self) {
+        self.restarts().await;
+        self.restarted();
+    }
+    async fn restarts(&self) {
         until("the guest restarts", || self.dir.join("later").exists()).await;
+    }
+    /// From now on it has another boot.
+    fn restarted(&self) {
         std::fs::write(self.dir.join("part"), "1").unwrap();
     }
 }
@@ -298,8 +305,10 @@ async fn an_imported_guest_is_given_new_keys_and_only_they_are_pinned() {
     world.generalised = false;
     let mut sshd = std::mem::replace(&mut world.sshd, Sshd::start());
     let restart = async {
-        world.fake.later().await;
+        world.fake.restarts().await;
+        // Nobody sees another boot by a server of the one before.
         sshd.kill();
+        world.fake.restarted();
         for kind in ["ed25519", "ecdsa"] {
             std::fs::copy(dir.join(kind), sshd.dir.join(format!("host_{kind}"))).unwrap();
             std::fs::copy(dir.join(format!("{kind}.pub")), sshd.dir.join(format!("host_{kind}.pub")))
