@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 use vcl_tests::daemon::Daemon;
-use vcl_tests::guest::Kind;
+use vcl_tests::guest::{self, Kind};
 use vcl_types::api::{ComputerView, ConfiguredView, EvidenceView, JobView};
 use vcl_types::lending::ReservationView;
 use vcl_types::state::computer::State;
@@ -41,6 +41,9 @@ const TYPES: &[(&str, &str)] = &[
 /// A playbook: it reaches the computer by what it is told, and knows nothing of the daemon.
 const PLAYBOOK: &str = "#!/bin/sh\nset -eu\nenv >\"$HOME/../../environment\"\necho \"for $VCLD_COMPUTER with tags $VCLD_TAGS\"\n\
     ssh -F \"$VCLD_SSH_CONFIG\" \"$VCLD_COMPUTER\" 'echo played >>/root/log'\n";
+/// One that Ansible plays. `raw` needs no Python on the computer.
+const ANSIBLE: &str =
+    "- hosts: all\n  gather_facts: false\n  tasks:\n  - name: say so\n    raw: echo ansible >>/root/log\n";
 /// Whether code of an object still runs in a guest. Its own command line is not what it looks for.
 const RUNS: &str = "grep -ls 'code-remot[e]' /proc/[0-9]*/cmdline | grep -q .";
 
@@ -77,6 +80,18 @@ fn engine() -> Result<Pid> {
     anyhow::bail!("nothing configures")
 }
 
+/// Whether a connection of Ansible's is kept.
+fn connected() -> Result<bool> {
+    for process in fs::read_dir("/proc")? {
+        let line = fs::read(process?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        if line.starts_with("ssh: ") && line.contains(".ansible/cp/") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn log(daemon: &Daemon) -> Result<Vec<String>> {
     Ok(daemon.ssh("a", "cat /root/log")?.lines().map(str::to_owned).collect())
 }
@@ -100,8 +115,12 @@ fn a_computer_is_configured_before_anybody_gets_it_and_by_jobs_that_outlive_the_
         write(&conf, name, text)?;
     }
     write(&conf, "playbook/play", PLAYBOOK)?;
+    write(&conf, "playbook/site.yml", ANSIBLE)?;
+    write(&conf, "playbook/ansible.cfg", "[defaults]\ndisplay_args_to_stdout = true\n")?;
     let kept = daemon.directory().join("configure");
-    daemon.set_environment(&[("SECRET_OF_THE_DAEMON", "x")]);
+    let ansible = guest::cache_directory().with_file_name("people").join("ansible-venv/bin");
+    let path = format!("{ansible}:{}", std::env::var("PATH")?);
+    daemon.set_environment(&[("SECRET_OF_THE_DAEMON", "x"), ("PATH", &path)]);
     daemon.up()?;
     case.import(&daemon, "debian", "")?;
     case.import(&daemon, "ill", "")?;
@@ -134,7 +153,18 @@ fn a_computer_is_configured_before_anybody_gets_it_and_by_jobs_that_outlive_the_
     assert_eq!(dry.result.as_deref(), Some("1 object, 1 would change"));
     assert_eq!(log(&daemon)?.len(), 2);
     let unknown = daemon.refused(&["configure", "a", "-i", "nothing"])?;
-    assert!(unknown.contains("there are: bad, lab, long, play, wanted"), "{unknown}");
+    assert!(unknown.contains("there are: bad, lab, long, play, site, wanted"), "{unknown}");
+
+    // Ansible itself plays on it, and no connection of it stays.
+    let played: JobView = daemon.json(&["configure", "a", "-i", "site"])?;
+    ensure!(played.state == Done, "{played:#?}");
+    assert_eq!(log(&daemon)?, ["lab", "played", "ansible"]);
+    let said = daemon.vclctl(&["job", "evidence", &played.id.to_string(), "configure-site.txt"])?.stdout;
+    let said = String::from_utf8(said)?;
+    assert!(said.contains("TASK [say so _raw_params=echo ansible") && said.contains("changed=1"), "{said}");
+    assert!(!connected()?, "Ansible is still connected");
+    let dry: JobView = daemon.json(&["configure", "a", "-i", "site", "--dry-run"])?;
+    ensure!(dry.state == Done && log(&daemon)?.len() == 3, "{dry:#?}");
 
     // What the last run has found that the one before had not.
     let seen: Vec<ConfiguredView> = daemon.json(&["configure", "diff", "a"])?;
@@ -153,7 +183,7 @@ fn a_computer_is_configured_before_anybody_gets_it_and_by_jobs_that_outlive_the_
     let ended = daemon.wait_end(job, crate::LONG)?;
     ensure!(ended.state == Done, "{ended:#?}");
     assert_eq!(ended.result.as_deref(), Some("3 objects, 3 changed"));
-    assert_eq!(log(&daemon)?, ["lab", "played", "first", "waits", "waits", "last"]);
+    assert_eq!(log(&daemon)?, ["lab", "played", "ansible", "first", "waits", "waits", "last"]);
     assert!(daemon.ssh("a", RUNS).is_err(), "the first life's code still runs");
 
     // Called off, it ends there too.

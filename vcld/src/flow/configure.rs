@@ -50,6 +50,8 @@ pub(super) struct Configured {
 
 /// How long it may take to end what a run has left on its computer.
 const END: Duration = Duration::from_secs(30);
+/// How often it is looked whether a connection is closed.
+const HUNG_UP: Duration = Duration::from_millis(20);
 /// The largest report that is kept, in bytes.
 const LARGEST: usize = 512 * 1024;
 /// The largest that is read.
@@ -153,7 +155,11 @@ impl Running {
         self.node.prepare_run(configured)?;
         let said = match &recipe.recipe {
             Recipe::Manifest(manifest) => self.run_manifest(configured, manifest, cx).await?,
-            Recipe::Ansible(_) | Recipe::Program(_) => self.run_playbook(configured, cx).await?,
+            Recipe::Ansible(_) | Recipe::Program(_) => {
+                let said = self.run_playbook(configured, cx).await;
+                hang_up(directory, computer).await;
+                said?
+            }
         };
         cx.event("configured", format!("{computer} by {}: {said}", recipe.name));
         Ok(said)
@@ -277,8 +283,14 @@ impl Running {
             ("VCLD_TAGS", tags.join(" ")),
             ("VCLD_DRY_RUN", if *dry_run { "1".to_owned() } else { String::new() }),
         ];
+        // Ansible looks for it where it is called from, which is no place of a site's.
+        let settings = match &recipe.recipe {
+            Recipe::Ansible(path) => Some(path.with_file_name("ansible.cfg")).filter(|path| path.is_file()),
+            Recipe::Program(_) | Recipe::Manifest(_) => None,
+        };
+        let settings = settings.map(|path| ("ANSIBLE_CONFIG", path.into_string()));
         let assignments: Vec<String> =
-            variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+            variables.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
         let mut said = String::new();
         let process = self.process(configured, &[assignments, words].concat());
         let process = process.limit(self.node.config.configure.deadline);
@@ -392,8 +404,34 @@ impl Node {
                 }
             }
         }
+        hang_up(directory, &configured.computer).await;
         clear(directory);
         Ok(())
+    }
+}
+
+/// Ends the connections that Ansible keeps open for a minute after its end, in case there is more to do. Nothing of a run is
+/// there when somebody gets the computer.
+async fn hang_up(directory: &Utf8Path, computer: &ComputerName) {
+    let Ok(sockets) = directory.join(".ansible/cp").read_dir_utf8() else { return };
+    for socket in sockets.filter_map(std::result::Result::ok) {
+        let path = socket.path();
+        let mut command = tokio::process::Command::new("ssh");
+        command.args(["-F", "none", "-O", "exit", "-S", path.as_str(), computer.as_str()]);
+        command.kill_on_drop(true).stdin(std::process::Stdio::null());
+        let ended = async {
+            let output = command.output().await?;
+            // It says yes at once, and removes its socket once the connection is closed.
+            while output.status.success() && path.exists() {
+                tokio::time::sleep(HUNG_UP).await; // why: no call waits for the end of another's child
+            }
+            Ok::<_, std::io::Error>(output)
+        };
+        match tokio::time::timeout(END, ended).await {
+            // One that is over already does not answer.
+            Ok(Ok(_)) => {}
+            ended => tracing::warn!(%computer, ?ended, "a playbook's connection may still be open"),
+        }
     }
 }
 
