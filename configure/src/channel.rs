@@ -37,6 +37,8 @@ const LOOP: &str = "umask 077; IFS= read -r b; IFS= read -r m; mkdir -p \"$b\" &
 const MOST: usize = 16 << 20;
 /// A value of this size stands in the sh; a larger one behind it.
 const INLINE: usize = 2048;
+/// How many directories are made by one process.
+const AT_ONCE: usize = 16;
 /// How long opening and closing may take.
 const OPEN: Duration = Duration::from_secs(60);
 
@@ -79,8 +81,8 @@ impl Batch {
     pub fn put(&mut self, path: &str, content: &[u8]) -> &mut Self {
         let (file, size) = (quoted(path.as_bytes()), content.len());
         let wrong = quoted(format!("cannot write {path}").as_bytes());
-        if size <= INLINE && !content.contains(&0) {
-            return self.sh(&[b"printf %s ", &quoted(content)[..], b" >", &file, b" || w=", &wrong].concat());
+        if let Some(says) = says(content) {
+            return self.sh(&[&says[..], b" >", &file, b" || w=", &wrong].concat());
         }
         self.contents.extend(content);
         // Where it cannot be written, what was sent is taken off the stream all the same; and a disk that is full in the
@@ -101,10 +103,23 @@ impl Batch {
         ]
         .concat())
     }
-    /// Makes a directory, and those that it lies in.
-    pub fn directory(&mut self, path: &str) -> &mut Self {
-        let wrong = quoted(format!("cannot make {path}").as_bytes());
-        self.sh(&[b"mkdir -p ", &quoted(path.as_bytes())[..], b" || w=", &wrong].concat())
+    /// Makes directories, and those that they lie in, where they are not there yet.
+    pub fn directories(&mut self, paths: &[String]) -> &mut Self {
+        // Looking costs nothing there, and a process for many no more than one for one.
+        for some in paths.chunks(AT_ONCE) {
+            let mut sh = b"set --".to_vec();
+            for path in some {
+                let path = quoted(path.as_bytes());
+                sh.extend([b"; [ -d ", &path[..], b" ] || set -- \"$@\" ", &path].concat());
+            }
+            let wrong = match some {
+                [one] => format!("cannot make {one}"),
+                _ => format!("cannot make a directory of {} to {}", some[0], some[some.len() - 1]),
+            };
+            sh.extend([b"; [ $# = 0 ] || mkdir -p \"$@\" || w=", &quoted(wrong.as_bytes())[..]].concat());
+            self.sh(&sh);
+        }
+        self
     }
     /// Lets all files of a directory be run: explorers call each other.
     pub fn executable(&mut self, directory: &str) -> &mut Self {
@@ -161,6 +176,12 @@ impl Batch {
         self.sh(&inside(sh, "w$s", ""));
         self.sh(b"r=$?; a \"\" \"$s\"; [ $r = 0 ] || s=\"what was to be done before has failed\"")
     }
+}
+
+/// What says this content, by the shell alone; `None` where it is too large for that, or no text.
+pub(crate) fn says(content: &[u8]) -> Option<Vec<u8>> {
+    let fits = content.len() <= INLINE && !content.contains(&0);
+    fits.then(|| [b"printf %s ", &quoted(content)[..]].concat())
 }
 
 /// A script with its variables.

@@ -236,11 +236,12 @@ impl Run {
     async fn explore_for(&mut self, objects: &[ObjectName]) -> Result<BTreeMap<ObjectName, Error>> {
         let mut batch = Batch::default();
         let (mut asked, mut scripts) = (Vec::new(), Vec::new());
+        let (mut directories, mut values) = (Vec::new(), Vec::new());
         for object in objects {
             let of = self.tree().of(object.of())?.clone();
             let explorers = format!("{}/conf/type/{}/explorer", self.wish.base, of.name);
             if !of.explorers.is_empty() && self.sent.insert(of.name.clone()) {
-                batch.directory(&explorers);
+                batch.directories(std::slice::from_ref(&explorers));
                 for name in &of.explorers {
                     let script = read(&of.directory.join("explorer").join(name))?;
                     batch.put(&format!("{explorers}/{name}"), &script);
@@ -249,13 +250,13 @@ impl Run {
             }
             let parameters = self.tree().parameters(object)?;
             let there = self.there(object);
-            batch.directory(&if parameters.is_empty() {
+            directories.push(if parameters.is_empty() {
                 there.clone()
             } else {
                 format!("{there}/parameter")
             });
             for (name, value) in parameters {
-                batch.put(&format!("{there}/parameter/{name}"), &value);
+                values.push((format!("{there}/parameter/{name}"), value));
             }
             let into = self.tree().directory(object).join("explorer");
             fs::create_dir_all(&into).map_err(|error| Error::io(format!("making {into}"), error))?;
@@ -264,6 +265,10 @@ impl Run {
                 asked.push((object, name.clone(), into.join(name)));
                 scripts.push((variables.clone(), format!("{explorers}/{name}")));
             }
+        }
+        batch.directories(&directories);
+        for (path, value) in values {
+            batch.put(&path, &value);
         }
         let scripts: Vec<_> =
             scripts.iter().map(|(variables, script)| (pairs(variables), script.clone())).collect();
@@ -385,7 +390,7 @@ impl Run {
         }
         if !code.remote.is_empty() {
             let there = self.there(object);
-            batch.directory(&there);
+            batch.directories(std::slice::from_ref(&there));
             batch.put(&format!("{there}/code-remote"), &code.remote);
             let variables = self.environment().of(Script::CodeRemote(object), None);
             batch.run_in_sequence(&pairs(&variables), &format!("{there}/code-remote"));
